@@ -1,0 +1,96 @@
+"""The one small language for every option that takes parameters: `NAME[:ARG,...][,key=value...]`, joined by `+`.
+
+    topk:0.01,scope=layer+bf16   ->  Stage("topk", ("0.01",), {"scope": "layer"}), Stage("bf16", (), {})
+"""
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+_JOIN = re.compile(r"\+(?=\s*[A-Za-z_])")  # not the plus of 1e+3
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class SpecError(ValueError):
+    """A specification that cannot be read; the message names the text and what would be right."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a specification: a name, its positional arguments and its named ones, all still text."""
+
+    name: str
+    args: tuple[str, ...] = ()
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        words = [*self.args, *(f"{key}={value}" for key, value in self.options.items())]
+        return self.name + (":" + ",".join(words) if self.args else "".join("," + word for word in words))
+
+    def expect(self, arguments: int, keys: Iterable[str] = ()) -> "Stage":
+        """This stage, after checking that it has so many arguments and no named ones but `keys`."""
+        if len(self.args) != arguments:
+            raise SpecError(f"'{self}': {self.name} takes {arguments} argument(s), not {len(self.args)}")
+        keys = tuple(keys)
+        for key in self.options:
+            if key not in keys:
+                raise SpecError(f"'{self}': {self.name} has no option '{key}'{nearest(key, keys)}")
+        return self
+
+    def number(self, position: int, low: float, high: float, what: str) -> float:
+        """Argument `position` as a number in [low, high]; `what` says in words what it is."""
+        text = self.args[position]
+        try:
+            value = float(text)
+        except ValueError:
+            raise SpecError(f"'{self}': {what} must be a number, not '{text}'") from None
+        if not low <= value <= high:
+            raise SpecError(f"'{self}': {what} must lie between {low:g} and {high:g}, not {text}")
+        return value
+
+    def integer(self, position: int, low: int, what: str) -> int:
+        """Argument `position` as a whole number of at least `low`."""
+        text = self.args[position]
+        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < low:
+            raise SpecError(f"'{self}': {what} must be a whole number of at least {low}, not '{text}'")
+        return int(text)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A tail for an error message: the nearest known word, or the list of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def parse_stage(text: str) -> Stage:
+    """Read one stage; SpecError if it is malformed."""
+    head, colon, tail = text.strip().partition(":")
+    head, comma, rest = head.partition(",")
+    name = head.strip()
+    if not _NAME.fullmatch(name):
+        raise SpecError(f"'{text}': a specification starts with a name, as in topk:0.01 or dirichlet:0.3")
+    words = [word.strip() for word in (rest + colon + tail if comma else tail).split(",")] if colon or comma else []
+    args: list[str] = []
+    options: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not word or (equals and not (key and value)):
+            raise SpecError(f"'{text}': empty value after '{name}'; write {name}:ARG,...,key=value")
+        if equals:
+            if key in options:
+                raise SpecError(f"'{text}': option '{key}' is given twice")
+            options[key] = value
+        elif options:
+            raise SpecError(f"'{text}': '{word}' must come before the named options")
+        else:
+            args.append(word)
+    return Stage(name, tuple(args), options)
+
+
+def parse(text: str) -> tuple[Stage, ...]:
+    """Read a whole specification: one stage or more, joined by `+`."""
+    return tuple(parse_stage(part) for part in _JOIN.split(text))

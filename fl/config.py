@@ -1,0 +1,111 @@
+"""Every option, declared once.
+
+The command line, the YAML file, the environment and the help text are all made from these fields (see `fl.cli`).
+A component takes the narrowest group it needs (`TrainOptions`, say); `Config` is all of them together.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with its help text and, for numbers, its inclusive range."""
+    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which data, and how they are shared out among the clients."""
+
+    dataset: str = option("cifar10", "cifar10, mnist, digits, or package.module:function")
+    data_dir: str = option("data", "folder of all data sets; each is looked for in it and in DIR/<dataset>")
+    download: bool = option(True, "fetch a missing data set where its source allows it")
+    limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
+    partition: str = option("iid", "iid, dirichlet:ALPHA, shards:K, labels:K or quantity:SIGMA")
+    clients: int | None = option(None, "number of clients (default: one per rank; 4 in a single process)", low=1)
+    clients_per_round: int | None = option(None, "clients sampled each round (default: all)", low=1)
+    val_fraction: float = option(0.1, "fraction of the training samples held out for decisions", low=0, high=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which network, and where its first weights come from."""
+
+    model: str = option(
+        "resnet18", "resnet18, resnet50, lenet5, simple_cnn, pfl_cnn, or package.module:function"
+    )
+    stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
+    norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
+    init: str | None = option(None, "safetensors file to start from instead of random weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a client trains locally."""
+
+    rounds: int = option(10, "number of rounds", low=1)
+    local_epochs: int | None = option(None, "passes over the client's data a round (default 1)", low=1)
+    local_steps: int | None = option(None, "optimizer steps a round, instead of --local-epochs", low=1)
+    batch_size: int = option(64, "samples a step", low=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer, started afresh every round")
+    lr: float = option(0.05, "local learning rate", low=0)
+    momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
+    weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)
+    clip_norm: float = option(0.0, "clip the local gradient to this norm (0: off)", low=0)
+    lr_schedule: str = option("constant", "learning rate by round: constant, cosine, or step:EVERY,FACTOR")
+    augment: str = option("auto", "none, or stages of crop:PIXELS and flip (crop:4+flip); auto: the data set's own")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "arithmetic of local training (auto: bf16 where the device has it, else fp32)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExchangeOptions:
+    """How updates travel."""
+
+    mode: str = option("sync", "sync (federated rounds) or step (a gradient exchange every step, as DDP does)")
+    exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
+    hook: str | None = option(None, "any DDP hook for --exchange hook, as package.module:function")
+    uplink: str = option("topk:0.01", "codec of what clients send: none, fp16, bf16, topk:R, prune:S, threshold:T")
+    downlink: str = option("none", "codec of what the server sends")
+    error_feedback: Literal["none", "residual"] = option("residual", "keep what a codec dropped and add it next time")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """The optimizer on rank 0."""
+
+    server: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = option(
+        "fedavg", "server optimizer (Reddi et al. 2020)"
+    )
+    server_lr: float | None = option(None, "server learning rate (default 1 for fedavg and fedavgm, else 0.01)", low=0)
+    server_momentum: float = option(0.9, "momentum of fedavgm", low=0, high=0.9999)
+    beta1: float = option(0.9, "first-moment decay of fedadagrad, fedadam and fedyogi", low=0, high=0.9999)
+    beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)
+    tau: float = option(1e-3, "adaptivity floor: v starts at tau^2, the step divides by sqrt(v) + tau", low=1e-12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how the program runs, and what it leaves behind."""
+
+    seed: int = option(0, "seed of every random choice", low=0)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train")
+    threads: int | None = option(None, "CPU threads per rank (default: cores / local ranks)", low=1)
+    engine: Literal["auto", "ddp", "accelerate", "deepspeed"] = option("auto", "what runs the local steps")
+    deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)")
+    output_dir: str = option("outputFolder", "folder of all run folders")
+    run_name: str | None = option(None, "name of the run folder (default: made from the options and the time)")
+    resume: str | None = option(None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint")
+    eval_every: int = option(1, "evaluate every this many rounds", low=1)
+    checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
+    quiet: bool = option(False, "no progress bar and no table")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(DataOptions, ModelOptions, TrainOptions, ExchangeOptions, ServerOptions, RunOptions):
+    """All options of a run."""
+
+
+GROUPS = (DataOptions, ModelOptions, TrainOptions, ExchangeOptions, ServerOptions, RunOptions)
