@@ -1,0 +1,27 @@
+"""Compression of updates: codecs, error feedback, and communication hooks for DistributedDataParallel.
+
+Bytes are what the library makes: a codec's payload is one uint8 tensor, and its length is the traffic.
+"""
+
+from .bucket import FlatBucket
+from .codec import Codec, make_codec
+from .errors import NonFiniteError, PayloadError
+from .feedback import Residuals
+from .hooks import CodecHook, codec_hook
+from .layout import Layout
+from .spec import SpecError
+from .wire import Sparse
+
+__all__ = [
+    "Codec",
+    "CodecHook",
+    "FlatBucket",
+    "Layout",
+    "NonFiniteError",
+    "PayloadError",
+    "Residuals",
+    "Sparse",
+    "SpecError",
+    "codec_hook",
+    "make_codec",
+]

@@ -1,6 +1,6 @@
 """The one small language for every option that takes parameters: `NAME[:ARG,...][,key=value...]`, joined by `+`.
 
-    topk:0.01,scope=layer+bf16   ->  Stage("topk", ("0.01",), {"scope": "layer"}), Stage("bf16", (), {})
+topk:0.01,scope=layer+bf16   ->  Stage("topk", ("0.01",), {"scope": "layer"}), Stage("bf16", (), {})
 """
 
 import difflib
@@ -73,7 +73,11 @@ def parse_stage(text: str) -> Stage:
     name = head.strip()
     if not _NAME.fullmatch(name):
         raise SpecError(f"'{text}': a specification starts with a name, as in topk:0.01 or dirichlet:0.3")
-    words = [word.strip() for word in (rest + colon + tail if comma else tail).split(",")] if colon or comma else []
+    words = (
+        [word.strip() for word in (rest + colon + tail if comma else tail).split(",")]
+        if colon or comma
+        else []
+    )
     args: list[str] = []
     options: dict[str, str] = {}
     for word in words:
