@@ -32,17 +32,13 @@ class Codec:
         """Whether every coordinate arrives exactly, so that error feedback has nothing to do."""
         return self.selector is None and self.value is ValueFormat.FP32
 
-    def encode(
-        self, x: Tensor, layout: Layout | None = None, kind: Kind = Kind.UPDATE
-    ) -> tuple[Tensor, Sparse]:
+    def encode(self, x: Tensor, layout: Layout | None = None, kind: Kind = Kind.UPDATE) -> tuple[Tensor, Sparse]:
         """Encode fp32 [n]; returns the payload, uint8, on the same device, and what a receiver decodes from it.
 
         `layout` is needed only by scope=layer. Raises NonFiniteError if `x` holds NaN or infinity.
         """
         if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
-            raise NonFiniteError(
-                "the update holds NaN or infinity: lower the learning rate, or clip the gradient"
-            )
+            raise NonFiniteError("the update holds NaN or infinity: lower the learning rate, or clip the gradient")
         if self.selector is None:
             return write(Sparse(x.numel(), None, x), self.value, kind)
         indices = self.selector.select(x, layout)
@@ -83,13 +79,7 @@ def make_codec(spec: str) -> Codec:
             raise SpecError(f"'{spec}': 'none' stands alone; write '{stages[1]}'")
         return Codec(spec, None, ValueFormat.FP32)
     selector = make_selector(stages.pop(0)) if stages[0].name in SELECTOR_NAMES else None
-    value = (
-        VALUE_NAMES[stages.pop(0).expect(0).name]
-        if stages and stages[0].name in VALUE_NAMES
-        else ValueFormat.FP32
-    )
+    value = VALUE_NAMES[stages.pop(0).expect(0).name] if stages and stages[0].name in VALUE_NAMES else ValueFormat.FP32
     if stages:
-        raise SpecError(
-            f"'{spec}': '{stages[0]}' is out of place; write SELECTOR+FORMAT, as in topk:0.01+bf16"
-        )
+        raise SpecError(f"'{spec}': '{stages[0]}' is out of place; write SELECTOR+FORMAT, as in topk:0.01+bf16")
     return Codec(spec, selector, value)

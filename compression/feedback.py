@@ -43,7 +43,7 @@ class Residuals:
         names = set(layout.names)
         self._groups = {key: value for key, value in self._groups.items() if names.isdisjoint(key)}
         self._groups[layout.names] = group
-        self._by_name.update(zip(layout.names, layout.views(group), strict=True))
+        self._by_name = {**self._by_name, **dict(zip(layout.names, layout.views(group), strict=True))}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the residuals by parameter name."""

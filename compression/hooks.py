@@ -69,9 +69,7 @@ class CodecHook:
         for parameter in parameters:
             name = self._names.get(id(parameter))
             if name is None:
-                raise ValueError(
-                    "the bucket holds a parameter that was not among the hook's named_parameters"
-                )
+                raise ValueError("the bucket holds a parameter that was not among the hook's named_parameters")
             pairs.append((name, parameter))
         return Layout.of(pairs)
 
@@ -111,7 +109,7 @@ def codec_hook(state: CodecHook, bucket: Any) -> torch.futures.Future[Tensor]:
             with torch.cuda.stream(stream), torch.no_grad():
                 future.set_result(_exchange(state, buffer, layout))
         except Exception as error:
-            future.set_exception(error)
+            future.set_exception(error)  # type: ignore[arg-type]
 
     state.submit(work)
     return future
@@ -171,11 +169,13 @@ def all_gather_payloads(payload: Tensor, group: Any = None, *, failed: bool = Fa
         for source, length in enumerate(lengths)
     ]
     works = [
-        dist.broadcast(
-            buffer, dist.get_global_rank(group or dist.group.WORLD, source), group=group, async_op=True
-        )
+        dist.broadcast(buffer, _global_rank(source, group), group=group, async_op=True)
         for source, buffer in enumerate(payloads)
     ]
     for work in works:
         work.wait()
     return payloads
+
+
+def _global_rank(rank: int, group: Any) -> int:
+    return rank if group is None else dist.get_global_rank(group, rank)

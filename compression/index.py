@@ -45,8 +45,7 @@ def index_bytes(form: IndexFormat, n: int, k: int) -> int:
 def choose(n: int, k: int, value_bytes: int) -> IndexFormat:
     """The format with the fewest bytes in all, positions and values; the simpler one at a tie."""
     cost = {
-        form: index_bytes(form, n, k) + value_bytes * (n if form is IndexFormat.DENSE else k)
-        for form in IndexFormat
+        form: index_bytes(form, n, k) + value_bytes * (n if form is IndexFormat.DENSE else k) for form in IndexFormat
     }
     return min(IndexFormat, key=lambda form: (cost[form], form))
 

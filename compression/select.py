@@ -39,10 +39,7 @@ class Selector(ABC):
             return self.pick(x)
         if layout is None:
             raise ValueError("scope=layer needs to know the layers: pass a layout")
-        parts = [
-            self.pick(part) + offset
-            for part, offset in zip(x.split(layout.sizes), layout.offsets, strict=False)
-        ]
+        parts = [self.pick(part) + offset for part, offset in zip(x.split(layout.sizes), layout.offsets, strict=False)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=x.device)
 
     def at_least(self, x: Tensor, threshold: float) -> Tensor:

@@ -73,11 +73,7 @@ def parse_stage(text: str) -> Stage:
     name = head.strip()
     if not _NAME.fullmatch(name):
         raise SpecError(f"'{text}': a specification starts with a name, as in topk:0.01 or dirichlet:0.3")
-    words = (
-        [word.strip() for word in (rest + colon + tail if comma else tail).split(",")]
-        if colon or comma
-        else []
-    )
+    words = [word.strip() for word in (rest + colon + tail if comma else tail).split(",")] if colon or comma else []
     args: list[str] = []
     options: dict[str, str] = {}
     for word in words:

@@ -32,9 +32,7 @@ class DataOptions:
 class ModelOptions:
     """Which network, and where its first weights come from."""
 
-    model: str = option(
-        "resnet18", "resnet18, resnet50, lenet5, simple_cnn, pfl_cnn, or package.module:function"
-    )
+    model: str = option("resnet18", "resnet18, resnet50, lenet5, simple_cnn, pfl_cnn, or package.module:function")
     stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
     norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
     init: str | None = option(None, "safetensors file to start from instead of random weights")
@@ -97,7 +95,9 @@ class RunOptions:
     deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)")
     output_dir: str = option("outputFolder", "folder of all run folders")
     run_name: str | None = option(None, "name of the run folder (default: made from the options and the time)")
-    resume: str | None = option(None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint")
+    resume: str | None = option(
+        None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint"
+    )
     eval_every: int = option(1, "evaluate every this many rounds", low=1)
     checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
     quiet: bool = option(False, "no progress bar and no table")

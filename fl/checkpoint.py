@@ -1,0 +1,149 @@
+"""Checkpoints: a manifest, one file for the server and one for each client's state, all replaced atomically.
+
+A client's file is written again only when its state changed. The manifest is written last, by rank 0, after every rank has
+its files on disk: a checkpoint without a manifest does not exist.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from .errors import DataError
+from .ranks import Ranks
+
+_FORMAT = 1
+_KEPT = 2
+
+
+@dataclass
+class Manifest:
+    """What a checkpoint consists of. `next_round` is the first round that is still to be run."""
+
+    next_round: int
+    server_file: str
+    client_files: dict[int, str]
+    record: dict[str, int]  # length in bytes of each csv file
+    ledger: dict[str, Any]
+    format: int = field(default=_FORMAT)
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; the last two are kept."""
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        self.folder = folder / "checkpoints"
+        self.ranks = ranks
+        self._client_files: dict[int, str] = {}
+
+    def save(
+        self,
+        next_round: int,
+        *,
+        server: dict[str, Tensor],
+        clients: dict[int, dict[str, Tensor]],
+        changed: set[int],
+        record: dict[str, int],
+        ledger: dict[str, Any],
+    ) -> None:
+        """Write a checkpoint; collective. `server`, `record` and `ledger` are used on rank 0 alone.
+
+        `clients`: the states, by name, of this rank's clients among `changed`, the clients with a new state on any rank.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stamp = f"{next_round:06d}"
+        for client, tensors in clients.items():
+            _write(self.folder / f"client-{client:06d}-{stamp}.safetensors", _to_bytes(tensors))
+        self._client_files.update({client: f"client-{client:06d}-{stamp}.safetensors" for client in changed})
+        server_file = f"server-{stamp}.safetensors"
+        if self.ranks.is_server:
+            _write(self.folder / server_file, _to_bytes(server))
+        if self.ranks.world_size > 1:
+            dist.barrier()
+        manifest = Manifest(next_round, server_file, self._client_files, record, ledger)
+        if self.ranks.is_server:
+            _write(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
+        if self.ranks.world_size > 1:
+            dist.barrier()
+        self._forget_old()
+
+    def latest(self) -> Manifest | None:
+        """The newest complete checkpoint, or None."""
+        manifests = self._manifests()
+        if not manifests:
+            return None
+        path = manifests[-1]
+        try:
+            values = json.loads(path.read_text())
+            manifest = Manifest(**values)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is not a manifest of this program: {error}") from None
+        if manifest.format != _FORMAT:
+            raise DataError(f"{path} has format {manifest.format}; this program reads format {_FORMAT}")
+        manifest.client_files = {int(client): name for client, name in manifest.client_files.items()}
+        self._client_files = dict(manifest.client_files)
+        return manifest
+
+    def load(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of the manifest's files, on the CPU."""
+        try:
+            return load_file(self.folder / name)
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                f"checkpoint file {self.folder / name} cannot be read ({error}); with several machines, "
+                "--output-dir must be a folder that all of them share"
+            ) from None
+
+    def _manifests(self) -> list[Path]:
+        return sorted(self.folder.glob("manifest-*.json"))
+
+    def _forget_old(self) -> None:
+        """Each rank deletes its own clients' files that no kept manifest names; rank 0 also the rest."""
+        kept = self._manifests()[-_KEPT:]
+        named: set[str] = {path.name for path in kept}
+        for path in kept:
+            values = json.loads(path.read_text())
+            named |= {values["server_file"], *values["client_files"].values()}
+        if self.ranks.world_size > 1:
+            dist.barrier()
+        for path in self.folder.iterdir():
+            kind, _, rest = path.name.partition("-")
+            owner = int(rest.split("-")[0]) if kind == "client" else 0
+            mine = self.ranks.hosts(owner) if kind == "client" else self.ranks.is_server
+            if mine and path.name not in named:
+                path.unlink(missing_ok=True)
+
+
+def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    _write(path, _to_bytes(tensors))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    _write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.part")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

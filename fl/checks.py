@@ -1,0 +1,125 @@
+"""Everything that can be refused before a run starts, and the defaults that depend on other options."""
+
+import dataclasses
+
+from compression import make_codec
+from compression.spec import SpecError, nearest, parse_stage
+
+from .config import Config
+from .data import check_dataset
+from .data.augment import Augment
+from .data.partition import check_partition
+from .errors import ConfigError
+from .foreign_hook import check_hook
+from .models import check_model
+from .schedule import parse_schedule
+
+_CLIENTS_OF_ONE_PROCESS = 4
+
+
+def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> None:
+    """Refuse values out of range, unreadable specifications and combinations that cannot work, whatever the ranks.
+
+    `explicit`: names of the options that the user gave, as opposed to defaults. Raises ConfigError.
+    """
+    _check_ranges(config)
+    _check_specs(config)
+    if config.local_epochs is not None and config.local_steps is not None:
+        raise ConfigError("--local-epochs and --local-steps contradict each other: give one of them")
+    if config.resume == "auto" and config.run_name is None:
+        raise ConfigError("--resume auto needs --run-name: the name of the run to go on with if it has a checkpoint")
+    if config.run_name is not None and ("/" in config.run_name or config.run_name in ("", ".", "..")):
+        raise ConfigError(f"--run-name '{config.run_name}' must be the name of one folder inside --output-dir")
+    if config.hook is not None:
+        if config.exchange != "hook":
+            raise ConfigError(f"--hook {config.hook} works with --exchange hook, not --exchange {config.exchange}")
+        if "uplink" in explicit and config.uplink != "none":
+            raise ConfigError(f"--hook and --uplink {config.uplink} both say how updates travel: give one of them")
+    if config.mode == "step":
+        _check_step_mode(config)
+
+
+def _check_ranges(config: Config) -> None:
+    for field in dataclasses.fields(config):
+        value, low, high = getattr(config, field.name), field.metadata["low"], field.metadata["high"]
+        if value is None or isinstance(value, (str, bool)):
+            continue
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise ConfigError(f"--{field.name.replace('_', '-')} {value} must be {wanted}")
+
+
+def _check_specs(config: Config) -> None:
+    checks = {
+        "partition": check_partition,
+        "uplink": make_codec,
+        "downlink": make_codec,
+        "lr_schedule": parse_schedule,
+        "augment": lambda spec: spec == "auto" or Augment(spec),
+    }
+    for name, check in checks.items():
+        try:
+            check(getattr(config, name))
+        except SpecError as error:
+            raise ConfigError(f"--{name.replace('_', '-')} {error}") from None
+    try:
+        mode = parse_stage(config.mode).expect(0).name
+    except SpecError as error:
+        raise ConfigError(f"--mode {error}") from None
+    if mode not in ("sync", "step"):
+        raise ConfigError(f"--mode {config.mode}: there is no such mode{nearest(mode, ('sync', 'step'))}")
+    check_dataset(config)
+    check_model(config)
+    if config.hook is not None:
+        check_hook(config.hook)
+
+
+def _check_step_mode(config: Config) -> None:
+    refused = {
+        f"--server {config.server}": config.server != "fedavg",
+        f"--downlink {config.downlink}": config.downlink != "none",
+        f"--exchange {config.exchange}": config.exchange != "server",
+        f"--precision {config.precision}": config.precision == "fp16",
+        f"--engine {config.engine}": config.engine in ("deepspeed", "accelerate"),
+        f"--deepspeed-config {config.deepspeed_config}": config.deepspeed_config is not None,
+        f"--server-lr {config.server_lr}": config.server_lr not in (None, 1.0),
+    }
+    for words, wrong in refused.items():
+        if wrong:
+            raise ConfigError(
+                f"--mode step exchanges gradients between all ranks, without a server, through DDP's own hook: "
+                f"{words} has no meaning there"
+            )
+
+
+def resolve(config: Config, *, world_size: int, threads: int, explicit: frozenset[str] = frozenset()) -> Config:
+    """Fill in the defaults that depend on other options or on the ranks; refuse what does not fit the ranks."""
+    clients = config.clients or (world_size if world_size > 1 else _CLIENTS_OF_ONE_PROCESS)
+    one_each = config.mode == "step" or config.exchange == "hook"
+    if one_each and config.clients is None:
+        clients = world_size
+    per_round = config.clients_per_round or clients
+    if per_round > clients:
+        raise ConfigError(f"--clients-per-round {per_round} is more than --clients {clients}")
+    if one_each and (clients != world_size or per_round != clients):
+        name = "--mode step" if config.mode == "step" else "--exchange hook"
+        raise ConfigError(
+            f"{name} means one client per rank, all in every round: --clients {clients} and --clients-per-round "
+            f"{per_round} must both be {world_size}, the number of ranks"
+        )
+    epochs = config.local_epochs
+    if epochs is None and config.local_steps is None:
+        epochs = 1
+    server_lr = config.server_lr
+    if server_lr is None:
+        server_lr = 1.0 if config.server in ("fedavg", "fedavgm") else 0.01
+    return dataclasses.replace(
+        config,
+        clients=clients,
+        clients_per_round=per_round,
+        local_epochs=epochs,
+        server_lr=server_lr,
+        threads=threads,
+        engine="ddp" if config.mode == "step" else config.engine,
+        uplink="none" if config.hook is not None else config.uplink,
+    )

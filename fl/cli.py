@@ -1,0 +1,99 @@
+"""The command line, the YAML file and the environment, all made from `fl.config`."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, get_type_hints
+
+from jsonargparse import ActionYesNo, ArgumentParser, Namespace
+
+from compression.spec import SpecError, nearest
+
+from .config import GROUPS, Config
+from .errors import ConfigError, DataError, RoundError
+
+_PREFIX = "LEANFED"
+_OTHER_VARIABLES = {"LEANFED_DATA", "LEANFED_REQUIRE_DATA"}  # the tests' own
+
+
+def make_parser() -> ArgumentParser:
+    """The parser of all options; `--config`, `--print_config` and LEANFED_... variables included."""
+    parser = ArgumentParser(
+        prog="main.py",
+        description="Federated training in which every rank is a client, with compressed exchange and counted bytes.",
+        env_prefix=_PREFIX,
+        default_env=True,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML or JSON file of options")
+    for group in GROUPS:
+        section = parser.add_argument_group((group.__doc__ or "").splitlines()[0])
+        hints = get_type_hints(group)
+        for field in dataclasses.fields(group):
+            name = field.name
+            flags = [f"--{name.replace('_', '-')}"] + ([f"--{name}"] if "_" in name else [])
+            kind: dict[str, Any] = {"type": hints[name]}
+            if hints[name] is bool:
+                kind, flags = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}, flags[:1]
+            section.add_argument(*flags, default=field.default, help=field.metadata["help"], **kind)
+    # DeepSpeed's launcher passes the rank in this way; it is in the environment too, and read from there.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by launchers")
+    return parser
+
+
+def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> tuple[Config, frozenset[str]]:
+    """The options and the names of those that the user gave; ConfigError if they cannot be read.
+
+    `defaults` replace those of `fl.config`. `--help` and `--print_config` print and exit.
+    """
+    parser = make_parser()
+    parser.set_defaults(defaults or {})
+    _refuse_unknown_variables(parser)
+    try:
+        values = parser.parse_args(list(argv))
+        given = parser.parse_args([a for a in argv if not a.startswith("--print_config")], defaults=False)
+    except Exception as error:
+        raise ConfigError(_one_sentence(parser, str(error))) from None
+    names = {field.name for field in dataclasses.fields(Config)}
+    options = {name: value for name, value in _plain(values).items() if name in names}
+    return Config(**options), frozenset(name for name in _plain(given) if name in names)
+
+
+def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None) -> None:
+    """The program: parse, run, show the result; a user's mistake is one line on stderr and exit status 2."""
+    try:
+        config, explicit = parse(sys.argv[1:] if argv is None else argv, defaults)
+        from .run import run
+
+        summary = run(config, explicit=explicit)
+    except (ConfigError, SpecError, DataError, RoundError) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    if summary and not config.quiet:
+        from rich.console import Console
+
+        from .summary_table import summary_table
+
+        Console().print(summary_table(summary))
+
+
+def _plain(values: Namespace) -> dict[str, Any]:
+    return dict(values.items())
+
+
+def _one_sentence(parser: ArgumentParser, text: str) -> str:
+    text = " ".join(text.split())
+    for word in text.split():
+        if word.startswith("--") and "nrecognized" in text:
+            known = [flag for action in parser._actions for flag in action.option_strings]
+            return f"there is no option {word}{nearest(word.partition('=')[0], known)}"
+    return text
+
+
+def _refuse_unknown_variables(parser: ArgumentParser) -> None:
+    known = {f"{_PREFIX}_{action.dest.upper()}" for action in parser._actions} | _OTHER_VARIABLES
+    for name in os.environ:
+        if name.startswith(f"{_PREFIX}_") and name not in known:
+            raise ConfigError(f"environment variable {name} names no option{nearest(name, known)}")

@@ -1,0 +1,56 @@
+"""Random crops and mirror images of a whole batch at once, on uint8."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from compression.spec import SpecError, nearest, parse
+from fl.errors import ConfigError
+
+
+class Augment:
+    """Augmentation of a batch from a specification: `none`, or stages of `crop:PIXELS` and `flip`, joined by `+`.
+
+    `crop:P` pads P black pixels all round and cuts the original size out at random; `flip` mirrors every second image
+    on average, left to right (both as in He et al. 2016). Raises SpecError for anything else.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self.padding, self.flip = 0, False
+        stages = parse(spec)
+        for stage in stages:
+            if stage.name == "crop":
+                self.padding = stage.expect(1).integer(0, 1, "the padding in pixels")
+            elif stage.name == "flip":
+                stage.expect(0)
+                self.flip = True
+            elif stage.name == "none":
+                stage.expect(0)
+            else:
+                raise SpecError(f"augment '{spec}' is not known{nearest(stage.name, ['none', 'crop', 'flip'])}")
+        names = [stage.name for stage in stages]
+        if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
+            raise SpecError(f"augment '{spec}' must name each stage once, and none only alone")
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """A new batch from `x`, uint8 [B, C, H, W], or `x` itself if there is nothing to do.
+
+        The CPU generator is the only source of randomness, so the result does not depend on the device. ConfigError
+        if the padding is not smaller than the image.
+        """
+        if not (self.padding or self.flip):
+            return x
+        batch, channels, height, width = x.shape
+        if self.padding >= min(height, width):
+            raise ConfigError(f"--augment crop:{self.padding} must be smaller than the {height}x{width} images")
+        rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        if self.flip:
+            mirrored = torch.randint(2, (batch, 1), generator=generator, dtype=torch.bool).to(x.device)
+            columns = torch.where(mirrored, width - 1 - columns, columns)
+        if self.padding:
+            top, left = torch.randint(2 * self.padding + 1, (2, batch, 1), generator=generator).to(x.device)
+            rows, columns = rows + top, columns + left
+            x = pad(x, (self.padding,) * 4)
+        flat = rows.view(-1, height, 1) * x.shape[3] + columns.view(-1, 1, width)
+        flat = flat.view(-1, 1, height * width).expand(batch, channels, -1)
+        return x.flatten(2).gather(2, flat).view(batch, channels, height, width)

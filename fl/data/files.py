@@ -1,0 +1,68 @@
+"""Finding the files of a data set, fetching them once, and saying what is missing."""
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from fl.errors import DataError
+
+T = TypeVar("T")
+
+# What reading an absent, truncated or foreign file can raise; anything else is a bug here.
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let one process of this machine in at a time: all ranks start together and would write the same files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".download.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def obtain(
+    name: str,
+    data_dir: Path,
+    *,
+    read: Callable[[Path], T],
+    fetch: Callable[[Path], None] | None,
+    folder: str,
+    sums: Mapping[str, str],
+) -> T:
+    """What `read(root)` returns for the first root, DIR or DIR/<name>, whose files it can read.
+
+    If there is none, `fetch(DIR)` may download them (None: not allowed). Raises DataError that names every file with
+    its MD5 sum (`sums`) and the folder they belong in (`folder`, relative to a root).
+    """
+    reason = ""
+    for root in (data_dir, data_dir / name):
+        try:
+            return read(root)
+        except UNREADABLE as error:
+            if (root / folder).is_dir():
+                reason = f" ({_first_line(error)})"
+    if fetch is None:
+        failure = "--download is off"
+    else:
+        try:
+            with _one_at_a_time(data_dir):
+                try:
+                    return read(data_dir)  # another rank may have fetched them while this one waited
+                except UNREADABLE:
+                    fetch(data_dir)
+                return read(data_dir)
+        except Exception as error:  # whatever went wrong, the user's way out is the same
+            failure = f"the download failed ({_first_line(error)})"
+    wanted = ", ".join(f"{file} (MD5 {md5})" for file, md5 in sums.items())
+    raise DataError(
+        f"--dataset {name}: no complete copy in {data_dir} or {data_dir / name}{reason}, and {failure}; "
+        f"put these files in {data_dir / folder}: {wanted}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

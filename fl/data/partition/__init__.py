@@ -1,0 +1,100 @@
+"""Sharing the training samples out among the clients: every sample to exactly one client, by seed alone.
+
+A specification is `NAME[:ARG][,min=N]`; a client that would hold fewer than N samples (default 1) gets the rest from
+the largest clients. A scheme returns the *owner* of every sample, so nothing can be lost or used twice.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.data.partition.labels import by_labels
+from fl.data.partition.minimum import raise_to_minimum
+from fl.data.partition.schemes import dirichlet, iid, quantity, shards
+from fl.errors import ConfigError
+from fl.seeds import numpy_generator
+
+__all__ = ["PARTITIONS", "Partition", "check_partition", "partition"]
+
+Scheme = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+
+
+def _iid(stage: Stage) -> Scheme:
+    stage.expect(0, ["min"])
+    return iid
+
+
+def _dirichlet(stage: Stage) -> Scheme:
+    alpha = stage.expect(1, ["min"]).number(0, 1e-6, 1e6, "the concentration")
+    return lambda labels, clients, generator: dirichlet(labels, clients, alpha, generator)
+
+
+def _shards(stage: Stage) -> Scheme:
+    per_client = stage.expect(1, ["min"]).integer(0, 1, "the number of shards a client")
+    return lambda labels, clients, generator: shards(labels, clients, per_client, generator)
+
+
+def _labels(stage: Stage) -> Scheme:
+    per_client = stage.expect(1, ["min"]).integer(0, 1, "the number of labels a client")
+    return lambda labels, clients, generator: by_labels(labels, clients, per_client, generator)
+
+
+def _quantity(stage: Stage) -> Scheme:
+    sigma = stage.expect(1, ["min"]).number(0, 0, 10, "the standard deviation of log size")
+    return lambda labels, clients, generator: quantity(labels, clients, sigma, generator)
+
+
+PARTITIONS = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "shards": _shards,
+    "labels": _labels,
+    "quantity": _quantity,
+}
+"""Known schemes: each reads its own specification."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A specification that has been read: its scheme and the least number of samples a client may hold."""
+
+    stage: Stage
+    scheme: Scheme
+    minimum: int
+
+
+def check_partition(spec: str) -> Partition:
+    """Read a specification before any data are loaded; SpecError says what is wrong with it."""
+    stage = parse_stage(spec)
+    if stage.name not in PARTITIONS:
+        raise SpecError(f"partition '{spec}' is not known{nearest(stage.name, PARTITIONS)}")
+    scheme = PARTITIONS[stage.name](stage)
+    minimum = Stage("min", (stage.options.get("min", "1"),)).integer(0, 1, "the fewest samples of a client")
+    return Partition(stage, scheme, minimum)
+
+
+def partition(labels: np.ndarray, clients: int, spec: str, seed: int) -> list[np.ndarray]:
+    """Share out the samples with these labels (int [N]) among `clients`, as `spec` says.
+
+    Returns one sorted int64 array of positions in `labels` for every client; together they hold 0 ... N-1 once each.
+    Raises SpecError for an unreadable specification and ConfigError if there are too few samples, or labels, for it.
+    """
+    read = check_partition(spec)
+    labels = np.asarray(labels)
+    if clients * read.minimum > len(labels):
+        raise ConfigError(
+            f"--partition {spec} with --clients {clients} needs at least {clients * read.minimum} training samples, "
+            f"not {len(labels)}"
+        )
+    generator = numpy_generator(seed, "partition")
+    owner = read.scheme(labels, clients, generator)
+    if read.stage.name == "labels":  # moved samples would bring a client labels that it must not hold
+        fewest = int(np.bincount(owner, minlength=clients).min())
+        if fewest < read.minimum:
+            raise ConfigError(f"--partition {spec} leaves a client {fewest} samples; lower min, or use fewer clients")
+    else:
+        owner = raise_to_minimum(owner, clients, read.minimum, generator)
+    ends = np.cumsum(np.bincount(owner, minlength=clients))[:-1]
+    return np.split(np.argsort(owner, kind="stable"), ends)

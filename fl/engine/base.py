@@ -1,0 +1,55 @@
+"""What every engine does, whatever runs the arithmetic."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .precision import Precision, memory_format_for
+
+
+class LocalEngine(ABC):
+    """Runs the optimizer steps of one client after another on one fp32 model.
+
+    The caller loads the global weights into `model` before `start` and reads the client's from it after `finish`.
+    Nothing passes from one client to the next but what the caller leaves in `model`: optimizer, loss scaler and
+    schedule begin anew at every `start`. No engine communicates in `start`, `step` or `finish`, so ranks may take
+    different numbers of steps.
+
+    Constructing an engine moves `model` to `device` in the fastest memory format for `precision`, in place: weights
+    of convolutions may become channels-last, so copy into them (`copy_`), and take no flat views of them. On a GPU it
+    also makes cuDNN deterministic for the whole process, since a run must replay.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, model: nn.Module, device: torch.device, precision: Precision) -> None:
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+        self.precision = precision
+        self.memory_format = memory_format_for(device, precision)
+        self.model = model.to(device=device)
+        # Through _apply, which skips tensors that are not images or kernels.
+        self.model.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.device = device
+
+    @abstractmethod
+    def start(self, lr: float) -> None:
+        """Begin a client in a round at learning rate `lr`: everything but the weights in `model` is fresh."""
+
+    @abstractmethod
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One optimizer step on images `x` [batch, channels, height, width] and labels `y` int64 [batch].
+
+        Returns the mean cross-entropy before the step, detached, fp32 [], on the device. The host does not wait for the
+        device, except where fp16 loss scaling (or DeepSpeed's 16-bit optimizers) must look for an overflow.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """End the client: afterwards `model` holds its fp32 weights and buffers."""
+
+    def _layout(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x

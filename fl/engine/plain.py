@@ -1,0 +1,62 @@
+"""Local training with PyTorch alone."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ..config import TrainOptions
+from .base import LocalEngine
+from .optimizer import make_optimizer
+from .precision import autocast_dtype, resolve_precision
+
+
+class PlainEngine(LocalEngine):
+    """A bare PyTorch loop: autocast, gradient clipping, torch.optim, and a GradScaler for fp16."""
+
+    name: ClassVar[str] = "ddp"
+
+    def __init__(self, options: TrainOptions, model: nn.Module, device: torch.device) -> None:
+        super().__init__(model, device, resolve_precision(options.precision, device))
+        self._options = options
+        self._params = [p for p in self.model.parameters() if p.requires_grad]
+        self._dtype = autocast_dtype(self.precision)
+        self._optimizer: Optimizer | None = None
+        self._scaler: torch.amp.GradScaler | None = None
+
+    def start(self, lr: float) -> None:
+        """Begin a client: a new optimizer and, for fp16, a new loss scaler."""
+        self.model.train()
+        self._optimizer = make_optimizer(self._options, self._params, lr)
+        self._optimizer.zero_grad()
+        self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step; see `LocalEngine.step`."""
+        optimizer, scaler = self._optimizer, self._scaler
+        assert optimizer is not None, "start() comes before step()"
+        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            loss = F.cross_entropy(self.model(self._layout(x)), y)
+        if scaler is None:
+            loss.backward()
+            self._clip()
+            optimizer.step()
+        else:
+            scaler.scale(loss).backward()
+            if self._options.clip_norm:
+                scaler.unscale_(optimizer)
+                self._clip()
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    def finish(self) -> None:
+        """End the client; the weights are in `model` already."""
+        self._optimizer = self._scaler = None
+
+    def _clip(self) -> None:
+        if self._options.clip_norm:
+            nn.utils.clip_grad_norm_(self._params, self._options.clip_norm)

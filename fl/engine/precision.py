@@ -1,0 +1,54 @@
+"""Which arithmetic and which memory layout train fastest on a device."""
+
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_precision(precision: str, device: torch.device) -> Precision:
+    """`--precision` with `auto` decided: bf16 where `device` computes it natively, else fp32.
+
+    A CPU that only emulates bf16 would train slower with it, so there the processor's own instructions count.
+    """
+    if precision != "auto":
+        return cast(Precision, precision)
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
+    return "bf16" if native else "fp32"
+
+
+def autocast_dtype(precision: Precision) -> torch.dtype:
+    """The type that autocast computes in; float32 means that autocast is off."""
+    return _DTYPES[precision]
+
+
+def memory_format_for(device: torch.device, precision: Precision) -> torch.memory_format:
+    """The layout of images [batch, channels, height, width] and convolution weights.
+
+    Channels-last goes with 16-bit arithmetic only: ResNet-18 on one CPU trained 64 images/s in fp32, 10 in fp32 with
+    channels-last, and 204 in bf16 with channels-last; small networks lose a third of their speed in bf16 without it.
+    """
+    half = precision != "fp32" and (device.type == "cuda" or precision == "bf16")
+    return torch.channels_last if half else torch.contiguous_format
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (AVX512-BF16, AMX, or Arm's bf16), as far as torch can tell."""
+    # mkldnn says yes to every AVX-512 processor, also to those that emulate bf16, so on x86 it is not asked.
+    x86: list[Callable[[], bool]] = [
+        probe
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        if (probe := getattr(torch.cpu, name, None)) is not None
+    ]
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if torch.backends.cpu.get_cpu_capability().startswith(("AVX", "DEFAULT")) and x86:
+        return any(probe() for probe in x86)
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False

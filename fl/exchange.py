@@ -1,0 +1,248 @@
+"""The exchange of a round through payloads: clients' ranks to rank 0, and the server's change back to every rank."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from compression import Codec, PayloadError, make_codec
+
+from .client import Update
+from .errors import RoundError
+from .model_state import ModelState
+from .ranks import Ranks
+from .server import Mean, Server, apply_change, join_payloads, part_payloads
+
+_WAITING_BYTES = 512_000_000
+_COLUMNS = 5
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What rank 0 learns of a client's round besides its update."""
+
+    client: int
+    samples: int
+    train_loss: float
+    train_s: float
+    uplink_bytes: int
+    kept: int
+
+    def row(self) -> list[float]:
+        """The numbers that travel, all exact in float64."""
+        return [self.uplink_bytes, self.samples, self.train_loss, self.train_s, self.kept]
+
+    @classmethod
+    def of_row(cls, client: int, row: list[float]) -> "ClientReport":
+        """The inverse of `row`."""
+        size, samples, loss, seconds, kept = row
+        return cls(client, int(samples), loss, seconds, int(size), int(kept))
+
+
+@dataclass
+class RoundOutcome:
+    """A finished round: a report for each client in cohort order, and the size of what the server sent."""
+
+    reports: list[ClientReport] = field(default_factory=list)
+    change_bytes: int = 0
+    buffers_bytes: int = 0
+    update_norm: float = 0.0
+    received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
+    exchanges: int | None = None  # of gradients, in step mode
+
+
+class Exchange(ABC):
+    """One round after another: `open`, `upload` for each client of this rank, then `step` on every rank.
+
+    A failure on any rank before the server's step makes every rank raise, and leaves the model, the residuals and the
+    server as they were.
+    """
+
+    def __init__(self, ranks: Ranks, state: ModelState, server: Server | None) -> None:
+        self.ranks = ranks
+        self.state = state
+        self.server = server
+        self.exact = make_codec("none")
+
+    @abstractmethod
+    def open(self, cohort: Sequence[int]) -> None:
+        """Begin a round of these clients; the same list, in the same order, on every rank."""
+
+    @abstractmethod
+    def upload(self, update: Update) -> None:
+        """Hand over a client's update, whose `values` are used up; clients come in cohort order."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Tell the other ranks that this one failed; they raise RoundError, and so does this call."""
+
+    @abstractmethod
+    def step(self) -> RoundOutcome:
+        """Finish the round: every rank's global model is the new one afterwards. The outcome is whole on rank 0."""
+
+    @abstractmethod
+    def client_state(self, client: int) -> dict[str, Tensor]:
+        """What must be kept for `client` between rounds, by name."""
+
+    @abstractmethod
+    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
+        """Continue from `client_state`."""
+
+    @property
+    @abstractmethod
+    def has_client_state(self) -> bool:
+        """Whether clients keep anything between rounds."""
+
+    def serve(self, mean: Mean | None, outcome: RoundOutcome, failure: Exception | None = None) -> None:
+        """Rank 0 steps on the mean and broadcasts; every rank applies what it decodes."""
+        payload: Tensor | None = None
+        if self.server is not None:
+            assert mean is not None
+            try:
+                if failure is not None:
+                    raise failure
+                mean.close()
+                outcome.update_norm = float(torch.linalg.vector_norm(mean.update.double()))
+                payload, outcome.change_bytes = self.server.step(mean, self.exact)
+                outcome.buffers_bytes = payload.numel() - outcome.change_bytes
+            except Exception:
+                if self.ranks.world_size > 1:
+                    self.ranks.broadcast_failure()
+                raise
+        payload = self.ranks.broadcast(payload)
+        apply_change(self.state, *part_payloads(payload, self.state))
+
+
+class ServerExchange(Exchange):
+    """Payloads point to point to rank 0, which decodes and adds them up in cohort order.
+
+    The sizes travel first, in one small all-reduce. A cohort is taken in batches of so many clients that the payloads
+    waiting to be sent stay below about 512 MB even if dense.
+    """
+
+    def __init__(
+        self, ranks: Ranks, state: ModelState, server: Server | None, uplink: Codec, *, error_feedback: bool
+    ) -> None:
+        super().__init__(ranks, state, server)
+        self.uplink = uplink
+        self.error_feedback = error_feedback and not uplink.lossless
+        self.residuals: dict[int, Tensor] = {}
+        self._new_residuals: dict[int, Tensor] = {}
+        dense = 4 * (state.parameters.numel() + state.buffers.numel())
+        self._batch = max(ranks.world_size, _WAITING_BYTES // max(1, dense)) if ranks.world_size > 1 else 1
+        self._batches: list[list[int]] = []
+
+    def open(self, cohort: Sequence[int]) -> None:
+        """As in `Exchange.open`."""
+        self._batches = [list(cohort[i : i + self._batch]) for i in range(0, len(cohort), self._batch)]
+        self._new_residuals = {}
+        self._payloads: dict[int, Tensor] = {}
+        self._own: dict[int, ClientReport] = {}
+        self._sending: list[dist.Work] = []
+        self._outcome = RoundOutcome()
+        self._mean = Mean(self.state) if self.server is not None else None
+        self._failure: PayloadError | None = None
+
+    def upload(self, update: Update) -> None:
+        """As in `Exchange.upload`."""
+        while update.client not in self._batches[0]:
+            self._flush()
+        if self.error_feedback:
+            residual = self.residuals.get(update.client)
+            payload, sparse, residual = self.uplink.encode_with_residual(update.values, residual, self.state.layout)
+            self._new_residuals[update.client] = residual
+        else:
+            payload, sparse = self.uplink.encode(update.values, self.state.layout)
+        payload = join_payloads(payload, update.buffers, self.exact)
+        self._payloads[update.client] = payload
+        self._own[update.client] = ClientReport(
+            client=update.client,
+            samples=update.samples,
+            train_loss=update.train_loss,
+            train_s=update.train_s,
+            uplink_bytes=payload.numel(),
+            kept=sparse.kept,
+        )
+
+    def abort(self) -> None:
+        """As in `Exchange.abort`."""
+        self._flush(failed=True)
+
+    def step(self) -> RoundOutcome:
+        """As in `Exchange.step`."""
+        while self._batches:
+            self._flush()
+        for work in self._sending:
+            work.wait()
+        self._payloads = {}
+        self.serve(self._mean, self._outcome, self._failure)
+        self.residuals.update(self._new_residuals)
+        return self._outcome
+
+    def _flush(self, *, failed: bool = False) -> None:
+        """Send the payloads of the first batch of clients that is still open, and add them up on rank 0."""
+        batch = self._batches.pop(0)
+        table = torch.zeros(1 + len(batch), _COLUMNS, dtype=torch.float64)
+        table[0, 0] = failed
+        for row, client in enumerate(batch, start=1):
+            if client in self._own:
+                table[row] = torch.tensor(self._own[client].row(), dtype=torch.float64)
+        self.ranks.sum(table)
+        if float(table[0, 0]):
+            raise RoundError("a client failed in this round; its rank says why")
+        reports = [ClientReport.of_row(client, row) for client, row in zip(batch, table[1:].tolist(), strict=True)]
+        self._outcome.reports += reports
+        if self._mean is None:
+            self._send(batch)
+        else:
+            self._receive(reports, self._mean)
+
+    def _send(self, batch: list[int]) -> None:
+        own = [(tag, self._payloads.pop(client)) for tag, client in enumerate(batch) if client in self._payloads]
+        held = [(tag, payload.to(self.ranks.wire_device)) for tag, payload in own]
+        if held:
+            self._sending += dist.batch_isend_irecv([dist.P2POp(dist.isend, data, 0, tag=tag) for tag, data in held])
+
+    def _receive(self, reports: list[ClientReport], mean: Mean) -> None:
+        remote = [(tag, report) for tag, report in enumerate(reports) if report.client not in self._payloads]
+        arriving = {
+            report.client: torch.empty(report.uplink_bytes, dtype=torch.uint8, device=self.ranks.wire_device)
+            for _, report in remote
+        }
+        operations = [
+            dist.P2POp(dist.irecv, arriving[report.client], self.ranks.owner(report.client), tag=tag)
+            for tag, report in remote
+        ]
+        works = dist.batch_isend_irecv(operations) if operations else []
+        # NCCL answers with one Work for the whole batch, gloo with one for each operation.
+        waits = dict(zip(arriving, works if len(works) == len(arriving) else works * len(arriving), strict=True))
+        for report in reports:
+            if report.client in waits:
+                waits[report.client].wait()
+                payload = arriving.pop(report.client).to(self.ranks.device)
+            else:
+                payload = self._payloads.pop(report.client)
+            if self._failure is None:
+                try:
+                    mean.add(*part_payloads(payload, self.state), report.samples)
+                except PayloadError as error:
+                    # The others are still sending: they hear of it when they wait for the server's answer.
+                    self._failure = error
+
+    def client_state(self, client: int) -> dict[str, Tensor]:
+        """As in `Exchange.client_state`: the error-feedback residual."""
+        residual = self.residuals.get(client)
+        return {} if residual is None else {"residual": residual}
+
+    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
+        """As in `Exchange.load_client_state`."""
+        if "residual" in state:
+            self.residuals[client] = state["residual"].to(self.ranks.device)
+
+    @property
+    def has_client_state(self) -> bool:
+        """As in `Exchange.has_client_state`."""
+        return self.error_feedback

@@ -1,0 +1,158 @@
+"""Puts a run together: data, model, engine, exchange, all from the options."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compression import make_codec
+
+from .client import ClientTrainer
+from .config import Config
+from .data import Split, load_dataset
+from .data.augment import Augment
+from .data.normalise import Normaliser
+from .data.partition import partition
+from .data.split import split_validation
+from .engine import choose_engine, make_engine
+from .engine.base import LocalEngine
+from .engine.precision import autocast_dtype
+from .evaluate import evaluate
+from .exchange import Exchange, ServerExchange
+from .hook_exchange import HookExchange
+from .model_state import ModelState
+from .models import build_model
+from .ranks import Ranks
+from .seeds import numpy_generator
+from .server import Server, apply_change, join_payloads, part_payloads
+from .server_optim import make_server_optimizer
+
+
+@dataclass
+class Federation:
+    """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64."""
+
+    config: Config
+    ranks: Ranks
+    train: Split
+    validation: Split
+    test: Split
+    parts: list[Tensor]
+    classes: int
+    augment: Augment
+    normalise: Normaliser
+    engine: LocalEngine
+    state: ModelState
+
+    def cohort(self, round_: int) -> list[int]:
+        """The clients of a round, ascending; a function of (seed, round)."""
+        clients, wanted = self.config.clients or 0, self.config.clients_per_round or 0
+        if wanted == clients:
+            return list(range(clients))
+        generator = numpy_generator(self.config.seed, "cohort", round_)
+        return sorted(generator.choice(clients, wanted, replace=False).tolist())
+
+    def make_trainer(self) -> ClientTrainer:
+        """What trains this rank's clients."""
+        return ClientTrainer(
+            self.config,
+            self.engine,
+            self.train,
+            self.parts,
+            augment=self.augment,
+            normalise=self.normalise,
+            seed=self.config.seed,
+        )
+
+    def make_exchange(self) -> Exchange:
+        """How updates travel, with the server on rank 0."""
+        config, feedback = self.config, self.config.error_feedback
+        server = None
+        if self.ranks.is_server:
+            server = Server(
+                self.state,
+                lambda params: make_server_optimizer(config, params),
+                make_codec(config.downlink),
+                error_feedback=feedback == "residual",
+            )
+        if config.exchange == "hook":
+            return HookExchange(
+                self.ranks,
+                self.state,
+                server,
+                self.engine.model,
+                uplink=config.uplink,
+                error_feedback=feedback,
+                hook=config.hook,
+            )
+        uplink = make_codec(config.uplink)
+        return ServerExchange(self.ranks, self.state, server, uplink, error_feedback=feedback == "residual")
+
+    def share_model(self) -> None:
+        """Rank 0's global model to every rank: the first download."""
+        exact = make_codec("none")
+        payload = None
+        if self.ranks.is_server:
+            payload = join_payloads(exact.encode(self.state.parameters)[0], self.state.buffers, exact)
+        change, buffers = part_payloads(self.ranks.broadcast(payload), self.state)
+        if not self.ranks.is_server:
+            self.state.parameters.zero_()
+            apply_change(self.state, change, buffers)
+
+    def evaluate(self, split: Split) -> tuple[float | None, float | None]:
+        """Loss and accuracy of the global model on `split`; None where it is empty. Collective."""
+        if not len(split):
+            return None, None
+        self.state.load_into(self.engine.model)
+        dtype = autocast_dtype(self.engine.precision)
+        return evaluate(
+            self.engine.model,
+            split,
+            self.ranks,
+            normalise=self.normalise,
+            autocast=None if dtype is torch.float32 else dtype,
+            memory_format=self.engine.memory_format,
+        )
+
+    def label_counts(self) -> list[list[int]]:
+        """How many training samples of each class each client holds."""
+        labels = self.train.y.cpu()
+        return [torch.bincount(labels[part], minlength=self.classes).tolist() for part in self.parts]
+
+
+def assemble(config: Config, ranks: Ranks) -> Federation:
+    """Load the data, share them out, build the model and the engine; `config` is a resolved one.
+
+    Raises DataError for missing data and ConfigError for data and options that do not fit together.
+    """
+    data = load_dataset(config, seed=config.seed)
+    train_at, validation_at = split_validation(len(data.train), config.val_fraction, config.seed)
+    train = data.train.take(torch.from_numpy(train_at)).to(ranks.device)
+    validation = data.train.take(torch.from_numpy(validation_at)).to(ranks.device)
+    parts = _share_out(train.y.cpu().numpy(), config)
+    model = build_model(
+        config, classes=data.classes, in_channels=data.channels, image_size=data.image_size, seed=config.seed
+    )
+    engine = make_engine(config, model, ranks)
+    engine_name = choose_engine(config, ranks.launcher)
+    augment = data.augment if config.augment == "auto" else config.augment
+    return Federation(
+        config=dataclasses.replace(config, precision=engine.precision, engine=engine_name, augment=augment),
+        ranks=ranks,
+        train=train,
+        validation=validation,
+        test=data.test.to(ranks.device),
+        parts=parts,
+        classes=data.classes,
+        augment=Augment(augment),
+        normalise=Normaliser(train.x),
+        engine=engine,
+        state=ModelState(engine.model, ranks.device),
+    )
+
+
+def _share_out(labels: np.ndarray, config: Config) -> list[Tensor]:
+    assert config.clients is not None, "a resolved configuration has a number of clients"
+    return [torch.from_numpy(part) for part in partition(labels, config.clients, config.partition, config.seed)]

@@ -1,0 +1,132 @@
+"""What the figures need to know of a run, read back from its folder."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl.errors import DataError
+
+METRICS = (
+    "round",
+    "time_s",
+    "train_s",
+    "exchange_s",
+    "eval_s",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "test_accuracy",
+    "uplink_bytes",
+    "downlink_bytes",
+    "uplink_dense_bytes",
+    "downlink_dense_bytes",
+)
+
+Column = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run: `metrics` are float64[rounds] by column (NaN: empty cell), `labels` is int[clients, classes]."""
+
+    name: str
+    config: dict[str, Any]
+    metrics: dict[str, Column]
+    labels: NDArray[np.int64] | None
+    clients: int
+    ranks: int
+
+    def __getitem__(self, column: str) -> Column:
+        return self.metrics[column]
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds metrics.csv holds."""
+        return len(self.metrics["round"])
+
+    def cumulative_mb(self, column: str) -> Column:
+        """Running total of a byte column in MB (10^6 bytes), float64[rounds]."""
+        return np.cumsum(np.nan_to_num(self.metrics[column])) / 1e6
+
+    def reduction(self, direction: str) -> float:
+        """Dense bytes over bytes sent in the whole run, uplink or downlink; NaN if nothing was sent."""
+        sent = np.nansum(self.metrics[f"{direction}_bytes"])
+        dense = np.nansum(self.metrics[f"{direction}_dense_bytes"])
+        return float(dense / sent) if sent > 0 else float("nan")
+
+    @property
+    def subtitle(self) -> str:
+        """The options that tell runs apart, in one line; empty without config.json."""
+        words = [str(self.config[key]) for key in ("model", "dataset", "partition") if self.config.get(key)]
+        if self.clients:
+            words.append(f"{self.clients} client{'s' * (self.clients != 1)}")
+        words += [f"{key} {self.config[key]}" for key in ("uplink", "downlink", "server") if self.config.get(key)]
+        return "  ·  ".join(words)
+
+
+def read_run(folder: Path) -> RunData:
+    """Read metrics.csv and, where they exist, config.json, clients.csv and partition.json.
+
+    A last line cut short by a kill is left out. DataError if metrics.csv is missing or lacks a column.
+    """
+    path = folder / "metrics.csv"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; a report needs the metrics of at least one round")
+    rows, header = _rows(path)
+    for column in METRICS:
+        if column not in header:
+            raise DataError(f"{path} has no column '{column}'; was it written by another version?")
+    metrics = {column: np.array([_number(row[column], path) for row in rows]) for column in METRICS}
+
+    clients, _ = _rows(folder / "clients.csv")
+    config = _json(folder / "config.json")
+    flat = {k: v for group in config.values() if isinstance(group, dict) for k, v in group.items()} | config
+    counts = _json(folder / "partition.json").get("labels")
+    try:
+        labels = np.array(counts, dtype=np.int64).reshape(len(counts), -1) if counts else None
+    except (TypeError, ValueError):
+        text = "must hold one list of whole numbers per client, all of one length, under 'labels'"
+        raise DataError(f"{folder / 'partition.json'} {text}") from None
+    known = len(labels) if labels is not None else len({row["client"] for row in clients})
+    return RunData(
+        name=folder.resolve().name,
+        config=flat,
+        metrics=metrics,
+        labels=labels,
+        clients=known,
+        ranks=len({row["rank"] for row in clients}),
+    )
+
+
+def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """The complete rows of a csv file and its header; nothing where there is no file."""
+    if not path.is_file():
+        return [], []
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        rows = [row for row in reader if None not in row and None not in row.values()]
+        return rows, list(reader.fieldnames or [])
+
+
+def _number(text: str, path: Path) -> float:
+    if not text.strip():
+        return float("nan")
+    try:
+        return float(text)
+    except ValueError:
+        raise DataError(f"{path} holds '{text}' where a number belongs") from None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error})") from None
+    return value if isinstance(value, dict) else {}

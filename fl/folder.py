@@ -1,0 +1,87 @@
+"""Which run folder a run writes to, and which one it goes on with."""
+
+import dataclasses
+import json
+import re
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from .config import Config
+from .errors import ConfigError
+from .ranks import Ranks
+
+# What may differ when a run is continued: none of it changes a result, except that more rounds may follow.
+_FREE = frozenset({"resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "rounds"})
+
+
+def stored_options(folder: Path) -> Config:
+    """The options of the run in `folder`, from its config.json; ConfigError if there are none."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+        return Config(**values)
+    except OSError as error:
+        raise ConfigError(f"--resume {folder}: cannot read {path} ({error.strerror})") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--resume {folder}: {path} does not hold the options of a run ({error})") from None
+
+
+def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, Path | None]:
+    """The options to run with, and the folder to continue, if `--resume` names one that has a checkpoint.
+
+    A continued run keeps its stored options; what the user gives anew must agree with them, except for the number of
+    rounds and what cannot change a result. ConfigError names the first option that does not.
+    """
+    if config.resume is None:
+        return config, None
+    auto = config.resume == "auto"
+    folder = Path(config.output_dir) / (config.run_name or "") if auto else Path(config.resume)
+    if not any((folder / "checkpoints").glob("manifest-*.json")):
+        if auto:
+            return config, None
+        raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
+    stored = stored_options(folder)
+    changes = {}
+    for name in sorted(explicit):
+        given, kept = getattr(config, name), getattr(stored, name)
+        if name in _FREE:
+            changes[name] = given
+        elif given != kept and given != "auto":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given} differs from {kept}, with which {folder} was begun: "
+                "leave it out, or start a new run"
+            )
+    kept_place = {"output_dir": str(folder.parent), "run_name": folder.name, "resume": config.resume}
+    return dataclasses.replace(stored, **{**changes, **kept_place}), folder
+
+
+def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:
+    """Make the folder of a new run; collective. Returns it and its name. ConfigError if it exists already.
+
+    `--resume auto` may take over a folder in which no round was ever finished.
+    """
+    name = config.run_name
+    if name is None:
+        now = torch.tensor([int(time.time())])
+        if ranks.world_size > 1:
+            dist.broadcast(now, 0)
+        words = f"{config.dataset}-{config.model}-{config.uplink}-{config.server}"
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(int(now)))
+        name = f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', words)}-{stamp}"
+    folder = Path(config.output_dir) / name
+    problem = torch.zeros(1, dtype=torch.int64)
+    if ranks.is_server:
+        try:
+            folder.mkdir(parents=True, exist_ok=config.resume == "auto")
+        except FileExistsError:
+            problem[0] = 1
+        except OSError:
+            problem[0] = 2
+    if int(ranks.sum(problem)) == 1:
+        raise ConfigError(f"--run-name {name}: {folder} exists; choose another name, or --resume auto to go on with it")
+    if int(problem):
+        raise ConfigError(f"--output-dir {config.output_dir}: cannot create a folder there")
+    return folder, name

@@ -1,0 +1,123 @@
+"""Any DistributedDataParallel communication hook, and the bytes of its collective calls.
+
+    torch.distributed.algorithms.ddp_comm_hooks.default_hooks:fp16_compress_hook
+    torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook:powerSGD_hook,matrix_approximation_rank=4
+    my.module:make_hook
+
+The function is a hook, called as hook(state, bucket) with state None, or one without parameters that returns
+(state, hook). PyTorch's PowerSGD gets a PowerSGDState; what stands after the comma are its arguments.
+"""
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch.distributed as dist
+import yaml
+from torch import Tensor
+
+from compression.hooks import Traffic
+
+from .errors import ConfigError
+from .plugin import load_function
+
+Hook = Callable[[Any, Any], Any]
+# Its own default compresses only after 1,000 iterations: a short run would be dense throughout.
+_POWERSGD = {"matrix_approximation_rank": 1, "start_powerSGD_iter": 2}
+
+
+def check_hook(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The function that `text` names and its arguments; ConfigError if there is none."""
+    path, *words = text.split(",")
+    arguments = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"--hook {text}: '{word}' must have the form key=value")
+        arguments[key] = yaml.safe_load(value)
+    return load_function("--hook", path), arguments
+
+
+def load_hook(text: str) -> tuple[Any, Hook]:
+    """The state and the hook that `text` names; ConfigError if there is none. The process group must exist."""
+    found, arguments = check_hook(text)
+    if "bucket" not in inspect.signature(found).parameters:
+        return found(**arguments)
+    make_state = getattr(inspect.getmodule(found), "PowerSGDState", None)
+    if found.__name__ == "powerSGD_hook" and make_state is not None:
+        try:
+            return make_state(process_group=None, **{**_POWERSGD, **arguments}), found
+        except TypeError as error:
+            raise ConfigError(f"--hook {text}: {error}") from None
+    if arguments:
+        raise ConfigError(f"--hook {text}: only powerSGD_hook and functions that make a hook take arguments")
+    return None, found
+
+
+def _bytes(tensors: Any) -> int:
+    return sum(t.numel() * t.element_size() for t in ([tensors] if isinstance(tensors, Tensor) else tensors))
+
+
+def _broadcast(tensor: Tensor, src: int) -> tuple[int, int]:
+    return (_bytes(tensor), 0) if src == dist.get_rank() else (0, _bytes(tensor))
+
+
+def _all_reduce(tensor: Tensor) -> tuple[int, int]:
+    return _bytes(tensor), _bytes(tensor)
+
+
+def _all_gather(output: Any, tensor: Tensor) -> tuple[int, int]:
+    return _bytes(tensor), _bytes(output) - _bytes(tensor)
+
+
+def _scattered(output: Any, tensors: Any) -> tuple[int, int]:
+    own = _bytes(tensors) // dist.get_world_size()
+    return _bytes(tensors) - own, _bytes(tensors) - own
+
+
+_RULES: dict[str, Callable[..., tuple[int, int]]] = {
+    "broadcast": _broadcast,
+    "all_reduce": _all_reduce,
+    "all_gather": _all_gather,
+    "all_gather_into_tensor": _all_gather,
+    "reduce_scatter": _scattered,
+    "reduce_scatter_tensor": _scattered,
+    "all_to_all": _scattered,
+    "all_to_all_single": _scattered,
+}
+
+
+@contextlib.contextmanager
+def count_collectives() -> Iterator[Traffic]:
+    """Count the bytes handed to and got from torch.distributed's collective calls, from any thread, in this block.
+
+    An all-reduce counts its tensor once each way; how a backend carries it out (a ring sends 2 (W - 1) / W of it) is not
+    seen at the call.
+    """
+    traffic = Traffic()
+    originals = {name: getattr(dist, name) for name in _RULES if hasattr(dist, name)}
+
+    def counted(name: str) -> Callable[..., Any]:
+        original, rule = originals[name], _RULES[name]
+        signature = inspect.signature(original)
+        wanted = len(inspect.signature(rule).parameters)
+
+        @functools.wraps(original)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            given = list(signature.bind(*args, **kwargs).arguments.values())[:wanted]
+            sent, received = rule(*given)
+            traffic.sent_bytes += sent
+            traffic.received_bytes += received
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in originals:
+        setattr(dist, name, counted(name))
+    try:
+        yield traffic
+    finally:
+        for name, original in originals.items():
+            setattr(dist, name, original)

@@ -1,0 +1,137 @@
+"""The exchange of a round through a DDP communication hook: one client per rank."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from compression import CodecHook, FlatBucket, Layout, codec_hook
+
+from .client import Update
+from .errors import RoundError
+from .exchange import ClientReport, Exchange, RoundOutcome
+from .foreign_hook import Hook, count_collectives, load_hook
+from .model_state import ModelState
+from .ranks import Ranks
+from .server import Mean, Server
+
+
+class HookExchange(Exchange):
+    """Updates go once through a hook on a `FlatBucket`; the hook averages, rank 0 steps and broadcasts.
+
+    The bucket holds the parameters in reverse order, as DDP's do. A hook averages without weights, so each update is
+    scaled by ranks * samples / all samples beforehand. Bytes are counted at the collective calls.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        state: ModelState,
+        server: Server | None,
+        model: nn.Module,
+        *,
+        uplink: str,
+        error_feedback: str,
+        hook: str | None = None,
+    ) -> None:
+        super().__init__(ranks, state, server)
+        named = dict(model.named_parameters())
+        self._parameters = [named[name] for name in reversed(state.layout.names)]
+        self._layout = Layout.of((name, named[name]) for name in reversed(state.layout.names))
+        self.codec: CodecHook | None = None
+        self._hook_state: Any
+        self._hook: Hook
+        if hook is None:
+            self.codec = CodecHook(uplink, named.items(), error_feedback=error_feedback)
+            self._hook_state, self._hook = self.codec, codec_hook
+        else:
+            self._hook_state, self._hook = load_hook(hook)
+
+    def open(self, cohort: Sequence[int]) -> None:
+        """As in `Exchange.open`; the cohort is every rank."""
+        self._update: Update | None = None
+
+    def upload(self, update: Update) -> None:
+        """As in `Exchange.upload`."""
+        self._update = update
+
+    def abort(self) -> None:
+        """As in `Exchange.abort`."""
+        self._tell_samples(failed=True)
+
+    def step(self) -> RoundOutcome:
+        """As in `Exchange.step`."""
+        samples = self._tell_samples()
+        update = self._update
+        assert update is not None
+        residuals = copy.copy(self.codec.residuals) if self.codec is not None else None
+        try:
+            return self._step(update, samples)
+        except Exception:
+            if self.codec is not None and residuals is not None:
+                self.codec.residuals = residuals
+            raise
+
+    def _step(self, update: Update, samples: Tensor) -> RoundOutcome:
+        total = int(samples.sum())
+        kept_before = self.codec.traffic.kept if self.codec is not None else 0
+        with count_collectives() as traffic:
+            mean = self._average(update, update.samples * self.ranks.world_size / total)
+            buffers = (update.buffers * (update.samples / total)).to(self.ranks.wire_device)
+            if buffers.numel():
+                dist.all_reduce(buffers)
+        sent, received, kept = traffic.sent_bytes, traffic.received_bytes, update.values.numel()
+        if self.codec is not None:
+            kept = self.codec.traffic.kept - kept_before
+        report = ClientReport(update.client, update.samples, update.train_loss, update.train_s, sent, kept)
+        table = torch.zeros(self.ranks.world_size, len(report.row()) + 1, dtype=torch.float64)
+        table[self.ranks.rank] = torch.tensor([*report.row(), received], dtype=torch.float64)
+        outcome = RoundOutcome()
+        for client, row in enumerate(self.ranks.sum(table).tolist()):
+            outcome.reports.append(ClientReport.of_row(client, row[:-1]))
+            outcome.received_bytes[client] = int(row[-1])
+        average = None
+        if self.server is not None:
+            average = Mean(self.state)
+            average.update, average.buffers, average.samples = mean, buffers.to(self.ranks.device), 1
+        self.serve(average, outcome)
+        return outcome
+
+    def _average(self, update: Update, weight: float) -> Tensor:
+        """The hook's average of all updates, in the model's order, fp32 [n]."""
+        buffer = self._reversed(update.values.mul_(weight), self.state.layout, self._layout)
+        bucket = FlatBucket(buffer.to(self.ranks.wire_device), self._parameters)
+        result = self._hook(self._hook_state, bucket).wait()
+        result = result[0] if isinstance(result, list) else result
+        return self._reversed(result.to(self.ranks.device).float(), self._layout, self.state.layout)
+
+    @staticmethod
+    def _reversed(flat: Tensor, source: Layout, target: Layout) -> Tensor:
+        return target.gather(reversed(source.views(flat)), torch.empty_like(flat))
+
+    def _tell_samples(self, *, failed: bool = False) -> Tensor:
+        table = torch.zeros(self.ranks.world_size + 1, dtype=torch.int64)
+        table[-1] = failed
+        if self._update is not None:
+            table[self.ranks.rank] = self._update.samples
+        self.ranks.sum(table)
+        if int(table[-1]):
+            raise RoundError("a client failed in this round; its rank says why")
+        return table[:-1]
+
+    def client_state(self, client: int) -> dict[str, Tensor]:
+        """As in `Exchange.client_state`: the residuals by parameter name; nothing for a foreign hook."""
+        return self.codec.state_dict() if self.codec is not None else {}
+
+    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
+        """As in `Exchange.load_client_state`."""
+        if self.codec is not None:
+            self.codec.load_state_dict({name: tensor.to(self.ranks.device) for name, tensor in state.items()})
+
+    @property
+    def has_client_state(self) -> bool:
+        """As in `Exchange.has_client_state`."""
+        return self.codec is not None and self.codec.error_feedback

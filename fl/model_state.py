@@ -1,0 +1,70 @@
+"""The global model as flat vectors: what is exchanged, what is averaged, and what stays."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from compression import Layout
+
+
+class ModelState:
+    """The global model between rounds.
+
+    `parameters`: fp32 [n], every trainable parameter in the model's order; changed by the server optimizer.
+    `buffers`: fp32 [m], every floating-point buffer (BatchNorm's running mean and variance); averaged, never optimised.
+    Frozen parameters and integer buffers (BatchNorm's step counter, which nothing reads) keep their first values and
+    are not exchanged.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        averaged = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
+        exchanged = {name for name, _ in trainable + averaged}
+        self.layout = Layout.of(trainable)
+        self.buffer_layout = Layout.of(averaged)
+        self.parameters = self.layout.gather([p for _, p in trainable], torch.empty(self.layout.total, device=device))
+        self.buffers = self.buffer_layout.gather(
+            [b for _, b in averaged], torch.empty(self.buffer_layout.total, device=device)
+        )
+        self._fixed = {
+            name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in exchanged
+        }
+
+    def load_into(self, model: nn.Module) -> None:
+        """Copy the global model into `model`, fixed tensors included."""
+        own = model.state_dict(keep_vars=True)
+        self.layout.scatter(self.parameters, [own[name] for name in self.layout.names])
+        self.buffer_layout.scatter(self.buffers, [own[name] for name in self.buffer_layout.names])
+        with torch.no_grad():
+            for name, value in self._fixed.items():
+                own[name].copy_(value)
+
+    def subtract_local(self, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """The update of a trained `model`, fp32 [n]: global minus local; and its buffers, fp32 [m]."""
+        own = model.state_dict(keep_vars=True)
+        local = self.layout.gather([own[name] for name in self.layout.names], torch.empty_like(self.parameters))
+        buffers = self.buffer_layout.gather(
+            [own[name] for name in self.buffer_layout.names], torch.empty_like(self.buffers)
+        )
+        return torch.sub(self.parameters, local, out=local), buffers
+
+    def read_parameters(self, model: nn.Module) -> None:
+        """Take over the trainable parameters of `model`, bit for bit."""
+        own = model.state_dict(keep_vars=True)
+        self.layout.gather([own[name] for name in self.layout.names], self.parameters)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The whole model by name, on the CPU."""
+        named = dict(zip(self.layout.names, self.layout.views(self.parameters), strict=True))
+        named.update(zip(self.buffer_layout.names, self.buffer_layout.views(self.buffers), strict=True))
+        named.update(self._fixed)
+        return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
+
+    def sha256(self) -> str:
+        """Digest of every parameter's and buffer's name and bytes, in name order."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

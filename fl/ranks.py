@@ -1,0 +1,151 @@
+"""Which process this is among how many, on which device, and the process group between them."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from .config import RunOptions
+from .errors import ConfigError, RoundError
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the others.
+
+    `wire_device` is where tensors must lie to be sent: the GPU with NCCL, else the CPU.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+    wire_device: torch.device
+    launcher: str
+    threads: int
+
+    @property
+    def is_server(self) -> bool:
+        """Whether this is rank 0, which holds the server."""
+        return self.rank == 0
+
+    def owner(self, client: int) -> int:
+        """The rank that hosts `client`, always the same one: its residual and other state live there."""
+        return client % self.world_size
+
+    def hosts(self, client: int) -> bool:
+        """Whether this rank hosts `client`."""
+        return self.owner(client) == self.rank
+
+    def sum(self, table: Tensor) -> Tensor:
+        """The sum of a small CPU tensor over the ranks, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(table)
+        return table
+
+    def broadcast(self, payload: Tensor | None) -> Tensor:
+        """Rank 0's payload (uint8, on `device`) to every rank, at its exact size; the other ranks pass None.
+
+        Raises RoundError where rank 0 called `broadcast_failure` instead.
+        """
+        if self.world_size > 1:
+            size = torch.tensor([0 if payload is None else payload.numel()])
+            dist.broadcast(size, 0)
+            if int(size) < 0:
+                raise RoundError("the server failed in this round; rank 0 says why")
+            if payload is None:
+                buffer = torch.empty(int(size), dtype=torch.uint8, device=self.wire_device)
+            else:
+                buffer = payload.to(self.wire_device)
+            dist.broadcast(buffer, 0)
+            payload = buffer.to(self.device) if not self.is_server else payload
+        assert payload is not None
+        return payload
+
+    def broadcast_failure(self) -> None:
+        """Called by rank 0 in place of `broadcast`: the other ranks raise RoundError there."""
+        dist.broadcast(torch.tensor([-1]), 0)
+
+
+def detect_launcher() -> str:
+    """The program that started this process: python, torchrun, accelerate or deepspeed."""
+    if "RANK" not in os.environ:
+        return "python"
+    if any(name.startswith("ACCELERATE_") for name in os.environ):
+        return "accelerate"
+    if "CROSS_RANK" in os.environ:
+        return "deepspeed"
+    return "torchrun"
+
+
+def world_size_from_environment() -> int:
+    """Number of ranks that the launcher announced; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+@contextlib.contextmanager
+def join_ranks(options: RunOptions) -> Iterator[Ranks]:
+    """Set threads and device, join the process group (or use the one that exists), and leave it at the end.
+
+    Without a launcher a group of one is made, so that DDP and its hooks work in a single process too.
+    """
+    launcher = detect_launcher()
+    rank = int(os.environ.get("RANK", 0))
+    world_size = world_size_from_environment()
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
+    if cuda and not torch.cuda.is_available():
+        raise ConfigError("--device cuda: this machine has no usable GPU; use --device cpu or auto")
+    device = torch.device("cpu")
+    if cuda:
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    # NCCL refuses two ranks on one GPU; gloo serves ranks that share one.
+    nccl = cuda and local_world_size <= torch.cuda.device_count()
+    threads = options.threads or max(1, _cores() // local_world_size)
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    created = not dist.is_initialized()
+    if created:
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",
+            store=_store(),
+            rank=rank,
+            world_size=world_size,
+        )
+    try:
+        yield Ranks(
+            rank=rank,
+            world_size=world_size,
+            local_rank=local_rank,
+            local_world_size=local_world_size,
+            device=device,
+            wire_device=device if nccl else torch.device("cpu"),
+            launcher=launcher,
+            threads=threads,
+        )
+        if created:
+            # Without the barrier a rank that leaves first sometimes ends the others with a C++ exception.
+            dist.barrier()
+    finally:
+        torch.set_num_threads(threads_before)
+        if created:
+            dist.destroy_process_group()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _store() -> dist.Store:
+    if "RANK" not in os.environ:
+        return dist.HashStore()
+    store, _, _ = next(iter(dist.rendezvous("env://")))
+    # A restarted rank must not read the addresses that the previous attempt left in the shared store.
+    return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

@@ -1,0 +1,40 @@
+"""The pictures of a run folder."""
+
+from pathlib import Path
+
+
+def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
+    """Draw the six figures of the run in `folder` from its csv and JSON files; return their paths.
+
+    Works after any round, so a run cut short can be drawn too. Needs metrics.csv; config.json, clients.csv
+    and partition.json are used where they exist. DataError if one of them is malformed or
+    metrics.csv is missing.
+    """
+    # Here, so that importing the package does not load matplotlib.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from fl.figures import accuracy, partition, style, timing, traffic
+    from fl.figures.dashboard import draw_dashboard
+    from fl.figures.run_data import read_run
+
+    run = read_run(folder)
+    figures = {}
+    for name, title, draw, size in (
+        ("accuracy_vs_round", "accuracy by round", accuracy.draw_accuracy_vs_round, (8.0, 5.0)),
+        ("accuracy_vs_bytes", "accuracy by bytes sent", accuracy.draw_accuracy_vs_bytes, (8.0, 5.0)),
+        ("bytes_per_round", "bytes by round", traffic.draw_bytes_per_round, (8.0, 5.0)),
+        ("time_per_round", "time by round", timing.draw_time_per_round, (8.0, 5.0)),
+        ("partition", "partition", partition.draw_partition, (9.0, 5.5)),
+    ):
+        figure = style.new_figure(size[0], size[1], f"{run.name}: {title}", run.subtitle)
+        draw(figure.add_subplot(), run)
+        figures[name] = figure
+    figures["dashboard"] = draw_dashboard(run)
+
+    paths = []
+    for name, figure in figures.items():
+        path = folder / f"{name}.png"
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=dpi, format="png")
+        paths.append(path)
+    return paths

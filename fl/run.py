@@ -1,0 +1,226 @@
+"""A whole run: from options to a run folder with results."""
+
+import dataclasses
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from .checkpoint import Checkpoints, write_json, write_tensors
+from .checks import check_options, resolve
+from .config import Config
+from .exchange import RoundOutcome
+from .federation import Federation, assemble
+from .folder import continue_options, create_folder
+from .ledger import Ledger
+from .ranks import Ranks, join_ranks
+from .record import Record, write_summary
+from .rounds import FederatedRounds, Rounds
+from .step_mode import StepMode
+
+
+def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """Run to the end and return the contents of summary.json (on rank 0; an empty dict on the others).
+
+    `explicit`: names of the options that the user gave. Raises ConfigError, DataError or RoundError, each with one
+    sentence for the user.
+    """
+    check_options(config, explicit)
+    config, folder = continue_options(config, explicit)
+    check_options(config, explicit)
+    with join_ranks(config) as ranks:
+        config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
+        federation = assemble(config, ranks)
+        resumed = folder is not None
+        if folder is None:
+            folder, name = create_folder(config, ranks)
+            federation.config = dataclasses.replace(federation.config, run_name=name)
+        return _Run(federation, folder, resumed=resumed).go()
+
+
+class _Run:
+    """The loop over rounds with its record, ledger and checkpoints."""
+
+    def __init__(self, federation: Federation, folder: Path, *, resumed: bool) -> None:
+        self.federation = federation
+        self.config = federation.config
+        self.ranks: Ranks = federation.ranks
+        self.folder = folder
+        self.ledger = Ledger(parameters=federation.state.parameters.numel(), buffers=federation.state.buffers.numel())
+        self.checkpoints = Checkpoints(folder, self.ranks)
+        self.rounds: Rounds = StepMode(federation) if self.config.mode == "step" else FederatedRounds(federation)
+        self.first_round = 0
+        self.changed: set[int] = set()
+        keep = self._load() if resumed else None
+        federation.share_model()
+        self.record: Record | None = None
+        if self.ranks.is_server:
+            write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
+            write_json(folder / "partition.json", {"labels": federation.label_counts()})
+            self.record = Record(folder, keep)
+            self.record.log.info(
+                "%s round %d on %s", "continues at" if resumed else "starts at", self.first_round, self
+            )
+
+    def __str__(self) -> str:
+        ranks = self.ranks
+        return f"{ranks.world_size} rank(s), {ranks.device.type}, {ranks.launcher}, engine {self.config.engine}"
+
+    def go(self) -> dict[str, Any]:
+        """All remaining rounds, then the summary, the final model and the figures."""
+        quiet = self.config.quiet or not self.ranks.is_server
+        try:
+            with tqdm(
+                total=self.config.rounds, initial=self.first_round, unit="round", disable=quiet, desc=self.folder.name
+            ) as bar:
+                for round_ in range(self.first_round, self.config.rounds):
+                    metrics = self._round(round_)
+                    if metrics:
+                        shown = {"loss": metrics["train_loss"], "val": metrics["val_accuracy"]}
+                        bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items() if value is not None})
+                    bar.update()
+            return self._finish()
+        except Exception as error:
+            if self.record is not None:
+                self.record.log.error("%s: %s", type(error).__name__, error)
+            raise
+        finally:
+            if self.record is not None:
+                self.record.close()
+
+    def _round(self, round_: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        cohort = self.federation.cohort(round_)
+        outcome = self.rounds.run(round_, cohort)
+        exchanged = time.perf_counter()
+        is_last = round_ == self.config.rounds - 1
+        validation: tuple[float | None, float | None] = (None, None)
+        test = validation
+        if is_last or (round_ + 1) % self.config.eval_every == 0:
+            validation = self.federation.evaluate(self.federation.validation)
+            test = self.federation.evaluate(self.federation.test)
+        finished = time.perf_counter()
+        metrics: dict[str, Any] = {}
+        if self.record is not None:
+            train_s = self._busiest_rank_s(outcome)
+            metrics = {
+                "round": round_,
+                "time_s": finished - started,
+                "train_s": train_s,
+                "exchange_s": max(0.0, exchanged - started - train_s),
+                "eval_s": finished - exchanged,
+                "val_loss": validation[0],
+                "val_accuracy": validation[1],
+                "test_accuracy": test[1],
+                **self._totals(outcome),
+            }
+            self._book(round_, outcome, metrics, is_last=is_last)
+        self.changed |= set(cohort) if self.rounds.has_client_state else set()
+        every = self.config.checkpoint_every
+        if every and (is_last or (round_ + 1) % every == 0):
+            self._save(round_ + 1)
+        return metrics
+
+    def _busiest_rank_s(self, outcome: RoundOutcome) -> float:
+        busy = dict.fromkeys(range(self.ranks.world_size), 0.0)
+        for report in outcome.reports:
+            busy[self.ranks.owner(report.client)] += report.train_s
+        return max(busy.values())
+
+    def _totals(self, outcome: RoundOutcome) -> dict[str, Any]:
+        reports = outcome.reports
+        samples = sum(report.samples for report in reports)
+        coordinates = self.federation.state.layout.total * len(reports)
+        return {
+            "train_loss": sum(report.train_loss * report.samples for report in reports) / samples,
+            "clients": len(reports),
+            "samples": samples,
+            "kept_fraction": sum(report.kept for report in reports) / max(1, coordinates),
+            "update_norm": outcome.update_norm,
+        }
+
+    def _book(self, round_: int, outcome: RoundOutcome, metrics: dict[str, Any], *, is_last: bool) -> None:
+        assert self.record is not None
+        charged = self.ledger.close_round(
+            {report.client: report.uplink_bytes for report in outcome.reports},
+            change_bytes=outcome.change_bytes,
+            buffers_bytes=outcome.buffers_bytes,
+            from_peers=outcome.received_bytes,
+            exchanges=outcome.exchanges,
+            is_last=is_last,
+        )
+        uplink = sum(row.uplink_bytes for row in charged)
+        uplink_dense = sum(row.uplink_dense_bytes for row in charged)
+        metrics.update(
+            uplink_bytes=uplink,
+            downlink_bytes=sum(row.downlink_bytes for row in charged),
+            uplink_dense_bytes=uplink_dense,
+            downlink_dense_bytes=sum(row.downlink_dense_bytes for row in charged),
+            uplink_ratio=uplink_dense / uplink,
+        )
+        clients = [
+            {
+                "round": round_,
+                "client": row.client,
+                "rank": self.ranks.owner(row.client),
+                "samples": report.samples,
+                "train_s": report.train_s,
+                "uplink_bytes": row.uplink_bytes,
+                "downlink_bytes": row.downlink_bytes,
+            }
+            for row, report in zip(charged, outcome.reports, strict=True)
+        ]
+        self.record.add_round(metrics, clients)
+
+    def _save(self, next_round: int) -> None:
+        self.checkpoints.save(
+            next_round,
+            server=self.rounds.server_state() if self.ranks.is_server else {},
+            clients={client: self.rounds.client_state(client) for client in self.changed if self.ranks.hosts(client)},
+            changed=self.changed,
+            record=self.record.sizes() if self.record is not None else {},
+            ledger=self.ledger.state_dict(),
+        )
+        self.changed = set()
+
+    def _load(self) -> dict[str, int]:
+        """Continue from the newest checkpoint; returns the lengths to cut the csv files to."""
+        manifest = self.checkpoints.latest()
+        assert manifest is not None
+        self.first_round = manifest.next_round
+        self.rounds.load_server_state(self.checkpoints.load(manifest.server_file))
+        for client, name in manifest.client_files.items():
+            if self.ranks.hosts(client):
+                self.rounds.load_client_state(client, self.checkpoints.load(name))
+        self.ledger.load_state_dict(manifest.ledger)
+        return manifest.record
+
+    def _finish(self) -> dict[str, Any]:
+        if self.record is None:
+            return {}
+        state = self.federation.state
+        write_tensors(self.folder / "final_model.safetensors", state.state_dict())
+        hook = self.config.mode == "step" or self.config.exchange == "hook"
+        extra = {
+            "bytes_counted": "at the collective calls" if hook else "payloads",
+            "folder": str(self.folder),
+            "world_size": self.ranks.world_size,
+            "launcher": self.ranks.launcher,
+            "device": _device_name(self.ranks.device),
+            "torch": torch.__version__,
+        }
+        summary = write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
+        from .report import write_report
+
+        write_report(self.folder)
+        self.record.log.info("ends: test accuracy %s", summary["final_test_accuracy"])
+        return summary
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()

@@ -1,0 +1,111 @@
+"""The server: averages updates, takes one optimizer step, and encodes the change for everybody."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from compression import Codec, NonFiniteError
+from compression.wire import Kind, Sparse, read, split_payloads
+
+from .model_state import ModelState
+
+
+class Mean:
+    """Sample-weighted mean of updates and buffers, added up in the order of the cohort whatever order they arrive in."""
+
+    def __init__(self, state: ModelState) -> None:
+        self.update = torch.zeros_like(state.parameters)
+        self.buffers = torch.zeros_like(state.buffers)
+        self.samples = 0
+
+    def add(self, update: Sparse, buffers: Sparse | None, samples: int) -> None:
+        """Add one client's decoded update and buffers with the weight of its samples."""
+        update.add_to(self.update, samples)
+        if buffers is not None:
+            buffers.add_to(self.buffers, samples)
+        self.samples += samples
+
+    def close(self) -> None:
+        """Divide by the samples; afterwards `update` [n] and `buffers` [m] hold the means."""
+        self.update.div_(self.samples)
+        self.buffers.div_(self.samples)
+
+
+class Server:
+    """The optimizer, its moments and the downlink residual; made on rank 0 only.
+
+    The optimizer steps a copy of the global parameters; what changed, plus the residual of earlier rounds, is encoded, and
+    rank 0 applies the decoded change like everybody else. So the moments never see the downlink's error.
+    """
+
+    def __init__(
+        self,
+        state: ModelState,
+        make_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+        downlink: Codec,
+        *,
+        error_feedback: bool,
+    ) -> None:
+        self.state = state
+        self.downlink = downlink
+        self.error_feedback = error_feedback and not downlink.lossless
+        self.residual: Tensor | None = None
+        self._copy = torch.nn.Parameter(state.parameters.clone())
+        self.optimizer = make_optimizer([self._copy])
+
+    def step(self, mean: Mean, exact: Codec) -> tuple[Tensor, int]:
+        """One optimizer step on the mean; returns the broadcast payload, uint8, and how many bytes of it are the change.
+
+        Raises NonFiniteError, with nothing changed, if the mean is not finite.
+        """
+        if not bool(torch.isfinite(mean.update).all() and torch.isfinite(mean.buffers).all()):
+            raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
+        with torch.no_grad():
+            self._copy.copy_(self.state.parameters)
+        self._copy.grad = mean.update
+        self.optimizer.step()
+        self._copy.grad = None
+        change = self._copy.detach() - self.state.parameters
+        if self.error_feedback:
+            payload, _, self.residual = self.downlink.encode_with_residual(change, self.residual, self.state.layout)
+        else:
+            payload, _ = self.downlink.encode(change, self.state.layout)
+        return join_payloads(payload, mean.buffers, exact), payload.numel()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's moments and the downlink residual, by name."""
+        moments = {f"optimizer.{name}": value for name, value in self.optimizer.state[self._copy].items()}
+        return moments if self.residual is None else {**moments, "residual": self.residual}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict()`."""
+        device = self.state.parameters.device
+        self.optimizer.state[self._copy] = {
+            name.removeprefix("optimizer."): value.to(device)
+            for name, value in state.items()
+            if name.startswith("optimizer.")
+        }
+        self.residual = state["residual"].to(device) if "residual" in state else None
+
+
+def join_payloads(update: Tensor, buffers: Tensor, exact: Codec) -> Tensor:
+    """An update's payload followed by that of the buffers in fp32, if there are any."""
+    if not buffers.numel():
+        return update
+    return torch.cat((update, exact.encode(buffers, kind=Kind.BUFFERS)[0]))
+
+
+def part_payloads(payload: Tensor, state: ModelState) -> tuple[Sparse, Sparse | None]:
+    """The inverse of `join_payloads`, decoded: update and buffers; PayloadError if it is no such payload."""
+    if not state.buffers.numel():
+        return read(payload, state.parameters.numel()), None
+    update, buffers = split_payloads(payload, 2)
+    return read(update, state.parameters.numel()), read(buffers, state.buffers.numel(), Kind.BUFFERS)
+
+
+def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> None:
+    """Add the decoded change to the global parameters and replace the buffers, in place."""
+    change.add_to(state.parameters)
+    if buffers is not None:
+        state.buffers.copy_(buffers.values)

@@ -1,0 +1,239 @@
+"""The pictures of a run.
+
+Oracles: the PNG header of each file (size and resolution), and the numbers of a synthetic run folder, computed here
+by hand and compared with what lies on the axes.
+"""
+
+import csv
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from fl.errors import DataError
+from fl.figures import accuracy, dashboard, partition, style, timing, traffic
+from fl.figures.run_data import read_run
+from fl.report import write_report
+
+NAMES = [
+    "accuracy_vs_round.png",
+    "accuracy_vs_bytes.png",
+    "bytes_per_round.png",
+    "time_per_round.png",
+    "partition.png",
+    "dashboard.png",
+]
+METRICS = (
+    "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,samples,"
+    "uplink_bytes,downlink_bytes,uplink_dense_bytes,downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm"
+)
+DENSE = 40_000_000
+
+
+def make_run(folder: Path, *, rounds: int = 4, clients: int = 3, **cells: Any) -> Path:
+    """A run folder whose round t sends (t + 1) MB up and DENSE down; `cells` replace whole columns."""
+    folder.mkdir()
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, METRICS.split(","))
+        writer.writeheader()
+        for t in range(rounds):
+            row = {
+                "round": t,
+                "time_s": 4.75 + t,
+                "train_s": 3 + t,
+                "exchange_s": 1,
+                "eval_s": 0.5,
+                "train_loss": 2 / (t + 1),
+                "val_loss": 2.1 / (t + 1),
+                "val_accuracy": 0.5 + 0.1 * min(t, 2) - 0.01 * t,
+                "test_accuracy": 0.4 + 0.1 * t,
+                "clients": clients,
+                "samples": 300,
+                "uplink_bytes": (t + 1) * 1_000_000,
+                "downlink_bytes": DENSE,
+                "uplink_dense_bytes": DENSE,
+                "downlink_dense_bytes": DENSE,
+                "uplink_ratio": 40 / (t + 1),
+                "kept_fraction": 0.01,
+                "update_norm": 1.5,
+            }
+            writer.writerow(row | cells)
+    with (folder / "clients.csv").open("w", newline="") as file:
+        file.write("round,client,rank,samples,train_s,uplink_bytes,downlink_bytes\n")
+        file.writelines(f"{t},{c},{c % 2},100,1,10,20\n" for t in range(rounds) for c in range(clients))
+    labels = [[10 * c + k for k in range(10)] for c in range(clients)]
+    (folder / "partition.json").write_text(json.dumps({"labels": labels}))
+    config = {"model": "lenet5", "dataset": "digits", "uplink": "topk:0.01", "server": "fedyogi"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def header(path: Path) -> tuple[int, int, int]:
+    """Width and height in pixels, and pixels per metre, read from the PNG's own IHDR and pHYs chunks."""
+    data = path.read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = struct.unpack(">II", data[16:24])
+    at = data.index(b"pHYs")
+    return width, height, struct.unpack(">I", data[at + 4 : at + 8])[0]
+
+
+def axes_of(draw: Any, run: Any) -> Any:
+    axes = Figure().add_subplot()
+    draw(axes, run)
+    return axes
+
+
+def line(axes: Any, label: str) -> Any:
+    return next(item for item in axes.get_lines() if str(item.get_label()).startswith(label))
+
+
+def test_six_pictures_at_300_dpi(tmp_path: Path) -> None:
+    """300 dpi is 11,811 pixels per metre; every figure is at least 2,400 pixels wide."""
+    paths = write_report(make_run(tmp_path / "run"))
+    assert [path.name for path in paths] == NAMES
+    for path in paths:
+        width, height, resolution = header(path)
+        assert resolution == 11_811
+        assert width >= 2400
+        assert height >= 1500
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        {"val_loss": "", "val_accuracy": ""},
+        {"val_loss": "", "val_accuracy": "", "test_accuracy": "", "train_loss": "nan"},
+        {"uplink_bytes": 0, "downlink_bytes": 0, "uplink_dense_bytes": 0, "downlink_dense_bytes": 0},
+        {"train_s": 0, "exchange_s": 0, "eval_s": 0, "time_s": 0},
+        {"test_accuracy": 1.0, "val_accuracy": 1.0},
+    ],
+)
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.filterwarnings("error")
+def test_sparse_runs_do_not_crash(tmp_path: Path, rounds: int, cells: dict[str, Any]) -> None:
+    """One round, no validation, nothing sent: six pictures all the same, and not even a warning."""
+    assert len(write_report(make_run(tmp_path / "run", rounds=rounds, **cells), dpi=30)) == 6
+
+
+@pytest.mark.filterwarnings("error")
+def test_only_metrics_and_not_a_single_round(tmp_path: Path) -> None:
+    """The least there can be: a header; a name with dollar signs is no formula."""
+    folder = tmp_path / "run_$x_{"
+    folder.mkdir()
+    (folder / "metrics.csv").write_text(METRICS + "\n")
+    assert len(write_report(folder, dpi=30)) == 6
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_clients_many_rounds(tmp_path: Path) -> None:
+    """150 clients and 150 rounds: a heat map without written numbers, steps instead of bars."""
+    folder = make_run(tmp_path / "run", rounds=150, clients=150)
+    assert len(write_report(folder, dpi=30)) == 6
+    run = read_run(folder)
+    assert not axes_of(partition.draw_partition, run).texts
+    assert not axes_of(timing.draw_time_per_round, run).patches
+
+
+def test_accuracy_against_bytes(tmp_path: Path) -> None:
+    """Cumulative 1, 3, 6, 10 MB on a log axis; dense would have been 160 MB, 16 times as much."""
+    axes = axes_of(accuracy.draw_accuracy_vs_bytes, read_run(make_run(tmp_path / "run")))
+    assert axes.get_xscale() == "log"
+    for label, values in (("validation", [0.5, 0.59, 0.68, 0.67]), ("test", [0.4, 0.5, 0.6, 0.7])):
+        np.testing.assert_allclose(line(axes, label).get_xdata(), [1, 3, 6, 10])
+        np.testing.assert_allclose(line(axes, label).get_ydata(), values)
+    best = line(axes, "best on validation (round 2)")
+    assert (best.get_xdata()[0], best.get_ydata()[0]) == (6, pytest.approx(0.68))
+    vertical = [item for item in axes.get_lines() if list(item.get_xdata()) == [160, 160]]
+    assert len(vertical) == 1
+    assert any("160 MB (16x)" in text.get_text() for text in axes.texts)
+    low, high = axes.get_xlim()
+    assert low < 1 < 160 < high
+
+
+def test_rounds_without_evaluation_are_joined_over(tmp_path: Path) -> None:
+    """Evaluated at rounds 1 and 3 only: two points, at x = 1 and 3."""
+    folder = make_run(tmp_path / "run")
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    for row in rows[::2]:
+        row.update(val_loss="", val_accuracy="", test_accuracy="")
+    with (folder / "metrics.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, METRICS.split(","))
+        writer.writeheader()
+        writer.writerows(rows)
+    axes = axes_of(accuracy.draw_accuracy_vs_round, read_run(folder))
+    assert list(line(axes, "test").get_xdata()) == [1, 3]
+
+
+def test_bytes_time_and_partition_show_the_numbers(tmp_path: Path) -> None:
+    """MB = 10^6 bytes; bars stack to 4.75 + t seconds; the map holds the counts, classes down, clients across."""
+    run = read_run(make_run(tmp_path / "run"))
+    axes = axes_of(traffic.draw_bytes_per_round, run)
+    np.testing.assert_allclose(line(axes, "uplink (16x less)").get_ydata(), [1, 2, 3, 4])
+    np.testing.assert_allclose(line(axes, "downlink").get_ydata(), [40] * 4)
+    np.testing.assert_allclose(line(axes, "dense, either way").get_ydata(), [40] * 4)
+
+    axes = axes_of(timing.draw_time_per_round, run)
+    for color, height in ((style.GREEN, 4.5), (style.GREY, 4.75)):
+        bars = [bar for bar in axes.patches if to_hex(bar.get_facecolor()) == color]
+        np.testing.assert_allclose([bar.get_y() + bar.get_height() for bar in bars], height + np.arange(4))
+
+    axes = axes_of(partition.draw_partition, run)
+    assert axes.images[0].get_array().tolist() == [[10 * c + k for c in range(3)] for k in range(10)]
+    assert "29" in {text.get_text() for text in axes.texts}
+
+
+def test_key_figures(tmp_path: Path) -> None:
+    """Best is chosen on validation (round 2) though test was higher in round 3; 25 s = 4 * 4.75 + 6."""
+    run = read_run(make_run(tmp_path / "run"))
+    cards = {caption: (value, small) for caption, value, small in dashboard.key_figures(run)}
+    assert cards["Test accuracy, last"] == ("70.00%", "round 3")
+    assert cards["Test accuracy, best on validation"] == ("60.00%", "round 2, validation 68.00%")
+    assert cards["Uplink"] == ("10 MB", "16x less than dense (160 MB)")
+    assert cards["Downlink"] == ("160 MB", "dense: 160 MB")
+    assert cards["Time"] == ("25 s", "4 rounds, 3 clients, 2 ranks")
+
+
+def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
+    """A run killed while writing a row is drawn up to the row before."""
+    folder = make_run(tmp_path / "run")
+    with (folder / "metrics.csv").open("a") as file:
+        file.write("4,5.5,3")
+    assert read_run(folder).rounds == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metrics.csv", None, "metrics.csv does not exist"),
+        ("metrics.csv", "round,train_s\n", "no column 'time_s'"),
+        ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 18) + "\n", "holds 'x'"),
+        ("config.json", "{", "config.json is not valid JSON"),
+        ("partition.json", '{"labels": [[1, 2], [3]]}', "partition.json must hold"),
+    ],
+)
+def test_malformed_files_are_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
+    """Oracle: the house rule that an error says which file and what is wrong."""
+    folder = make_run(tmp_path / "run")
+    (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    with pytest.raises(DataError, match=words):
+        write_report(folder)
+
+
+def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> None:
+    """pyplot keeps figures and a backend in global state; matplotlib itself costs a second at start-up."""
+    folder = make_run(tmp_path / "run")
+    code = (
+        "import sys, pathlib, fl.report\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        f"fl.report.write_report(pathlib.Path({str(folder)!r}), dpi=30)\n"
+        "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300)
