@@ -12,6 +12,7 @@ from tqdm import tqdm
 from .checkpoint import Checkpoints, write_json, write_tensors
 from .checks import check_options, resolve
 from .config import Config
+from .engine.deepspeed_config import reconcile
 from .exchange import RoundOutcome
 from .federation import Federation, assemble
 from .folder import continue_options, create_folder
@@ -30,6 +31,7 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     """
     check_options(config, explicit)
     config, folder = continue_options(config, explicit)
+    config = reconcile(config, explicit)
     check_options(config, explicit)
     with join_ranks(config) as ranks:
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)

@@ -47,9 +47,9 @@ def reconcile(config: Config, explicit: Set[str]) -> Config:
         if stated.implied and given:
             continue
         if given and own != stated.value:
+            flag = stated.option.replace("_", "-")
             raise ConfigError(
-                f"--{stated.option.replace('_', '-')} {own} contradicts {stated.key} {_text(stated.written)} in {file.name}: "
-                "remove one of them"
+                f"--{flag} {own} contradicts {stated.key} {_text(stated.written)} in {file.name}: remove one of them"
             )
         if stated.value is not None:
             _check_range(stated, file.name)

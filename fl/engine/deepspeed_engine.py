@@ -77,8 +77,12 @@ class DeepSpeedEngine(LocalEngine):
         """One step; see `LocalEngine.step`. DeepSpeed clips, scales and steps."""
         logits = self._engine(self._layout(x).to(self._input_dtype))
         loss = F.cross_entropy(logits.float(), y)
-        self._engine.backward(loss)
-        self._engine.step()
+        engine = self._engine
+        # DeepSpeed 0.19's fp16 optimizers divide gradients by the loss scale, but without ZeRO its engine does not
+        # multiply the loss by it (https://github.com/deepspeedai/DeepSpeed/pull/8393).
+        scaled = self._native and self.precision == "fp16"
+        engine.backward(loss * engine.optimizer.loss_scale if scaled else loss)
+        engine.step()
         return loss.detach()
 
     def finish(self) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -59,6 +60,8 @@ def quiet_deepspeed(device: torch.device, local_rank: int) -> Iterator[ModuleTyp
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ.setdefault("LOCAL_RANK", str(local_rank))
     deepspeed = importlib.import_module("deepspeed")
+    # A `log_level` in the JSON file is applied later and wins.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     found = importlib.import_module("deepspeed.accelerator").get_accelerator().device_name()
     if found != device.type:
         raise ConfigError(f"--device {device.type}: DeepSpeed has chosen {found}; set DS_ACCELERATOR={device.type}")

@@ -1,5 +1,6 @@
 """Which arithmetic and which memory layout train fastest on a device."""
 
+import platform
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -46,7 +47,7 @@ def cpu_has_bf16() -> bool:
     ]
     if not torch.backends.mkldnn.is_available():
         return False
-    if torch.backends.cpu.get_cpu_capability().startswith(("AVX", "DEFAULT")) and x86:
+    if platform.machine().lower() in ("x86_64", "amd64") and x86:
         return any(probe() for probe in x86)
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

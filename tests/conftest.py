@@ -1,0 +1,27 @@
+"""Fixtures of all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets that LEANFED_DATA names; without it the test is skipped, or fails where the
+    variable LEANFED_REQUIRE_DATA says that a skip is a failure."""
+    folder = os.environ.get("LEANFED_DATA")
+    if folder and Path(folder).is_dir():
+        return Path(folder).resolve()
+    reason = f"LEANFED_DATA must name the folder of real data sets, not {folder!r}"
+    if os.environ.get("LEANFED_REQUIRE_DATA") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests choose their options themselves: variables that the program would read are out of the way."""
+    for name in list(os.environ):
+        if name.startswith("LEANFED_") and name not in ("LEANFED_DATA", "LEANFED_REQUIRE_DATA"):
+            monkeypatch.delenv(name)

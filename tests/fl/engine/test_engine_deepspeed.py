@@ -1,0 +1,365 @@
+"""The DeepSpeed engine. Oracles: the plain engine, one client alone on a new engine, and real gloo ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fl.config import Config
+from fl.engine import make_engine
+from fl.engine.base import LocalEngine
+from fl.engine.deepspeed_config import reconcile
+from fl.engine.deepspeed_json import KNOWN_KEYS, REFUSED_KEYS
+from fl.engine.plain import PlainEngine
+from fl.errors import ConfigError
+
+CPU = torch.device("cpu")
+RANKS = SimpleNamespace(rank=0, local_rank=0, device=CPU, launcher="deepspeed")
+
+FP32: dict[str, Any] = {"bf16": {"enabled": False}}
+AUTOCAST = {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+AUTOCAST_FP16 = {"torch_autocast": {"enabled": True, "dtype": "float16"}}
+BF16 = {"bf16": {"enabled": True}}
+FP16 = {"fp16": {"enabled": True, "initial_scale_power": 12, "loss_scale_window": 2}}
+ADAMW = {"optimizer": {"type": "AdamW", "params": {"lr": 0.01, "betas": [0.8, 0.9], "weight_decay": 0.1}}}
+SCHEDULE = {"scheduler": {"type": "StepLR", "params": {"step_size": 1, "gamma": 0.5}}}
+
+
+@pytest.fixture(autouse=True)
+def group_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The process group that the program makes in a single process; DeepSpeed's environment is put back afterwards."""
+    for name in ("LOCAL_RANK", "DS_ACCELERATOR"):
+        monkeypatch.setenv(name, os.environ.get(name, "cpu" if name == "DS_ACCELERATOR" else "0"))
+    created = not dist.is_initialized()
+    if created:
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    if created:
+        dist.destroy_process_group()
+
+
+@pytest.fixture
+def fp16_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed refuses fp16 models on CPUs without fp16 instructions, though torch computes them, slowly."""
+    accelerator = pytest.importorskip("deepspeed.accelerator").get_accelerator()
+    monkeypatch.setattr(accelerator, "is_fp16_supported", lambda: True)
+
+
+def small_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 5)
+    )
+
+
+def configure(folder: Path, contents: dict[str, Any], explicit: tuple[str, ...] = (), **options: Any) -> Config:
+    path = folder / "ds.json"
+    path.write_text(json.dumps(contents))
+    return reconcile(Config(deepspeed_config=str(path), **({"batch_size": 8} | options)), frozenset(explicit))
+
+
+def train(engine: LocalEngine, seed: int, *, lr: float = 0.1, scale: float = 1.0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    engine.start(lr)
+    for _ in range(4):
+        x = torch.randn(8, 3, 10, 10, generator=generator) * scale
+        engine.step(x, torch.randint(0, 5, (8,), generator=generator))
+    engine.finish()
+    return {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_shipped_file_follows_the_command_line(optimizer: str, precision: str) -> None:
+    """Oracle: PlainEngine with the same options, bitwise: everything in the shipped file is "auto"."""
+    shipped = Path(__file__).parents[3] / "deepspeed_config.json"
+    config = Config(deepspeed_config=str(shipped), optimizer=optimizer, precision=precision, batch_size=8)
+    assert reconcile(config, frozenset({"lr", "optimizer", "batch_size", "precision"})) == config
+    engine = make_engine(config, small_model(), RANKS)
+    assert engine.name == "deepspeed"
+    assert same(train(engine, 1), train(PlainEngine(config, small_model(), CPU), 1))
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [FP32, AUTOCAST, AUTOCAST_FP16, BF16, BF16 | ADAMW, FP32 | ADAMW, FP32 | SCHEDULE],
+    ids=["fp32", "autocast", "autocast fp16", "bf16", "bf16 adamw", "adamw", "schedule"],
+)
+def test_nothing_leaks_from_one_client_to_the_next(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: client B alone on a new engine; B after A on a reused engine ends in the same bits."""
+    config = configure(tmp_path, contents, clip_norm=1.0)
+    alone = train(make_engine(config, small_model(), RANKS), 2)
+    reused = make_engine(config, small_model(), RANKS)
+    train(reused, 1, lr=0.3, scale=100.0)
+    reused.model.load_state_dict(small_model().state_dict())
+    assert same(alone, train(reused, 2))
+    assert not same(alone, small_model().state_dict())
+
+
+def test_fp16_scaler_and_masters_start_afresh(tmp_path: Path, fp16_on_cpu: None) -> None:
+    """Oracle: as above, after a client whose gradients overflowed, so that its loss scale had fallen."""
+    config = configure(tmp_path, FP16)
+    alone = make_engine(config, small_model(), RANKS)
+    reused = make_engine(config, small_model(), RANKS)
+    train(reused, 1, scale=1e6)
+    assert reused._engine.optimizer.loss_scale < 2**12  # type: ignore[attr-defined]
+    reused.model.load_state_dict(small_model().state_dict())
+    assert same(train(alone, 2), train(reused, 2))
+
+
+@pytest.mark.parametrize("contents", [BF16, FP16], ids=["bf16", "fp16"])
+def test_16_bit_models_keep_fp32_masters(tmp_path: Path, fp16_on_cpu: None, contents: dict[str, Any]) -> None:
+    """Oracle: the plain engine in fp32, to 16-bit rounding, for updates far below what 16 bits resolve in a weight.
+
+    It also shows that the loss scale is multiplied in as often as it is divided out.
+    """
+    scale = {"loss_scale_window": 1000} if "fp16" in contents else {}
+    contents = {key: value | scale for key, value in contents.items()}
+    config = configure(tmp_path, contents | {"optimizer": {"type": "SGD", "params": {"lr": 1e-6}}}, clip_norm=0.5)
+    before = small_model().state_dict()
+    after = train(make_engine(config, small_model(), RANKS), 1, lr=1e-6)
+    plain = Config(precision="fp32", momentum=0.0, weight_decay=0.0, clip_norm=0.5)
+    expected = train(PlainEngine(plain, small_model(), CPU), 1, lr=1e-6)
+    assert all(tensor.dtype == before[name].dtype for name, tensor in after.items())
+    moved, wanted = after["5.weight"] - before["5.weight"], expected["5.weight"] - before["5.weight"]
+    assert 0 < wanted.abs().max() < 1e-5
+    assert (moved - wanted).norm() < 0.05 * wanted.norm()
+    for name in ("1.running_mean", "1.running_var"):
+        torch.testing.assert_close(after[name], expected[name], rtol=0.02, atol=0.02)
+    assert after["1.num_batches_tracked"] == 4
+
+
+@pytest.mark.parametrize("contents", [FP32, AUTOCAST, BF16], ids=["fp32", "autocast", "bf16"])
+def test_clipping_applies(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: one SGD step at rate 1 moves the weights by the clipped norm, whatever the gradient."""
+    optimizer = {"optimizer": {"type": "SGD", "params": {"lr": 1.0}}}
+    config = configure(tmp_path, contents | optimizer | {"gradient_clipping": 0.01})
+    assert config.clip_norm == 0.01
+    engine = make_engine(config, small_model(), RANKS)
+    start = [p.detach().clone() for p in engine.model.parameters()]
+    engine.start(1.0)
+    engine.step(torch.randn(8, 3, 10, 10) * 10, torch.zeros(8, dtype=torch.int64))
+    engine.finish()
+    moved = [p.detach() - q for p, q in zip(engine.model.parameters(), start, strict=True)]
+    assert torch.cat([m.flatten() for m in moved]).norm().item() == pytest.approx(0.01, rel=0.02)
+
+
+def test_optimizer_of_the_file_applies(tmp_path: Path) -> None:
+    """Oracle: torch.optim.AdamW with the file's parameters, to rounding, and it is what the records will say."""
+    config = configure(tmp_path, FP32 | ADAMW)
+    assert (config.optimizer, config.lr, config.weight_decay, config.precision) == ("adamw", 0.01, 0.1, "fp32")
+    engine = make_engine(config, small_model(), RANKS)
+    engine.start(config.lr)
+    basic = engine._engine.basic_optimizer  # type: ignore[attr-defined]
+    assert type(basic) is torch.optim.AdamW
+    assert basic.defaults["betas"] == (0.8, 0.9)
+    assert basic.param_groups[0]["lr"] == 0.01
+
+
+def test_other_optimizers_are_deepspeeds(tmp_path: Path) -> None:
+    """Oracle: torch's Adagrad, which DeepSpeed itself makes for this type, at the round's rate."""
+    config = configure(tmp_path, FP32 | {"optimizer": {"type": "Adagrad", "params": {"lr": 0.2}}})
+    engine = make_engine(config, small_model(), RANKS)
+    engine.start(0.1)
+    basic = engine._engine.basic_optimizer  # type: ignore[attr-defined]
+    assert type(basic) is torch.optim.Adagrad
+    assert basic.param_groups[0]["lr"] == 0.1
+
+
+def test_scheduler_of_the_file_applies(tmp_path: Path) -> None:
+    """Oracle: StepLR halves the round's rate at every step, from the start again for the next client."""
+    engine = make_engine(configure(tmp_path, FP32 | SCHEDULE), small_model(), RANKS)
+    for _ in range(2):
+        train(engine, 1, lr=0.8)
+        assert engine._engine.get_lr() == [pytest.approx(0.8 / 2**4)]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("contents", "option", "value", "message"),
+    [
+        (ADAMW, "lr", 0.1, r"--lr 0\.1 contradicts optimizer\.params\.lr 0\.01 in ds\.json: remove one"),
+        (ADAMW, "optimizer", "sgd", r"--optimizer sgd contradicts optimizer\.type AdamW in ds\.json"),
+        ({"optimizer": {"type": "Adam"}}, "optimizer", "adam", r"Adam \(which is adamw unless adam_w_mode is false\)"),
+        ({"train_micro_batch_size_per_gpu": 16}, "batch_size", 8, r"--batch-size 8 .*_per_gpu 16 in ds\.json"),
+        ({"train_batch_size": 16}, "batch_size", 8, r"--batch-size 8 contradicts train_batch_size 16"),
+        ({"gradient_clipping": 1}, "clip_norm", 2.0, r"--clip-norm 2\.0 contradicts gradient_clipping 1"),
+        (BF16, "precision", "fp32", r"--precision fp32 contradicts bf16\.enabled true"),
+        (AUTOCAST, "precision", "fp16", r"--precision fp16 contradicts torch_autocast\.dtype bfloat16"),
+        (FP32, "precision", "bf16", r"--precision bf16 contradicts bf16\.enabled false"),
+        (SCHEDULE, "lr_schedule", "cosine", r"--lr-schedule cosine contradicts the scheduler in ds\.json"),
+    ],
+)
+def test_contradictions_are_named(
+    tmp_path: Path, contents: dict[str, Any], option: str, value: Any, message: str
+) -> None:
+    """Oracle: the message names the option with its value and the key with its value."""
+    with pytest.raises(ConfigError, match=message):
+        configure(tmp_path, contents, (option,), **{option: value})
+
+
+def test_what_nobody_says_has_the_optimizers_default(tmp_path: Path) -> None:
+    """Oracle: DeepSpeed's defaults for an optimizer that the file describes; the user's word where he gave one."""
+    sgd = {"optimizer": {"type": "SGD", "params": {"lr": 0.3}}}
+    config = configure(tmp_path, sgd)
+    assert (config.lr, config.momentum, config.weight_decay) == (0.3, 0.0, 0.0)
+    assert configure(tmp_path, sgd, ("momentum",), momentum=0.5).momentum == 0.5
+    assert configure(tmp_path, {}) == configure(tmp_path, {"optimizer": {"type": "auto"}})
+    assert configure(tmp_path, {}).momentum == Config().momentum
+
+
+def test_same_values_on_both_sides_are_no_contradiction(tmp_path: Path) -> None:
+    """Oracle: equal values, and precision auto, which says nothing."""
+    contents = ADAMW | BF16 | {"train_batch_size": 8}
+    config = configure(tmp_path, contents, ("lr", "batch_size", "precision"), lr=0.01)
+    assert (config.lr, config.batch_size, config.precision) == (0.01, 8, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"gradient_compression": {"enabled": True}}, r"'gradient_compression' in ds\.json is no key of DeepSpeed"),
+        ({"gradient_cliping": 1.0}, r"did you mean 'gradient_clipping'\?"),
+        ({"zero_optimization": {"stage": 2}}, r"zero_optimization\.stage 2 .*use stage 0"),
+        ({"gradient_accumulation_steps": 4}, r"gradient_accumulation_steps 4 .*use 1"),
+        ({"train_batch_size": 64, "train_micro_batch_size_per_gpu": 32}, r"train_batch_size 64 .* must equal"),
+        ({"tensor_parallel": {"autotp_size": 2}}, r"'tensor_parallel' .*trains alone"),
+        ({"optimizer": {"type": "SGD", "params": {"momentun": 0.9}}}, r"params\.momentun .*did you mean 'momentum'"),
+        ({"optimizer": {"params": {"betas": [0.9, 0.99]}}}, r"optimizer\.params\.betas .* needs an optimizer\.type"),
+        ({"optimizer": {"params": {"lr": "big"}}}, r"optimizer\.params\.lr .* must be a number"),
+        ({"optimizer": {"params": {"momentum": 1.5}}}, r"optimizer\.params\.momentum 1\.5 .* must be between 0 and"),
+        (BF16 | FP16, r"bf16\.enabled and fp16\.enabled are both true"),
+        ({"bf16": {"enabled": "yes"}}, r"bf16\.enabled .*true, false or \"auto\""),
+        ({"torch_autocast": {"enabled": True, "dtype": "int8"}}, r"torch_autocast\.dtype int8"),
+        ({"bf16": True}, r"'bf16' in ds\.json must be an object"),
+    ],
+)
+def test_files_that_cannot_work_are_refused(tmp_path: Path, contents: dict[str, Any], message: str) -> None:
+    """Oracle: one sentence with key and value, before DeepSpeed is even imported."""
+    with pytest.raises(ConfigError, match=message):
+        configure(tmp_path, contents)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"bf16": {}, "bf16": {}}', None])
+def test_unreadable_files(tmp_path: Path, text: str | None) -> None:
+    """Oracle: ConfigError names the file."""
+    path = tmp_path / "ds.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ConfigError, match=r"--deepspeed-config .*ds\.json"):
+        reconcile(Config(deepspeed_config=str(path)), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": "auto"}}}, r"params\.warmup_max_lr \"auto\""),
+        ({"optimizer": {"type": "Nonesuch"}}, r"--deepspeed-config .*Nonesuch"),
+        ({"data_types": {"grad_accum_dtype": "fp32"}} | BF16, r"--deepspeed-config .*unsupported mix"),
+    ],
+)
+def test_what_deepspeed_itself_refuses(tmp_path: Path, contents: dict[str, Any], message: str) -> None:
+    """Oracle: DeepSpeed's reason in a ConfigError."""
+    config = configure(tmp_path, contents)
+    with pytest.raises(ConfigError, match=message):
+        make_engine(config, small_model(), RANKS)
+
+
+def test_known_keys_are_those_that_deepspeed_reads() -> None:
+    """Oracle: DeepSpeed's own parser, given a dictionary that notes which keys it is asked for."""
+    from deepspeed.runtime import config as theirs
+
+    asked: set[str] = set()
+
+    class Keys:
+        def __contains__(self, key: str) -> bool:
+            asked.add(key)
+            return key == "train_batch_size"
+
+    class Noting(dict):
+        def get(self, key: str, default: Any = None) -> Any:
+            asked.add(key)
+            return super().get(key, default)
+
+        def __contains__(self, key: object) -> bool:
+            asked.add(str(key))
+            return super().__contains__(key)
+
+        def keys(self) -> Any:  # "key in d.keys()" must be noted too
+            return Keys()
+
+        def __copy__(self) -> "Noting":
+            return Noting(self.items())
+
+    theirs.DeepSpeedConfig(Noting(train_batch_size=1))
+    # Beside a sequence-parallel size, deepspeed.initialize reads a data-parallel one, and the parser does not.
+    assert asked - set(theirs._REMOVED_TOP_LEVEL_CONFIG_KEYS) == (KNOWN_KEYS | REFUSED_KEYS) - {"data_parallel_size"}
+
+
+_RANK = """
+import json, sys
+from types import SimpleNamespace
+import torch, torch.distributed as dist
+from torch import nn
+from fl.config import Config
+from fl.engine import make_engine
+from fl.engine.deepspeed_config import reconcile
+rank, store, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.set_num_threads(1)
+dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+world = dist.group.WORLD
+ranks = SimpleNamespace(rank=rank, local_rank=rank, device=torch.device("cpu"), launcher="deepspeed")
+for contents in json.loads(sys.argv[4]):
+    if "fp16" in contents:
+        from deepspeed.accelerator import get_accelerator
+        get_accelerator().is_fp16_supported = lambda: True
+    path = f"{folder}/{rank}.json"
+    json.dump(contents, open(path, "w"))
+    torch.manual_seed(rank)
+    model = nn.Linear(4, 3)
+    first = model.weight.detach().clone()
+    before = world._get_sequence_number_for_group()
+    engine = make_engine(reconcile(Config(deepspeed_config=path, clip_norm=1.0), frozenset()), model, ranks)
+    assert torch.equal(model.weight, first), "a rank's weights have travelled"
+    for client in range(1 + rank):
+        engine.start(0.1)
+        for _ in range(2 + 5 * rank):
+            # Rank 1 overflows in fp16, rank 0 does not.
+            engine.step(torch.randn(6, 4) * (1e4 if rank else 1), torch.randint(0, 3, (6,)))
+        engine.finish()
+    assert world._get_sequence_number_for_group() == before, f"{contents}: a local step has communicated"
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_two_ranks_take_different_numbers_of_steps(tmp_path: Path) -> None:
+    """Oracle: two real gloo ranks: different weights, clients and steps, and no collective on the world group."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("LOCAL_RANK", "RANK", "WORLD_SIZE")}
+    kinds = json.dumps([FP32, AUTOCAST, AUTOCAST_FP16, BF16, FP16])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(rank), str(tmp_path / "store"), str(tmp_path), kinds],
+            env=environment | {"LOCAL_RANK": str(rank), "DS_ACCELERATOR": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        output, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+        assert output == "", "DeepSpeed talks"
