@@ -1,0 +1,78 @@
+"""Who is charged what, by hand-worked examples."""
+
+import json
+
+from compression.wire import dense_bytes
+from fl.ledger import Ledger
+
+
+def make() -> Ledger:
+    return Ledger(parameters=1000, buffers=10)
+
+
+MODEL = (16 + 4000) + (16 + 40)
+
+
+def down(rows) -> dict[int, int]:
+    return {row.client: row.downlink_bytes for row in rows}
+
+
+def test_dense_model_is_parameters_and_buffers_with_their_headers():
+    """A header is 16 bytes, a coordinate 4."""
+    assert make().model_bytes == MODEL
+    assert Ledger(parameters=1000, buffers=0).model_bytes == dense_bytes(1000) == 4016
+
+
+def test_first_download_is_the_whole_model_then_only_what_was_missed():
+    """Two clients, three rounds. Round 0: the model each. Round 1: round 0's change of 100 with buffers of 56. The last
+    round also delivers its own change."""
+    ledger = make()
+    first = ledger.close_round({0: 7, 1: 8}, change_bytes=100, buffers_bytes=56)
+    assert down(first) == {0: MODEL, 1: MODEL}
+    assert [row.uplink_bytes for row in first] == [7, 8]
+    second = ledger.close_round({0: 7, 1: 8}, change_bytes=200, buffers_bytes=56)
+    assert down(second) == {0: 156, 1: 156}
+    last = ledger.close_round({0: 7, 1: 8}, change_bytes=300, buffers_bytes=56, is_last=True)
+    assert down(last) == {0: 256 + 356, 1: 256 + 356}
+    assert ledger.uplink_bytes == 45
+    assert ledger.downlink_bytes == 2 * (MODEL + 156 + 612)
+
+
+def test_returning_client_is_charged_the_smaller_of_missed_changes_and_the_model():
+    """Client 1 misses rounds 1 and 2 (200 + 300 bytes) and comes back: 100 + 200 + 300 and one set of buffers. Client 2
+    misses more than a model is worth."""
+    ledger = make()
+    ledger.close_round({1: 5, 2: 5}, change_bytes=100, buffers_bytes=56)
+    ledger.close_round({0: 5}, change_bytes=200, buffers_bytes=56)
+    ledger.close_round({0: 5}, change_bytes=300, buffers_bytes=56)
+    assert down(ledger.close_round({1: 5}, change_bytes=9000, buffers_bytes=56)) == {1: 656}
+    assert down(ledger.close_round({2: 5}, change_bytes=1, buffers_bytes=56)) == {2: MODEL}
+
+
+def test_dense_baseline_replaces_each_message_by_the_model():
+    """One download a round, and one more for the delivery after the last."""
+    ledger = make()
+    rows = ledger.close_round({0: 5}, change_bytes=100, buffers_bytes=56)
+    assert (rows[0].uplink_dense_bytes, rows[0].downlink_dense_bytes) == (MODEL, MODEL)
+    rows = ledger.close_round({0: 5}, change_bytes=100, buffers_bytes=56, is_last=True)
+    assert (rows[0].uplink_dense_bytes, rows[0].downlink_dense_bytes) == (MODEL, 2 * MODEL)
+
+
+def test_step_mode_counts_an_exchange_every_step():
+    """Three gradient exchanges: three models dense each way, and the first download."""
+    rows = make().close_round({0: 30}, change_bytes=0, buffers_bytes=0, from_peers={0: 33}, exchanges=3)
+    assert rows[0].downlink_bytes == MODEL + 33
+    assert (rows[0].uplink_dense_bytes, rows[0].downlink_dense_bytes) == (3 * MODEL, 4 * MODEL)
+
+
+def test_state_survives_json():
+    """A ledger that went through JSON charges the next rounds as the original does."""
+    one, other = make(), make()
+    one.close_round({0: 5, 3: 6}, change_bytes=100, buffers_bytes=56)
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    for ledger in (one, other):
+        ledger.close_round({3: 5}, change_bytes=70, buffers_bytes=56)
+    assert one.close_round({0: 1, 3: 1, 4: 1}, change_bytes=1, buffers_bytes=56) == other.close_round(
+        {0: 1, 3: 1, 4: 1}, change_bytes=1, buffers_bytes=56
+    )
+    assert one.state_dict() == other.state_dict()

@@ -1,0 +1,51 @@
+"""The global model as flat vectors."""
+
+import torch
+from torch import nn
+
+from fl.model_state import ModelState
+
+
+def make() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    model[3].bias.requires_grad_(False)
+    return model
+
+
+def test_update_is_global_minus_local_and_buffers_are_the_clients_own():
+    """The local model is the global one plus 0.5 everywhere, so the update is -0.5; frozen parameters are not in it."""
+    model = make()
+    state = ModelState(model, torch.device("cpu"))
+    assert state.layout.total == 4 * 9 + 4 + 4 + 4 + 32
+    assert state.buffer_layout.names == ("1.running_mean", "1.running_var")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5
+        model[1].running_var.fill_(3.0)
+    values, buffers = state.subtract_local(model)
+    torch.testing.assert_close(values, torch.full_like(values, -0.5))
+    assert buffers.tolist() == [0.0] * 4 + [3.0] * 4
+
+
+def test_load_restores_every_tensor_whatever_its_memory_format():
+    """Trained, frozen and integer tensors are back at the global model's values, in a channels-last model too."""
+    model = make()
+    state = ModelState(model, torch.device("cpu"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(1)
+    state.load_into(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert state.state_dict().keys() == before.keys()
+
+
+def test_digest_sees_every_bit_and_nothing_else():
+    """Equal models have equal digests; one changed buffer changes it."""
+    one, other = (ModelState(make(), torch.device("cpu")) for _ in range(2))
+    assert one.sha256() == other.sha256()
+    other.buffers[0] += 1e-7
+    assert one.sha256() != other.sha256()

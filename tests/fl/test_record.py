@@ -1,0 +1,49 @@
+"""The run folder's tables and summary."""
+
+import pytest
+
+from fl.record import METRICS, Record, read_metrics, write_summary
+
+
+def row(round_: int, val: float | None, test: float | None) -> dict:
+    values = dict.fromkeys(METRICS, 1.0)
+    values.update(round=round_, val_accuracy=val, test_accuracy=test, uplink_bytes=10, uplink_dense_bytes=1000)
+    values.update(downlink_bytes=50, downlink_dense_bytes=100, time_s=0.1 + round_, train_loss=1 / 3)
+    return values
+
+
+def test_rows_are_on_disk_at_once_and_read_back_exactly(tmp_path):
+    """1/3 survives the file; an empty cell is None; the log has a line for the round."""
+    record = Record(tmp_path)
+    record.add_round(row(0, None, 0.25), [{"round": 0, "client": 2}])
+    assert read_metrics(tmp_path)[0]["train_loss"] == 1 / 3
+    assert read_metrics(tmp_path)[0]["val_accuracy"] is None
+    assert (tmp_path / "clients.csv").read_text().splitlines()[1].startswith("0,2,")
+    record.close()
+    assert "round 0" in (tmp_path / "run.log").read_text()
+
+
+def test_a_continued_record_drops_rows_after_the_checkpoint(tmp_path):
+    """Rows 0 and 1 were written, the checkpoint knows of row 0: row 1 is written anew."""
+    record = Record(tmp_path)
+    record.add_round(row(0, 0.1, 0.1), [])
+    sizes = record.sizes()
+    record.add_round(row(1, 0.2, 0.2), [])
+    record.close()
+    record = Record(tmp_path, sizes)
+    record.add_round(row(1, 0.3, 0.3), [])
+    record.close()
+    assert [metrics["val_accuracy"] for metrics in read_metrics(tmp_path)] == [0.1, 0.3]
+
+
+def test_summary_chooses_the_best_round_on_validation_alone(tmp_path):
+    """Validation is best in round 1 (tied with 3: the earlier one counts), where the test accuracy is the worst."""
+    record = Record(tmp_path)
+    for round_, (val, test) in enumerate([(0.5, 0.9), (0.8, 0.1), (0.6, 0.95), (0.8, 0.7)]):
+        record.add_round(row(round_, val, test), [])
+    record.close()
+    summary = write_summary(tmp_path, model_sha256="x", parameters=7, extra={"launcher": "python"})
+    assert (summary["best_val_round"], summary["best_val_test_accuracy"]) == (1, 0.1)
+    assert summary["final_test_accuracy"] == 0.7
+    assert (summary["total_uplink_bytes"], summary["uplink_ratio"], summary["downlink_ratio"]) == (40, 100.0, 2.0)
+    assert summary["seconds"] == pytest.approx(6.4)

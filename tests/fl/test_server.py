@@ -1,0 +1,112 @@
+"""The server's mean and step, by hand-worked examples."""
+
+import pytest
+import torch
+from torch import nn
+
+from compression import NonFiniteError, PayloadError, Sparse, make_codec
+from fl.config import ServerOptions
+from fl.model_state import ModelState
+from fl.server import Mean, Server, apply_change, join_payloads, part_payloads
+from fl.server_optim import make_server_optimizer
+
+EXACT = make_codec("none")
+
+
+def make(downlink: str = "none", feedback: bool = True, **options) -> Server:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2, bias=False), nn.BatchNorm1d(2, affine=False))
+    state = ModelState(model, torch.device("cpu"))
+    return Server(
+        state,
+        lambda params: make_server_optimizer(ServerOptions(**options), params),
+        make_codec(downlink),
+        error_feedback=feedback,
+    )
+
+
+def mean_of(server: Server, *clients: tuple[list[float], float, int]) -> Mean:
+    mean = Mean(server.state)
+    for values, buffer, samples in clients:
+        mean.add(Sparse(6, None, torch.tensor(values)), Sparse(4, None, torch.full((4,), buffer)), samples)
+    mean.close()
+    return mean
+
+
+def test_mean_is_weighted_by_samples_and_absence_is_zero():
+    """Weights 1 and 3: (1 * 4 + 3 * 8) / 4 = 7; a coordinate that only the first sends: 4 / 4 = 1."""
+    server = make()
+    mean = Mean(server.state)
+    mean.add(Sparse(6, torch.tensor([0, 2]), torch.tensor([4.0, 4.0])), None, 1)
+    mean.add(Sparse(6, torch.tensor([0]), torch.tensor([8.0])), None, 3)
+    mean.close()
+    assert mean.update.tolist() == [7.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_fedavg_replaces_the_model_by_the_mean_of_the_clients_and_averages_buffers():
+    """global - mean(global - local) = mean(local); buffers are (1 * 2 + 3 * 6) / 4 = 5."""
+    server = make(server="fedavg")
+    before = server.state.parameters.clone()
+    mean = mean_of(server, ([1.0] * 6, 2.0, 1), ([2.0] * 6, 6.0, 3))
+    payload, change_bytes = server.step(mean, EXACT)
+    apply_change(server.state, *part_payloads(payload, server.state))
+    torch.testing.assert_close(server.state.parameters, before - 1.75)
+    assert server.state.buffers.tolist() == [5.0] * 4
+    assert (change_bytes, payload.numel()) == (16 + 24, 16 + 24 + 16 + 16)
+
+
+def test_downlink_error_is_sent_later_and_never_reaches_the_moments():
+    """Top-1 of 6 coordinates a round: after any round, what everybody applied plus the residual is the sum of the exact
+    steps, and the moments equal those of a server whose downlink is exact and whose model stays where it was."""
+    lossy, exact = make("topk:0.16", server="fedadam"), make(server="fedadam")
+    start = lossy.state.parameters.clone()
+    steps = torch.zeros(6)
+    for round_ in range(4):
+        values = [float(i + round_) for i in range(6)]
+        payload, _ = lossy.step(mean_of(lossy, (values, 0.0, 1)), EXACT)
+        change, buffers = part_payloads(payload, lossy.state)
+        assert change.kept == 1
+        apply_change(lossy.state, change, buffers)
+        before = exact.state.parameters.clone()
+        payload, _ = exact.step(mean_of(exact, (values, 0.0, 1)), EXACT)
+        apply_change(exact.state, *part_payloads(payload, exact.state))
+        steps += exact.state.parameters - before
+    torch.testing.assert_close(lossy.state.parameters - start + lossy.residual, steps)
+    for name, moment in lossy.state_dict().items():
+        if name.startswith("optimizer."):
+            assert torch.equal(moment, exact.state_dict()[name]), name
+
+
+def test_a_mean_that_is_not_finite_changes_nothing():
+    """NaN in the update or in the buffers is refused before the moments are touched."""
+    server = make(server="fedyogi")
+    server.step(mean_of(server, ([1.0] * 6, 0.0, 1)), EXACT)
+    before = {name: value.clone() for name, value in server.state_dict().items()}
+    for values, buffer in (([float("nan")] * 6, 0.0), ([1.0] * 6, float("inf"))):
+        with pytest.raises(NonFiniteError):
+            server.step(mean_of(server, (values, buffer, 1)), EXACT)
+    for name, value in server.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_state_dict_continues_to_the_bit():
+    """A second server loaded from the first makes the same next payload."""
+    one, other = make("topk:0.5", server="fedyogi"), make("topk:0.5", server="fedyogi")
+    one.step(mean_of(one, ([3.0, 1.0, 2.0, 0.5, 0.1, 5.0], 0.0, 1)), EXACT)
+    other.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
+    mean = ([1.0, -1.0, 2.0, 0.5, 0.1, 3.0], 0.0, 1)
+    assert torch.equal(one.step(mean_of(one, mean), EXACT)[0], other.step(mean_of(other, mean), EXACT)[0])
+
+
+def test_payloads_of_another_model_are_refused():
+    """One coordinate too many, a missing buffers part, or bytes left over."""
+    state = make().state
+    good = join_payloads(EXACT.encode(torch.zeros(6))[0], torch.zeros(4), EXACT)
+    assert part_payloads(good, state)[0].n == 6
+    for bad in (
+        join_payloads(EXACT.encode(torch.zeros(7))[0], torch.zeros(4), EXACT),
+        EXACT.encode(torch.zeros(6))[0],
+        torch.cat((good, good[:3])),
+    ):
+        with pytest.raises(PayloadError):
+            part_payloads(bad, state)
