@@ -105,8 +105,7 @@ class Exchange(ABC):
                 if failure is not None:
                     raise failure
                 mean.close()
-                outcome.update_norm = float(torch.linalg.vector_norm(mean.update.double()))
-                payload, outcome.change_bytes = self.server.step(mean, self.exact)
+                payload, outcome.change_bytes, outcome.update_norm = self.server.step(mean, self.exact)
                 outcome.buffers_bytes = payload.numel() - outcome.change_bytes
             except Exception:
                 if self.ranks.world_size > 1:
@@ -134,6 +133,7 @@ class ServerExchange(Exchange):
         dense = 4 * (state.parameters.numel() + state.buffers.numel())
         self._batch = max(ranks.world_size, _WAITING_BYTES // max(1, dense)) if ranks.world_size > 1 else 1
         self._batches: list[list[int]] = []
+        self._mean = Mean(state) if server is not None else None
 
     def open(self, cohort: Sequence[int]) -> None:
         """As in `Exchange.open`."""
@@ -143,7 +143,8 @@ class ServerExchange(Exchange):
         self._own: dict[int, ClientReport] = {}
         self._sending: list[dist.Work] = []
         self._outcome = RoundOutcome()
-        self._mean = Mean(self.state) if self.server is not None else None
+        if self._mean is not None:
+            self._mean.reset()
         self._failure: PayloadError | None = None
 
     def upload(self, update: Update) -> None:

@@ -70,7 +70,7 @@ class StepMode:
         report = ClientReport(client, len(federation.parts[client]), loss, seconds, sent, kept)
         table = torch.zeros(ranks.world_size, len(report.row()) + 1, dtype=torch.float64)
         table[client] = torch.tensor([*report.row(), received], dtype=torch.float64)
-        norm = float(torch.linalg.vector_norm(update.double()))
+        norm = float(torch.linalg.vector_norm(update))
         outcome = RoundOutcome(update_norm=norm, exchanges=self._steps)
         for other, row in enumerate(ranks.sum(table).tolist()):
             outcome.reports.append(ClientReport.of_row(other, row[:-1]))

@@ -48,10 +48,11 @@ def test_fedavg_replaces_the_model_by_the_mean_of_the_clients_and_averages_buffe
     server = make(server="fedavg")
     before = server.state.parameters.clone()
     mean = mean_of(server, ([1.0] * 6, 2.0, 1), ([2.0] * 6, 6.0, 3))
-    payload, change_bytes = server.step(mean, EXACT)
+    payload, change_bytes, norm = server.step(mean, EXACT)
     apply_change(server.state, *part_payloads(payload, server.state))
     torch.testing.assert_close(server.state.parameters, before - 1.75)
     assert server.state.buffers.tolist() == [5.0] * 4
+    assert norm == pytest.approx(1.75 * 6**0.5)
     assert (change_bytes, payload.numel()) == (16 + 24, 16 + 24 + 16 + 16)
 
 
@@ -63,12 +64,12 @@ def test_downlink_error_is_sent_later_and_never_reaches_the_moments():
     steps = torch.zeros(6)
     for round_ in range(4):
         values = [float(i + round_) for i in range(6)]
-        payload, _ = lossy.step(mean_of(lossy, (values, 0.0, 1)), EXACT)
+        payload, _, _ = lossy.step(mean_of(lossy, (values, 0.0, 1)), EXACT)
         change, buffers = part_payloads(payload, lossy.state)
         assert change.kept == 1
         apply_change(lossy.state, change, buffers)
         before = exact.state.parameters.clone()
-        payload, _ = exact.step(mean_of(exact, (values, 0.0, 1)), EXACT)
+        payload, _, _ = exact.step(mean_of(exact, (values, 0.0, 1)), EXACT)
         apply_change(exact.state, *part_payloads(payload, exact.state))
         steps += exact.state.parameters - before
     torch.testing.assert_close(lossy.state.parameters - start + lossy.residual, steps)

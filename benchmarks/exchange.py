@@ -1,0 +1,109 @@
+"""`make bench-exchange`: one ResNet-18 exchange on two ranks against a dense all-reduce and a copy of the same bytes.
+
+An exchange is: encode, send to rank 0, decode, FedYogi step, encode, broadcast, apply. Two gloo ranks on this machine, one
+thread each; the update is that of eight real local steps. Selection alone is timed in one process with two threads.
+"""
+
+import dataclasses
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from common import machine, real_update, show, timed
+
+from compression import make_codec
+from fl.config import ServerOptions
+from fl.exchange import ServerExchange
+from fl.ranks import Ranks
+from fl.server import Server
+from fl.server_optim import make_server_optimizer
+
+SPECS = ("none", "bf16", "topk:0.1", "topk:0.01", "topk:0.01+bf16", "topk:0.001", "prune:0.99", "threshold:1e-3")
+REPEATS = 9
+
+
+def selection(values: torch.Tensor) -> None:
+    """Selecting and encoding alone, against torch.topk and a copy."""
+    torch.set_num_threads(2)
+    n = values.numel()
+    target = torch.empty_like(values)
+    copy_s = timed(lambda: target.copy_(values))
+    rows = [["copy of the update", f"{copy_s * 1e3:.1f}", "1.0", ""]]
+    for ratio in (0.01, 0.001):
+        theirs = timed(lambda ratio=ratio: torch.topk(values.abs(), round(ratio * n)))
+        rows.append([f"torch.topk {ratio:g}", f"{theirs * 1e3:.1f}", f"{theirs / copy_s:.1f}", ""])
+        for what in ("select", "encode"):
+            codec = make_codec(f"topk:{ratio}")
+            assert codec.selector is not None
+            work = codec.selector.select if what == "select" else codec.encode
+            ours = timed(lambda work=work: work(values))
+            rows.append(
+                [
+                    f"topk:{ratio:g} {what} (exact)",
+                    f"{ours * 1e3:.1f}",
+                    f"{ours / copy_s:.1f}",
+                    f"{theirs / ours:.1f}x faster",
+                ]
+            )
+    columns = ["what", "ms", "times a copy", "against torch.topk"]
+    show(f"Selection, {n:,} floats; {machine()}", columns, rows)
+
+
+def on_rank(rank: int, store: str) -> None:
+    """One of the two ranks of the exchange."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    cpu = torch.device("cpu")
+    ranks = Ranks(rank, 2, rank, 2, cpu, cpu, "benchmark", 1)
+    state, _, update = real_update()
+    dense = update.values.clone()
+    baseline = timed(lambda: dist.all_reduce(dense), REPEATS)
+    copy_s = timed(lambda: dense.copy_(update.values), REPEATS)
+    rows = [
+        ["copy of the update", "", "", "", f"{copy_s * 1e3:.1f}", f"{copy_s / baseline:.2f}"],
+        ["dense all-reduce", f"{4 * dense.numel():,}", "", "", f"{baseline * 1e3:.1f}", "1.00"],
+    ]
+    for spec in SPECS:
+        make_optimizer = lambda params: make_server_optimizer(ServerOptions(server="fedyogi"), params)  # noqa: E731
+        server = Server(state, make_optimizer, make_codec(spec), error_feedback=True) if rank == 0 else None
+        exchange = ServerExchange(ranks, state, server, make_codec(spec), error_feedback=True)
+        uploads, steps = [], []
+        for _ in range(REPEATS + 1):
+            fresh = dataclasses.replace(update, client=rank, values=update.values.clone())
+            exchange.open([0, 1])
+            dist.barrier()
+            started = time.perf_counter()
+            exchange.upload(fresh)
+            encoded = time.perf_counter()
+            outcome = exchange.step()
+            uploads.append(encoded - started)
+            steps.append(time.perf_counter() - encoded)
+        upload_s, step_s = (sorted(values[1:])[REPEATS // 2] for values in (uploads, steps))
+        size = outcome.reports[0].uplink_bytes if rank == 0 else 0
+        total = upload_s + step_s
+        rows.append(
+            [
+                f"{spec}, both ways",
+                f"{size:,}",
+                f"{upload_s * 1e3:.1f}",
+                f"{step_s * 1e3:.1f}",
+                f"{total * 1e3:.1f}",
+                f"{total / baseline:.2f}",
+            ]
+        )
+    if rank == 0:
+        columns = ["what", "uplink bytes", "encode ms", "rest ms", "total ms", "times the all-reduce"]
+        show(f"One exchange, 2 gloo ranks on one machine; {machine()} a rank", columns, rows)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    selection(real_update()[2].values)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent)
+        mp.spawn(on_rank, args=(f"{folder}/store",), nprocs=2)

@@ -1,0 +1,101 @@
+"""`make bench-train`: local training through each engine against a bare PyTorch loop, and the choice of precision.
+
+Real digits images through ResNet-18. The bare loop and the engine alternate, so that both see the same neighbours on a
+shared machine; ratios are of the medians.
+"""
+
+import statistics
+import sys
+import time
+from types import SimpleNamespace
+
+import torch
+from common import machine, show
+from torch.nn import functional
+
+from fl.client import ClientTrainer
+from fl.config import Config
+from fl.data import load_dataset
+from fl.data.augment import Augment
+from fl.data.normalise import Normaliser
+from fl.engine import make_engine
+from fl.engine.precision import autocast_dtype, resolve_precision
+from fl.model_state import ModelState
+from fl.models import build_model
+
+BATCH, STEPS, ROUNDS = 64, 6, 5
+CPU = torch.device("cpu")
+
+
+def bare(
+    model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype, layout: torch.memory_format
+) -> float:
+    """Images a second of the shortest possible loop: batches ready in the right layout, fused SGD, nothing else."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, fused=True)
+    batches = [(bx.contiguous(memory_format=layout), by) for bx, by in zip(x.split(BATCH), y.split(BATCH), strict=True)]
+    model.train()
+    started = time.perf_counter()
+    for step in range(STEPS):
+        bx, by = batches[step % len(batches)]
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            loss = functional.cross_entropy(model(bx), by)
+        loss.backward()
+        optimizer.step()
+    return BATCH * STEPS / (time.perf_counter() - started)
+
+
+def engines(config: Config) -> None:
+    """Every engine that runs here against the bare loop."""
+    data = load_dataset(config, seed=0)
+    normalise = Normaliser(data.train.x)
+    dtype = autocast_dtype(resolve_precision(config.precision, CPU))
+    rows = []
+    for name in ("ddp", "accelerate"):
+        options = Config(**{**vars(config), "engine": name})
+        model = build_model(options, classes=10, in_channels=3, image_size=32, seed=0)
+        engine = make_engine(options, model, SimpleNamespace(rank=0, local_rank=0, device=CPU, launcher="python"))
+        state = ModelState(engine.model, CPU)
+        trainer = ClientTrainer(
+            options,
+            engine,
+            data.train,
+            [torch.arange(1000)],
+            augment=Augment("crop:4+flip"),
+            normalise=normalise,
+            seed=0,
+        )
+        x, y = normalise(data.train.x[: 4 * BATCH]), data.train.y[: 4 * BATCH]
+        floors, ours = [], []
+        for round_ in range(ROUNDS + 1):
+            floors.append(bare(engine.model, x, y, dtype, engine.memory_format))
+            ours.append(BATCH * STEPS / trainer.train(0, round_, state).train_s)
+        floor, mine = statistics.median(floors[1:]), statistics.median(ours[1:])
+        rows.append([name, engine.precision, f"{mine:.0f}", f"{floor:.0f}", f"{mine / floor:.2f}"])
+    columns = ["engine", "precision", "images/s, whole client", "images/s, bare loop", "ratio"]
+    show(f"ResNet-18 local training, batch {BATCH}, {STEPS} steps a client; {machine()}", columns, rows)
+
+
+def precisions() -> None:
+    """Which arithmetic and layout train fastest: the measurement behind `--precision auto`."""
+    rows = []
+    for name, size in (("resnet18", 32), ("lenet5", 32), ("pfl_cnn", 32)):
+        config = Config(model=name)
+        x, y = torch.randn(2 * BATCH, 3, size, size), torch.randint(10, (2 * BATCH,))
+        speeds = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                model = build_model(config, classes=10, in_channels=3, image_size=size, seed=0)
+                model = model.to(memory_format=layout)
+                bare(model, x, y, dtype, layout)
+                speeds[dtype, layout] = statistics.median(bare(model, x, y, dtype, layout) for _ in range(3))
+        base = speeds[torch.float32, torch.contiguous_format]
+        rows.append([name, *(f"{speed:,.0f} ({speed / base:.2f}x)" for speed in speeds.values())])
+    columns = ["model", "fp32", "fp32 channels-last", "bf16", "bf16 channels-last"]
+    show(f"Images/s of the bare loop, batch {BATCH}; {machine()}", columns, rows)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    engines(Config(dataset="digits", local_steps=STEPS, batch_size=BATCH, lr=0.01))
+    precisions()
