@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
@@ -84,12 +85,29 @@ def _plain(values: Namespace) -> dict[str, Any]:
 
 
 def _one_sentence(parser: ArgumentParser, text: str) -> str:
+    """The library's message in the words of the options: which one, what it was, what would be right."""
     text = " ".join(text.split())
+    names = [field.name for field in dataclasses.fields(Config)]
+    wrong = re.search(r'Parser key "(\w+)": .*(?:Got|Given) value: (.*)$', text)
+    if wrong and wrong[1] in names:
+        kind = get_type_hints(Config)[wrong[1]]
+        choices = [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else []
+        wanted = f"one of {', '.join(choices)}" if choices else _in_words(kind)
+        hint = nearest(wrong[2], choices) if choices else ""
+        return f"--{wrong[1].replace('_', '-')} {wrong[2]} must be {wanted}{hint if 'mean' in hint else ''}"
+    unknown = re.search(r"Option '(\w+)' is not accepted", text)
+    if unknown:
+        return f"the configuration file has an option '{unknown[1]}' that does not exist{nearest(unknown[1], names)}"
     for word in text.split():
         if word.startswith("--") and "nrecognized" in text:
             known = [flag for action in parser._actions for flag in action.option_strings]
             return f"there is no option {word}{nearest(word.partition('=')[0], known)}"
-    return text
+    return text.replace('Parser key "config":', "--config:")
+
+
+def _in_words(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", bool: "true or false"}
+    return next((text for known, text in words.items() if known is kind or known in get_args(kind)), "text")
 
 
 def _refuse_unknown_variables(parser: ArgumentParser) -> None:

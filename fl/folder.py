@@ -44,6 +44,11 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
             return config, None
         raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
     stored = stored_options(folder)
+    if stored.hook is not None:
+        raise ConfigError(
+            f"--resume {config.resume}: {folder} was run with --hook {stored.hook}, whose state cannot be saved; "
+            "start a new run"
+        )
     changes = {}
     for name in sorted(explicit):
         given, kept = getattr(config, name), getattr(stored, name)

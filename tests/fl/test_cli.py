@@ -1,0 +1,95 @@
+"""The command line, YAML file and environment say the same things in the same words."""
+
+import dataclasses
+import os
+
+import pytest
+import yaml
+
+from fl.cli import main, make_parser, parse
+from fl.config import Config
+from fl.errors import ConfigError
+
+
+def test_every_option_is_on_the_command_line_with_its_default_and_help():
+    """The oracle is the dataclass itself."""
+    parser = make_parser()
+    by_name = {action.dest: action for action in parser._actions}
+    for field in dataclasses.fields(Config):
+        action = by_name[field.name]
+        assert f"--{field.name.replace('_', '-')}" in action.option_strings
+        assert action.help
+    config, explicit = parse([])
+    assert (config, explicit) == (Config(), frozenset())
+
+
+def test_command_line_beats_environment_beats_nothing_and_each_counts_as_given(tmp_path, monkeypatch):
+    """lr from the file, momentum from the environment, rounds from the command line, underscores allowed."""
+    path = tmp_path / "preset.yaml"
+    path.write_text("lr: 0.3\nrounds: 7\nuplink: topk:0.5+bf16\n")
+    monkeypatch.setenv("LEANFED_MOMENTUM", "0.1")
+    config, explicit = parse(["--config", str(path), "--rounds", "3", "--batch_size", "5", "--quiet"])
+    assert (config.lr, config.momentum, config.rounds, config.batch_size) == (0.3, 0.1, 3, 5)
+    assert config.uplink == "topk:0.5+bf16"
+    assert explicit == {"lr", "momentum", "rounds", "batch_size", "uplink", "quiet"}
+
+
+def test_print_config_can_be_read_back(tmp_path, capsys):
+    """What --print_config prints is a --config file of the same options."""
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--print_config", "--lr", "0.7", "--no-download"])
+    assert stopped.value.code == 0
+    path = tmp_path / "printed.yaml"
+    path.write_text(capsys.readouterr().out)
+    assert yaml.safe_load(path.read_text())["lr"] == 0.7
+    assert parse(["--config", str(path)])[0] == Config(lr=0.7, download=False)
+
+
+def test_presets_are_readable():
+    """Every file in configs/ parses."""
+    folder = os.path.join(os.path.dirname(__file__), "..", "..", "configs")
+    names = [name for name in os.listdir(folder) if name.endswith(".yaml")]
+    assert names
+    for name in names:
+        parse(["--config", os.path.join(folder, name)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--uplnk", "none"], ["--uplnk", "--uplink"]),
+        (["--rounds", "many"], ["--rounds many", "whole number"]),
+        (["--clients", "few"], ["--clients few", "whole number"]),
+        (["--lr", "x"], ["--lr x", "a number"]),
+        (["--server", "fedadm"], ["--server fedadm", "fedyogi", "'fedadam'"]),
+        (["--config", "/no/such.yaml"], ["--config", "/no/such.yaml"]),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_one_sentence(argv, words):
+    """The sentence names the option, the value and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        parse(argv)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_unknown_keys_in_file_and_environment_are_refused(tmp_path, monkeypatch):
+    """A misspelt key is not a dead key."""
+    path = tmp_path / "bad.yaml"
+    path.write_text("roundz: 3\n")
+    with pytest.raises(ConfigError, match=r"'roundz'.*'rounds'"):
+        parse(["--config", str(path)])
+    monkeypatch.setenv("LEANFED_UPLNK", "none")
+    with pytest.raises(ConfigError, match=r"LEANFED_UPLNK.*LEANFED_UPLINK"):
+        parse([])
+
+
+def test_a_users_mistake_ends_in_one_line_and_status_2(capsys):
+    """No traceback, nothing on stdout."""
+    with pytest.raises(SystemExit) as stopped:
+        main(["--rounds", "0"])
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert printed.err == "error: --rounds 0 must be at least 1\n"
+    assert printed.out == ""

@@ -1,0 +1,64 @@
+"""Which folder a run goes on with, and what may be said anew."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fl.config import Config
+from fl.errors import ConfigError
+from fl.folder import continue_options
+
+STORED = Config(run_name="mine", rounds=5, lr=0.3, uplink="topk:0.5", threads=2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run folder with a checkpoint, as far as its options matter."""
+    path = tmp_path / "mine"
+    (path / "checkpoints").mkdir(parents=True)
+    (path / "checkpoints" / "manifest-000003.json").write_text("{}")
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(STORED)))
+    return path
+
+
+def test_stored_options_apply_and_rounds_may_grow(folder):
+    """lr and threads come from the folder though the defaults differ; the new number of rounds counts."""
+    config, found = continue_options(Config(resume=str(folder), rounds=9), frozenset({"resume", "rounds"}))
+    assert found == folder
+    assert (config.lr, config.threads, config.uplink, config.rounds) == (0.3, 2, "topk:0.5", 9)
+    assert (config.output_dir, config.run_name) == (str(folder.parent), "mine")
+
+
+def test_the_same_command_line_again_is_fine_and_another_value_is_not(folder):
+    """The error names the option and both values."""
+    again = Config(resume="auto", output_dir=str(folder.parent), run_name="mine", lr=0.3)
+    given = frozenset({"resume", "output_dir", "run_name", "lr"})
+    assert continue_options(again, given)[1] == folder
+    with pytest.raises(ConfigError, match=r"--lr 0.4 .*0.3"):
+        continue_options(dataclasses.replace(again, lr=0.4), given)
+
+
+def test_auto_starts_afresh_where_there_is_no_checkpoint_and_a_path_is_refused(tmp_path):
+    """An absent folder, and one in which no round was finished."""
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "other"):
+        config = Config(resume="auto", output_dir=str(tmp_path), run_name=name)
+        assert continue_options(config, frozenset()) == (config, None)
+        with pytest.raises(ConfigError, match="no checkpoint"):
+            continue_options(Config(resume=str(tmp_path / name)), frozenset())
+
+
+@pytest.mark.parametrize("text", ["{", '{"colour": 3}', "[]"])
+def test_a_damaged_config_is_named(folder, text):
+    """One sentence with the path of the file."""
+    (folder / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.json"):
+        continue_options(Config(resume=str(folder)), frozenset())
+
+
+def test_a_foreign_hook_cannot_be_resumed(folder):
+    """Its state is nowhere on disk."""
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(STORED, hook="a:b"))))
+    with pytest.raises(ConfigError, match="--hook a:b"):
+        continue_options(Config(resume=str(folder)), frozenset())
