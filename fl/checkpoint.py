@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -64,13 +63,11 @@ class Checkpoints:
         server_file = f"server-{stamp}.safetensors"
         if self.ranks.is_server:
             _write(self.folder / server_file, _to_bytes(server))
-        if self.ranks.world_size > 1:
-            dist.barrier()
+        self.ranks.wait_for_all()
         manifest = Manifest(next_round, server_file, self._client_files, record, ledger)
         if self.ranks.is_server:
             _write(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
-        if self.ranks.world_size > 1:
-            dist.barrier()
+        self.ranks.wait_for_all()
         self._forget_old()
 
     def latest(self) -> Manifest | None:
@@ -110,8 +107,7 @@ class Checkpoints:
         for path in kept:
             values = json.loads(path.read_text())
             named |= {values["server_file"], *values["client_files"].values()}
-        if self.ranks.world_size > 1:
-            dist.barrier()
+        self.ranks.wait_for_all()
         for path in self.folder.iterdir():
             kind, _, rest = path.name.partition("-")
             owner = int(rest.split("-")[0]) if kind == "client" else 0

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
+from compression.errors import NonFiniteError
 from compression.spec import SpecError, nearest
 
 from .config import GROUPS, Config
@@ -68,7 +69,10 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
         from .run import run
 
         summary = run(config, explicit=explicit)
-    except (ConfigError, SpecError, DataError, RoundError) as error:
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; --resume with the run folder goes on after the last checkpoint\n")
+        raise SystemExit(130) from None
+    except (ConfigError, SpecError, DataError, RoundError, NonFiniteError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

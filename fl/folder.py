@@ -39,7 +39,8 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
         return config, None
     auto = config.resume == "auto"
     folder = Path(config.output_dir) / (config.run_name or "") if auto else Path(config.resume)
-    if not any((folder / "checkpoints").glob("manifest-*.json")):
+    manifests = sorted((folder / "checkpoints").glob("manifest-*.json"))
+    if not manifests:
         if auto:
             return config, None
         raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
@@ -59,6 +60,9 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
                 f"--{name.replace('_', '-')} {given} differs from {kept}, with which {folder} was begun: "
                 "leave it out, or start a new run"
             )
+    finished = int(manifests[-1].stem.removeprefix("manifest-"))
+    if changes.get("rounds", finished) < finished:
+        raise ConfigError(f"--rounds {config.rounds} must be at least {finished}: {folder} has so many rounds already")
     kept_place = {"output_dir": str(folder.parent), "run_name": folder.name, "resume": config.resume}
     return dataclasses.replace(stored, **{**changes, **kept_place}), folder
 

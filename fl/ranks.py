@@ -48,6 +48,10 @@ class Ranks:
             dist.all_reduce(table)
         return table
 
+    def wait_for_all(self) -> None:
+        """Return when every rank has got here. (A barrier of its own would pick a device; this one is on the CPU.)"""
+        self.sum(torch.zeros(1))
+
     def broadcast(self, payload: Tensor | None) -> Tensor:
         """Rank 0's payload (uint8, on `device`) to every rank, at its exact size; the other ranks pass None.
 
@@ -74,10 +78,10 @@ class Ranks:
 
 def detect_launcher() -> str:
     """The program that started this process: python, torchrun, accelerate or deepspeed."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        return "accelerate"
     if "RANK" not in os.environ:
         return "python"
-    if any(name.startswith("ACCELERATE_") for name in os.environ):
-        return "accelerate"
     if "CROSS_RANK" in os.environ:
         return "deepspeed"
     return "torchrun"
@@ -120,7 +124,7 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
             world_size=world_size,
         )
     try:
-        yield Ranks(
+        ranks = Ranks(
             rank=rank,
             world_size=world_size,
             local_rank=local_rank,
@@ -130,9 +134,9 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
             launcher=launcher,
             threads=threads,
         )
-        if created:
-            # Without the barrier a rank that leaves first sometimes ends the others with a C++ exception.
-            dist.barrier()
+        yield ranks
+        # A rank that leaves before the others sometimes ends them with a C++ exception.
+        ranks.wait_for_all()
     finally:
         torch.set_num_threads(threads_before)
         if created:
