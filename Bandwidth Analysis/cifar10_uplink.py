@@ -29,6 +29,7 @@ SETTING = Config(
     local_epochs=1,
     batch_size=64,
     lr=0.02,
+    clip_norm=1.0,
     momentum=0.9,
     server="fedavg",
     precision="bf16",

@@ -1,6 +1,7 @@
 """Everything that can be refused before a run starts, and the defaults that depend on other options."""
 
 import dataclasses
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from compression import make_codec
 from compression.spec import SpecError, nearest, parse_stage
@@ -22,6 +23,7 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
 
     `explicit`: names of the options that the user gave, as opposed to defaults. Raises ConfigError.
     """
+    _check_types(config)
     _check_ranges(config)
     _check_specs(config)
     if config.local_epochs is not None and config.local_steps is not None:
@@ -37,6 +39,23 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
             raise ConfigError(f"--hook and --uplink {config.uplink} both say how updates travel: give one of them")
     if config.mode == "step":
         _check_step_mode(config)
+
+
+def _check_types(config: Config) -> None:
+    """The command line's values have the right types already; those of a Python program need not."""
+    for name, kind in get_type_hints(Config).items():
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            if value not in choices:
+                hint = nearest(str(value), choices)
+                raise ConfigError(f"{option} {value} must be one of {', '.join(choices)}{hint if 'mean' in hint else ''}")
+            continue
+        kinds = get_args(kind) or (kind,)
+        fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+        if not fits or (isinstance(value, bool) and bool not in kinds):  # a bool is an int to Python
+            words = " or ".join(each.__name__ for each in kinds if each is not type(None))
+            raise ConfigError(f"{option} {value!r} must be of type {words}")
 
 
 def _check_ranges(config: Config) -> None:

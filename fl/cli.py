@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
         sys.stderr.write("interrupted; --resume with the run folder goes on after the last checkpoint\n")
         raise SystemExit(130) from None
     except (ConfigError, SpecError, DataError, RoundError, NonFiniteError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":
+        # Most mistakes are found on every rank; a client that diverges is known to its own rank alone.
+        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, NonFiniteError):
             sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
     if summary and not config.quiet:
@@ -106,6 +107,7 @@ def _one_sentence(parser: ArgumentParser, text: str) -> str:
         if word.startswith("--") and "nrecognized" in text:
             known = [flag for action in parser._actions for flag in action.option_strings]
             return f"there is no option {word}{nearest(word.partition('=')[0], known)}"
+    text = text.replace('Problems parsing config:', "--config: the file is not YAML,").replace(' in "<unicode string>",', "")
     return text.replace('Parser key "config":', "--config:")
 
 

@@ -138,6 +138,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
     engine = make_engine(config, model, ranks)
     engine_name = choose_engine(config, ranks.launcher)
     augment = data.augment if config.augment == "auto" else config.augment
+    Augment(augment).check_size(*train.x.shape[2:])
     return Federation(
         config=dataclasses.replace(config, precision=engine.precision, engine=engine_name, augment=augment),
         ranks=ranks,

@@ -37,23 +37,39 @@ def check_hook(text: str) -> tuple[Callable[..., Any], dict[str, Any]]:
         if not equals:
             raise ConfigError(f"--hook {text}: '{word}' must have the form key=value")
         arguments[key] = yaml.safe_load(value)
-    return load_function("--hook", path), arguments
+    found = load_function("--hook", path)
+    maker = _power_sgd_state(found) or found
+    if arguments and maker is found and _is_hook(found):
+        raise ConfigError(f"--hook {text}: only powerSGD_hook and functions that make a hook take arguments")
+    if not _is_hook(maker):
+        try:
+            inspect.signature(maker).bind(**({"process_group": None} if maker is not found else {}), **arguments)
+        except TypeError as error:
+            raise ConfigError(f"--hook {text}: {error}") from None
+    return found, arguments
 
 
 def load_hook(text: str) -> tuple[Any, Hook]:
     """The state and the hook that `text` names; ConfigError if there is none. The process group must exist."""
     found, arguments = check_hook(text)
-    if "bucket" not in inspect.signature(found).parameters:
+    if not _is_hook(found):
         return found(**arguments)
-    make_state = getattr(inspect.getmodule(found), "PowerSGDState", None)
-    if found.__name__ == "powerSGD_hook" and make_state is not None:
-        try:
-            return make_state(process_group=None, **{**_POWERSGD, **arguments}), found
-        except TypeError as error:
-            raise ConfigError(f"--hook {text}: {error}") from None
-    if arguments:
-        raise ConfigError(f"--hook {text}: only powerSGD_hook and functions that make a hook take arguments")
-    return None, found
+    make_state = _power_sgd_state(found)
+    if make_state is None:
+        return None, found
+    try:
+        return make_state(process_group=None, **{**_POWERSGD, **arguments}), found
+    except ValueError as error:
+        raise ConfigError(f"--hook {text}: {error}") from None
+
+
+def _is_hook(function: Callable[..., Any]) -> bool:
+    return "bucket" in inspect.signature(function).parameters
+
+
+def _power_sgd_state(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    named = getattr(function, "__name__", "") == "powerSGD_hook"
+    return getattr(inspect.getmodule(function), "PowerSGDState", None) if named else None
 
 
 def _bytes(tensors: Any) -> int:

@@ -36,24 +36,25 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     with join_ranks(config) as ranks:
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         federation = assemble(config, ranks)
+        rounds: Rounds = StepMode(federation) if config.mode == "step" else FederatedRounds(federation)
         resumed = folder is not None
         if folder is None:
             folder, name = create_folder(config, ranks)
             federation.config = dataclasses.replace(federation.config, run_name=name)
-        return _Run(federation, folder, resumed=resumed).go()
+        return _Run(federation, rounds, folder, resumed=resumed).go()
 
 
 class _Run:
     """The loop over rounds with its record, ledger and checkpoints."""
 
-    def __init__(self, federation: Federation, folder: Path, *, resumed: bool) -> None:
+    def __init__(self, federation: Federation, rounds: Rounds, folder: Path, *, resumed: bool) -> None:
         self.federation = federation
         self.config = federation.config
         self.ranks: Ranks = federation.ranks
         self.folder = folder
         self.ledger = Ledger(parameters=federation.state.parameters.numel(), buffers=federation.state.buffers.numel())
         self.checkpoints = Checkpoints(folder, self.ranks)
-        self.rounds: Rounds = StepMode(federation) if self.config.mode == "step" else FederatedRounds(federation)
+        self.rounds = rounds
         self.first_round = 0
         self.changed: set[int] = set()
         keep = self._load() if resumed else None

@@ -32,6 +32,11 @@ class Augment:
         if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
             raise SpecError(f"augment '{spec}' must name each stage once, and none only alone")
 
+    def check_size(self, height: int, width: int) -> None:
+        """ConfigError if images of so many pixels are too small for the padding."""
+        if self.padding >= min(height, width):
+            raise ConfigError(f"--augment crop:{self.padding} must be smaller than the {height}x{width} images")
+
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """A new batch from `x`, uint8 [B, C, H, W], or `x` itself if there is nothing to do.
 
@@ -41,8 +46,7 @@ class Augment:
         if not (self.padding or self.flip):
             return x
         batch, channels, height, width = x.shape
-        if self.padding >= min(height, width):
-            raise ConfigError(f"--augment crop:{self.padding} must be smaller than the {height}x{width} images")
+        self.check_size(height, width)
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         if self.flip:
             mirrored = torch.randint(2, (batch, 1), generator=generator, dtype=torch.bool).to(x.device)

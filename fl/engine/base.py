@@ -29,7 +29,7 @@ class LocalEngine(ABC):
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
         self.precision = precision
-        self.memory_format = memory_format_for(device, precision)
+        self.memory_format = memory_format_for(device, precision, model)
         self.model = model.to(device=device)
         # Through _apply, which skips tensors that are not images or kernels.
         self.model.to(memory_format=self.memory_format)  # type: ignore[call-overload]

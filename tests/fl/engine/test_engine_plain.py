@@ -118,10 +118,13 @@ def test_loss_stays_on_the_device_detached() -> None:
 
 
 def test_channels_last_only_with_16_bits_on_a_cpu() -> None:
-    """Oracle: the rule that the measurements gave."""
-    assert memory_format_for(CPU, "fp32") == torch.contiguous_format
-    assert memory_format_for(CPU, "bf16") == torch.channels_last
-    assert memory_format_for(torch.device("cuda"), "fp16") == torch.channels_last
+    """Oracle: the rule that the measurements gave, with its exception for GroupNorm."""
+    plain, grouped = nn.Linear(2, 2), nn.Sequential(nn.GroupNorm(1, 2))
+    assert memory_format_for(CPU, "bf16", grouped) == torch.contiguous_format
+    assert memory_format_for(torch.device("cuda"), "bf16", grouped) == torch.channels_last
+    assert memory_format_for(CPU, "fp32", plain) == torch.contiguous_format
+    assert memory_format_for(CPU, "bf16", plain) == torch.channels_last
+    assert memory_format_for(torch.device("cuda"), "fp16", plain) == torch.channels_last
     assert resolve_precision("auto", CPU) == ("bf16" if cpu_has_bf16() else "fp32")
     assert resolve_precision("fp16", CPU) == "fp16"
     engine = PlainEngine(Config(precision="bf16"), small_model(), CPU)
