@@ -35,7 +35,8 @@ class Codec:
     def encode(self, x: Tensor, layout: Layout | None = None, kind: Kind = Kind.UPDATE) -> tuple[Tensor, Sparse]:
         """Encode fp32 [n]; returns the payload, uint8, on the same device, and what a receiver decodes from it.
 
-        `layout` is needed only by scope=layer. Raises NonFiniteError if `x` holds NaN or infinity.
+        `layout` is needed only by scope=layer. What is decoded may share the memory of `x`. Raises NonFiniteError if `x`
+        holds NaN or infinity.
         """
         if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
             raise NonFiniteError("the update holds NaN or infinity: lower the learning rate, or clip the gradient")

@@ -8,11 +8,12 @@ then send every payload to every rank at its exact size; (4) decode all payloads
 decodes the same bytes in the same order, so all ranks hold the same average, bit for bit.
 
 The work of a bucket is done on one thread a hook, bucket after bucket: it overlaps with the backward pass, and all ranks
-start their collectives in the same order.
+start their collectives in the same order. They have a process group of their own, since DDP itself (unused parameters,
+SyncBatchNorm) calls collectives from the main thread meanwhile, in an order that differs from rank to rank.
 """
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +22,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .codec import make_codec
-from .errors import NonFiniteError
 from .feedback import Residuals
+from .gather import all_gather_payloads
 from .layout import Layout
-
-_FAILED = -1
 
 
 @dataclass
@@ -42,7 +41,7 @@ class CodecHook:
     """State of `codec_hook`: the codec, the residuals by parameter name, and the traffic so far.
 
     `named_parameters` are those of the module inside DDP. `error_feedback` is "residual" or "none". `group` is DDP's
-    process group (None: the default one).
+    process group (None: the default one); at the first bucket all its ranks make one of their own for the payloads.
     """
 
     def __init__(
@@ -62,6 +61,8 @@ class CodecHook:
         self.traffic = Traffic()
         self._names = {id(parameter): name for name, parameter in named_parameters}
         self._worker: ThreadPoolExecutor | None = None
+        self._pending: list[Future[None]] = []
+        self._own_group: Any = None
 
     def layout(self, parameters: Iterable[Tensor]) -> Layout:
         """Names and shapes of a bucket's parameters."""
@@ -73,11 +74,31 @@ class CodecHook:
             pairs.append((name, parameter))
         return Layout.of(pairs)
 
-    def submit(self, work: Any, *args: Any) -> None:
-        """Run `work(*args)` on the hook's thread, after what was submitted before."""
+    def own_group(self) -> Any:
+        """The process group for payloads, of the ranks of `group`; all of them make it at their first call."""
+        if self._own_group is None:
+            self._own_group = dist.new_group(
+                dist.get_process_group_ranks(self.group),
+                backend=None if self.group is None else dist.get_backend(self.group),
+                use_local_synchronization=True,
+            )
+        return self._own_group
+
+    def submit(self, work: Callable[[], None], *, first: bool, last: bool) -> None:
+        """Run `work()` on the hook's thread, after what was submitted before.
+
+        With `last` wait for all since `first`, and raise what any of them raised.
+        """
         if self._worker is None:
             self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="codec_hook")
-        self._worker.submit(work, *args)
+        if first:
+            self._pending = []
+        self._pending.append(self._worker.submit(work))
+        if last:
+            pending, self._pending = self._pending, []
+            wait(pending)  # all, before any error: nothing of this hook may be on the wire when the program goes on
+            for item in pending:
+                item.result()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Residuals of this rank by parameter name."""
@@ -88,16 +109,18 @@ class CodecHook:
         self.residuals.load_state_dict(state)
 
 
-def codec_hook(state: CodecHook, bucket: Any) -> torch.futures.Future[Tensor]:
+def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     """The hook to register; its Future holds the average over ranks, in the bucket's own buffer.
 
-    An uplink of `none` is DDP's own all-reduce. Raises (through the Future) NonFiniteError on every rank if any rank's
-    gradient holds NaN or infinity.
+    An uplink of `none` is DDP's own all-reduce. Otherwise the last bucket's call waits for all buckets, since DDP has
+    nothing else to do by then, and raises their errors: NonFiniteError on every rank if any rank's gradient holds NaN or
+    infinity. (An error in a Future would reach the user as "Unable to cast ... to Tensor".)
     """
     buffer = bucket.buffer()
     if state.codec.lossless:
         return _all_reduce(state, buffer)
     layout = state.layout(bucket.parameters())
+    group = state.own_group()
     cuda = buffer.device.type == "cuda"
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if cuda else None)
     stream = torch.cuda.Stream(buffer.device) if cuda else None
@@ -107,11 +130,12 @@ def codec_hook(state: CodecHook, bucket: Any) -> torch.futures.Future[Tensor]:
     def work() -> None:
         try:
             with torch.cuda.stream(stream), torch.no_grad():
-                future.set_result(_exchange(state, buffer, layout))
+                future.set_result(_exchange(state, buffer, layout, group))
         except Exception as error:
             future.set_exception(error)  # type: ignore[arg-type]
+            raise
 
-    state.submit(work)
+    state.submit(work, first=bucket.index() == 0, last=bucket.is_last())
     return future
 
 
@@ -126,9 +150,9 @@ def _all_reduce(state: CodecHook, buffer: Tensor) -> torch.futures.Future[Tensor
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _exchange(state: CodecHook, buffer: Tensor, layout: Layout) -> Tensor:
+def _exchange(state: CodecHook, buffer: Tensor, layout: Layout, group: Any) -> Tensor:
     """Encode, exchange and average one bucket in place."""
-    failure: NonFiniteError | None = None
+    failure: Exception | None = None
     residual = None
     payload = torch.empty(0, dtype=torch.uint8, device=buffer.device)
     flat = buffer.float()
@@ -140,11 +164,9 @@ def _exchange(state: CodecHook, buffer: Tensor, layout: Layout) -> Tensor:
             payload, decoded = state.codec.encode(flat, layout)
         state.traffic.kept += decoded.kept
         state.traffic.coordinates += decoded.n
-    except NonFiniteError as error:
+    except Exception as error:  # whatever it is, the other ranks must not wait for this one's payload
         failure = error
-    payloads = all_gather_payloads(payload, state.group, failed=failure is not None)
-    if payloads is None:
-        raise failure or NonFiniteError("another rank's gradient holds NaN or infinity")
+    payloads = all_gather_payloads(payload, group, failure=failure)
     if residual is not None:
         state.residuals.store(layout, residual)
     mean = torch.zeros(buffer.numel(), device=buffer.device)
@@ -153,29 +175,3 @@ def _exchange(state: CodecHook, buffer: Tensor, layout: Layout) -> Tensor:
     state.traffic.sent_bytes += payload.numel()
     state.traffic.received_bytes += sum(received.numel() for received in payloads) - payload.numel()
     return buffer.copy_(mean.div_(len(payloads)))
-
-
-def all_gather_payloads(payload: Tensor, group: Any = None, *, failed: bool = False) -> list[Tensor] | None:
-    """Every rank's payload, uint8 of any length, in rank order; None on every rank if any of them says `failed`."""
-    rank, world = dist.get_rank(group), dist.get_world_size(group)
-    sizes = torch.zeros(world, dtype=torch.int64, device=payload.device)
-    sizes[rank] = _FAILED if failed else payload.numel()
-    dist.all_reduce(sizes, group=group)
-    lengths = sizes.tolist()
-    if min(lengths) < 0:
-        return None
-    payloads = [
-        payload if source == rank else torch.empty(length, dtype=torch.uint8, device=payload.device)
-        for source, length in enumerate(lengths)
-    ]
-    works = [
-        dist.broadcast(buffer, _global_rank(source, group), group=group, async_op=True)
-        for source, buffer in enumerate(payloads)
-    ]
-    for work in works:
-        work.wait()
-    return payloads
-
-
-def _global_rank(rank: int, group: Any) -> int:
-    return rank if group is None else dist.get_global_rank(group, rank)

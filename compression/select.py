@@ -47,10 +47,11 @@ class Selector(ABC):
         threshold = max(threshold, np.nextafter(np.float32(0), np.float32(1)).item())
         chunk = _CHUNK if x.device.type == "cpu" else max(1, x.numel())
         if self._scratch is None or self._scratch[0].device != x.device or self._scratch[0].numel() < chunk:
-            self._scratch = (
-                torch.empty(chunk, device=x.device),
-                torch.empty(chunk, dtype=torch.bool, device=x.device),
-            )
+            with torch.inference_mode(False):  # what is made in inference mode cannot be written to outside it
+                self._scratch = (
+                    torch.empty(chunk, device=x.device),
+                    torch.empty(chunk, dtype=torch.bool, device=x.device),
+                )
         found = []
         for start in range(0, x.numel(), chunk):
             part = x[start : start + chunk]

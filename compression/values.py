@@ -28,12 +28,13 @@ def encode_values(form: ValueFormat, values: Tensor) -> Tensor:
     if form is not ValueFormat.FP32:
         limit = torch.finfo(_DTYPES[form]).max
         values = values.clamp(-limit, limit).to(_DTYPES[form])
-    return values.contiguous().view(torch.uint8)
+    # One value, or none, counts as contiguous whatever its stride; a view of other width asks for stride 1.
+    return values.contiguous().as_strided((values.numel(),), (1,)).view(torch.uint8)
 
 
 def decode_values(form: ValueFormat, data: Tensor) -> Tensor:
     """Uint8 [k * value_bytes(form)] -> fp32 [k] (a view of `data` where it is fp32 and aligned)."""
     dtype = _DTYPES[form]
-    if data.storage_offset() % dtype.itemsize or not data.is_contiguous():
-        data = data.clone()
+    if data.storage_offset() % dtype.itemsize or data.stride(0) != 1:
+        data = data.clone(memory_format=torch.contiguous_format)
     return data.view(dtype).float()
