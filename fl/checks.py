@@ -49,7 +49,9 @@ def _check_types(config: Config) -> None:
             choices = get_args(kind)
             if value not in choices:
                 hint = nearest(str(value), choices)
-                raise ConfigError(f"{option} {value} must be one of {', '.join(choices)}{hint if 'mean' in hint else ''}")
+                raise ConfigError(
+                    f"{option} {value} must be one of {', '.join(choices)}{hint if 'mean' in hint else ''}"
+                )
             continue
         kinds = get_args(kind) or (kind,)
         fits = isinstance(value, (*kinds, int) if float in kinds else kinds)

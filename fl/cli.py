@@ -107,7 +107,9 @@ def _one_sentence(parser: ArgumentParser, text: str) -> str:
         if word.startswith("--") and "nrecognized" in text:
             known = [flag for action in parser._actions for flag in action.option_strings]
             return f"there is no option {word}{nearest(word.partition('=')[0], known)}"
-    text = text.replace('Problems parsing config:', "--config: the file is not YAML,").replace(' in "<unicode string>",', "")
+    text = text.replace("Problems parsing config:", "--config: the file is not YAML,").replace(
+        ' in "<unicode string>",', ""
+    )
     return text.replace('Parser key "config":', "--config:")
 
 

@@ -53,6 +53,14 @@ class RoundOutcome:
     received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
     exchanges: int | None = None  # of gradients, in step mode
 
+    def gather(self, ranks: Ranks, report: ClientReport, received_bytes: int) -> None:
+        """Where every rank is one client: collect each one's report and what it received from the others; collective."""
+        table = torch.zeros(ranks.world_size, _COLUMNS + 1, dtype=torch.float64)
+        table[ranks.rank] = torch.tensor([*report.row(), received_bytes], dtype=torch.float64)
+        for client, row in enumerate(ranks.sum(table).tolist()):
+            self.reports.append(ClientReport.of_row(client, row[:-1]))
+            self.received_bytes[client] = int(row[-1])
+
 
 class Exchange(ABC):
     """One round after another: `open`, `upload` for each client of this rank, then `step` on every rank.

@@ -87,12 +87,8 @@ class HookExchange(Exchange):
         if self.codec is not None:
             kept = self.codec.traffic.kept - kept_before
         report = ClientReport(update.client, update.samples, update.train_loss, update.train_s, sent, kept)
-        table = torch.zeros(self.ranks.world_size, len(report.row()) + 1, dtype=torch.float64)
-        table[self.ranks.rank] = torch.tensor([*report.row(), received], dtype=torch.float64)
         outcome = RoundOutcome()
-        for client, row in enumerate(self.ranks.sum(table).tolist()):
-            outcome.reports.append(ClientReport.of_row(client, row[:-1]))
-            outcome.received_bytes[client] = int(row[-1])
+        outcome.gather(self.ranks, report, received)
         average = None
         if self.server is not None:
             average = Mean(self.state)

@@ -1,24 +1,48 @@
 """`--mode step`: ordinary DistributedDataParallel whose gradients go through a codec hook at every step."""
 
-import time
+import dataclasses
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from compression import CodecHook, codec_hook, make_codec
+from compression import CodecHook, codec_hook
 
-from .data.batches import count_steps, iterate_batches
+from .data.batches import count_steps
 from .engine.optimizer import make_optimizer
-from .engine.precision import autocast_dtype
+from .engine.plain import PlainEngine
 from .exchange import ClientReport, RoundOutcome
 from .federation import Federation
-from .schedule import learning_rate
-from .seeds import derive_seed
 
 _ONE_BUCKET_MB = 1 << 20
+
+
+class StepEngine(PlainEngine):
+    """Local steps through DDP with a codec hook; the optimizer lives as long as the run."""
+
+    def __init__(self, federation: Federation, hook: CodecHook) -> None:
+        config, device = federation.config, federation.ranks.device
+        super().__init__(config, federation.engine.model, device)
+        whole = hook.codec.selector is not None and not hook.codec.selector.per_layer
+        ddp = DistributedDataParallel(
+            self.model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            bucket_cap_mb=_ONE_BUCKET_MB if whole else None,
+        )
+        ddp.register_comm_hook(hook, codec_hook)
+        self._network = ddp
+        self.optimizer = self._optimizer = make_optimizer(config, self._params, config.lr)
+
+    def start(self, lr: float) -> None:
+        """Begin a round: the optimizer goes on at this learning rate."""
+        self._network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def finish(self) -> None:
+        """End the round; the weights are in `model` already."""
 
 
 class StepMode:
@@ -30,86 +54,42 @@ class StepMode:
     """
 
     def __init__(self, federation: Federation) -> None:
-        self.federation = federation
-        config, ranks = federation.config, federation.ranks
-        model = federation.engine.model
-        codec = make_codec(config.uplink)
-        whole = codec.selector is not None and not codec.selector.per_layer
-        self._module = model
-        self._ddp = DistributedDataParallel(
-            model,
-            device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None,
-            broadcast_buffers=False,
-            bucket_cap_mb=_ONE_BUCKET_MB if whole else None,
-        )
-        self.hook = CodecHook(config.uplink, model.named_parameters(), error_feedback=config.error_feedback)
-        self._ddp.register_comm_hook(self.hook, codec_hook)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(config, self._parameters, config.lr)
-        self._dtype = autocast_dtype(federation.engine.precision)
+        config = federation.config
+        self._federation = federation
         self._steps = config.local_steps or max(
             count_steps(len(part), config.batch_size, config.local_epochs, None) for part in federation.parts
         )
+        named = federation.engine.model.named_parameters()
+        self.hook = CodecHook(config.uplink, named, error_feedback=config.error_feedback)
+        self._engine = StepEngine(federation, self.hook)
+        self._optimizer = self._engine.optimizer
+        options = dataclasses.replace(config, local_epochs=None, local_steps=self._steps)
+        self._trainer = dataclasses.replace(federation, config=options, engine=self._engine).make_trainer()
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
         """As in `fl.rounds.Rounds.run`; the cohort is every rank."""
-        federation, ranks = self.federation, self.federation.ranks
-        state, client = federation.state, ranks.rank
-        traffic, started = self.hook.traffic, time.perf_counter()
-        before = (traffic.sent_bytes, traffic.received_bytes, traffic.kept, traffic.coordinates)
-        state.load_into(self._module)
-        loss = self._train(round_, client)
-        update, buffers = state.subtract_local(self._module)
+        ranks, state, traffic = self._federation.ranks, self._federation.state, self.hook.traffic
+        before = dataclasses.replace(traffic)
+        update = self._trainer.train(ranks.rank, round_, state)
         # Global - (global - local) need not be local to the bit: take over what DDP left on every rank.
-        state.read_parameters(self._module)
-        buffers_bytes = self._average_buffers(buffers)
-        seconds = time.perf_counter() - started
-        sent = traffic.sent_bytes - before[0] + buffers_bytes
-        received = traffic.received_bytes - before[1] + buffers_bytes
-        kept = round((traffic.kept - before[2]) / max(1, traffic.coordinates - before[3]) * state.layout.total)
-        report = ClientReport(client, len(federation.parts[client]), loss, seconds, sent, kept)
-        table = torch.zeros(ranks.world_size, len(report.row()) + 1, dtype=torch.float64)
-        table[client] = torch.tensor([*report.row(), received], dtype=torch.float64)
-        norm = float(torch.linalg.vector_norm(update))
-        outcome = RoundOutcome(update_norm=norm, exchanges=self._steps)
-        for other, row in enumerate(ranks.sum(table).tolist()):
-            outcome.reports.append(ClientReport.of_row(other, row[:-1]))
-            outcome.received_bytes[other] = int(row[-1])
+        state.read_parameters(self._engine.model)
+        buffers_bytes = self._average_buffers(update.buffers)
+        kept = (traffic.kept - before.kept) / max(1, traffic.coordinates - before.coordinates)
+        report = ClientReport(
+            client=update.client,
+            samples=update.samples,
+            train_loss=update.train_loss,
+            train_s=update.train_s,
+            uplink_bytes=traffic.sent_bytes - before.sent_bytes + buffers_bytes,
+            kept=round(kept * state.layout.total),
+        )
+        outcome = RoundOutcome(update_norm=float(torch.linalg.vector_norm(update.values)), exchanges=self._steps)
+        outcome.gather(ranks, report, traffic.received_bytes - before.received_bytes + buffers_bytes)
         return outcome
-
-    def _train(self, round_: int, client: int) -> float:
-        federation, config = self.federation, self.federation.config
-        device = federation.ranks.device
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(config, round_)
-        self._ddp.train()
-        losses = []
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(config.seed, "dropout", round_, client))
-            for x, y in iterate_batches(
-                federation.train,
-                federation.parts[client],
-                batch_size=config.batch_size,
-                steps=self._steps,
-                seed=derive_seed(config.seed, "batches", round_, client),
-                augment=federation.augment,
-                normalise=federation.normalise,
-                device=device,
-                memory_format=federation.engine.memory_format,
-            ):
-                self._optimizer.zero_grad()
-                with torch.autocast(device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-                    loss = functional.cross_entropy(self._ddp(x), y)
-                loss.backward()
-                if config.clip_norm:
-                    torch.nn.utils.clip_grad_norm_(self._parameters, config.clip_norm)
-                self._optimizer.step()
-                losses.append(loss.detach())
-        return torch.stack(losses).double().mean().item()
 
     def _average_buffers(self, buffers: Tensor) -> int:
         """Average the BatchNorm statistics over the ranks into the global model; returns the bytes, each way."""
-        ranks, state = self.federation.ranks, self.federation.state
+        ranks, state = self._federation.ranks, self._federation.state
         if not buffers.numel():
             return 0
         total = buffers.to(ranks.wire_device)
@@ -128,12 +108,12 @@ class StepMode:
 
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
         """As in `fl.rounds.Rounds.load_client_state`."""
-        device = self.federation.ranks.device
+        device = self._federation.ranks.device
         self.hook.load_state_dict({name: tensor.to(device) for name, tensor in state.items()})
 
     def server_state(self) -> dict[str, Tensor]:
         """As in `fl.rounds.Rounds.server_state`; the optimizer's state is the same on every rank."""
-        named = {"parameters": self.federation.state.parameters, "buffers": self.federation.state.buffers}
+        named = {"parameters": self._federation.state.parameters, "buffers": self._federation.state.buffers}
         for position, state in self._optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 named[f"optimizer.{position}.{key}"] = torch.as_tensor(value)
@@ -141,8 +121,8 @@ class StepMode:
 
     def load_server_state(self, state: dict[str, Tensor]) -> None:
         """As in `fl.rounds.Rounds.load_server_state`."""
-        self.federation.state.parameters.copy_(state.pop("parameters"))
-        self.federation.state.buffers.copy_(state.pop("buffers"))
+        self._federation.state.parameters.copy_(state.pop("parameters"))
+        self._federation.state.buffers.copy_(state.pop("buffers"))
         whole = self._optimizer.state_dict()
         for name, value in state.items():
             _, position, key = name.split(".", 2)

@@ -21,6 +21,7 @@ class PlainEngine(LocalEngine):
     def __init__(self, options: TrainOptions, model: nn.Module, device: torch.device) -> None:
         super().__init__(model, device, resolve_precision(options.precision, device))
         self._options = options
+        self._network: nn.Module = self.model  # what a batch goes through
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._dtype = autocast_dtype(self.precision)
         self._optimizer: Optimizer | None = None
@@ -38,7 +39,7 @@ class PlainEngine(LocalEngine):
         optimizer, scaler = self._optimizer, self._scaler
         assert optimizer is not None, "start() comes before step()"
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            loss = F.cross_entropy(self.model(self._layout(x)), y)
+            loss = F.cross_entropy(self._network(self._layout(x)), y)
         if scaler is None:
             loss.backward()
             self._clip()

@@ -10,22 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.errors import DataError
-
-METRICS = (
-    "round",
-    "time_s",
-    "train_s",
-    "exchange_s",
-    "eval_s",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "test_accuracy",
-    "uplink_bytes",
-    "downlink_bytes",
-    "uplink_dense_bytes",
-    "downlink_dense_bytes",
-)
+from fl.record import METRICS
 
 Column = NDArray[np.float64]
 
