@@ -1,6 +1,7 @@
 """Which process this is among how many, on which device, and the process group between them."""
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,6 +118,9 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     torch.set_num_threads(threads)
     created = not dist.is_initialized()
     if created:
+        # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
+        # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if nccl else "gloo",
             store=_store(),
@@ -135,8 +139,9 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
             threads=threads,
         )
         yield ranks
-        # A rank that leaves before the others sometimes ends them with a C++ exception.
-        ranks.wait_for_all()
+        if created:
+            # Without a barrier a rank that leaves first sometimes ends the others with a C++ exception.
+            dist.barrier()
     finally:
         torch.set_num_threads(threads_before)
         if created:

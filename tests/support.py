@@ -1,10 +1,20 @@
-"""Starts real processes for tests: ranks of a function, or the program under a launcher."""
+"""Starts real processes for tests: ranks of a function, whole runs, or the program under a launcher.
 
+Ranks come from a fork server, a process that has imported the program once and trains nothing itself: a rank starts in
+milliseconds, with memory, threads and process group of its own.
+"""
+
+import contextlib
+import csv
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +24,14 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
+# The program's own modules, and what torch imports when an optimizer is first made.
+_PRELOADED = ["fl.run", "fl.report", "fl.data.digits", "fl.engine.plain", "sklearn.datasets", "torch._dynamo", "pytest"]
+
+QUICK = {"dataset": "digits", "model": "lenet5", "threads": 1, "precision": "fp32", "quiet": True}
+"""Options of a run that takes a fraction of a second."""
+
+TIMES = ("time_s", "train_s", "exchange_s", "eval_s")
+"""Columns of the csv files that differ between two runs of the same options."""
 
 
 def on_ranks(world_size: int, function: Callable[..., None], *args: Any) -> None:
@@ -21,18 +39,113 @@ def on_ranks(world_size: int, function: Callable[..., None], *args: Any) -> None
 
     `function` must stand at the top of a module. An assertion that fails in any rank fails the test.
     """
+    context()
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(_enter, args=(world_size, f"{folder}/store", function, args), nprocs=world_size)
+        arguments = (world_size, folder, function, args)
+        try:
+            mp.start_processes(_enter, args=arguments, nprocs=world_size, start_method="forkserver")
+        except Exception as error:
+            told = sorted(Path(folder).glob("failed-*"), key=lambda path: path.stat().st_mtime_ns)
+            # The first failure is the cause: the other ranks fail when their peer is gone.
+            raise AssertionError(told[0].read_text() if told else str(error)) from None
 
 
-def _enter(rank: int, world_size: int, path: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def context() -> Any:
+    """The fork server, as a multiprocessing context."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(_PRELOADED)
+    return forkserver
+
+
+def _enter(rank: int, world_size: int, folder: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(path, world_size), rank=rank, world_size=world_size)
+    # What a launcher would set: the program reads its rank here.
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size)
+    )
+    store = dist.FileStore(f"{folder}/store", world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     try:
         function(rank, world_size, *args)
         dist.barrier()
+    except Exception:
+        Path(folder, f"failed-{rank}").write_text(f"rank {rank} of {world_size}:\n{traceback.format_exc()}")
+        raise
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def no_figures() -> Iterator[None]:
+    """Runs in this block draw no figures, which take seconds; the launchers' tests look at these."""
+    import fl.report
+
+    original = fl.report.write_report
+    fl.report.write_report = lambda folder, **_: []
+    try:
+        yield
+    finally:
+        fl.report.write_report = original
+
+
+def run_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, Any]:
+    """A quick run in this process, or on all ranks of its group; `options` replace or add to `QUICK`.
+
+    Returns the summary, on rank 0. Every option named here counts as given by the user.
+    """
+    return _run({**QUICK, "output_dir": str(output_dir), "run_name": run_name, **options})
+
+
+def resume_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, Any]:
+    """Continue a run in this process, or on all ranks of its group, with no options but its name and `options`."""
+    return _run({"output_dir": str(output_dir), "run_name": run_name, "resume": "auto", "quiet": True, **options})
+
+
+def _run(given: dict[str, Any]) -> dict[str, Any]:
+    from fl.config import Config
+    from fl.run import run
+
+    with no_figures():
+        return run(Config(**given), explicit=frozenset(given))
+
+
+def run_on_ranks(world_size: int, output_dir: Path, runs: dict[str, dict[str, Any]]) -> None:
+    """Quick runs, options by name of the run, one after another in one group of ranks."""
+    on_ranks(world_size, _run_all, output_dir, runs)
+
+
+def _run_all(rank: int, world_size: int, output_dir: Path, runs: dict[str, dict[str, Any]]) -> None:
+    for name, options in runs.items():
+        run_here(output_dir, name, **options)
+
+
+def make_federation(**options: Any) -> Any:
+    """The parts of a quick run on this rank of the group that exists; nothing is written."""
+    from fl.checks import check_options, resolve
+    from fl.config import Config
+    from fl.federation import assemble
+    from fl.ranks import Ranks
+
+    rank, world_size, cpu = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
+    ranks = Ranks(
+        rank=rank,
+        world_size=world_size,
+        local_rank=rank,
+        local_world_size=world_size,
+        device=cpu,
+        wire_device=cpu,
+        launcher="torchrun",
+        threads=1,
+    )
+    given = {**QUICK, **options}
+    check_options(Config(**given), frozenset(given))
+    return assemble(resolve(Config(**given), world_size=world_size, threads=1), ranks)
+
+
+def rows(folder: Path, table: str = "metrics", without: tuple[str, ...] = TIMES) -> list[dict[str, str]]:
+    """The rows of a run's csv file as text, less the columns in `without`."""
+    with open(folder / f"{table}.csv", newline="") as file:
+        return [{key: cell for key, cell in row.items() if key not in without} for row in csv.DictReader(file)]
 
 
 PYTHON = [sys.executable]
@@ -40,7 +153,10 @@ PYTHON = [sys.executable]
 
 def torchrun(ranks: int) -> list[str]:
     """torchrun with so many ranks, on a free port."""
-    return [str(_BIN / "torchrun"), "--nproc_per_node", str(ranks), "--rdzv_backend", "c10d", "--rdzv_endpoint", ":0"]
+    return [
+        *(str(_BIN / "torchrun"), "--nproc_per_node", str(ranks)),
+        *("--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0"),
+    ]
 
 
 def accelerate(ranks: int) -> list[str]:
@@ -64,7 +180,7 @@ def program(
     result = subprocess.run(
         [*launcher, script, *options],
         cwd=ROOT,
-        env={**_environment(), **(env or {})},
+        env={**environment(), **(env or {})},
         capture_output=True,
         text=True,
         timeout=600,
@@ -75,14 +191,37 @@ def program(
     return result
 
 
-def _environment() -> dict[str, str]:
-    """This process's environment with its own interpreter's scripts first on the path."""
+def flags(**options: Any) -> list[str]:
+    """Options of a quick run, as on the command line; `options` replace or add to `QUICK`."""
+    words = []
+    for name, value in {**QUICK, **options}.items():
+        words += [f"--{name.replace('_', '-')}"] if value is True else [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def environment() -> dict[str, str]:
+    """This process's environment with its own interpreter's scripts first on the path, and without a GPU."""
     return {**os.environ, "PATH": f"{_BIN}{os.pathsep}{os.environ.get('PATH', '')}", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def _free_port() -> int:
-    import socket
+def kill_tree(process: int) -> None:
+    """SIGKILL to `process` and to all that it started, the parent first so that it starts no more."""
+    started = _children(process)
+    for number in [process, *started]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
 
+
+def _children(process: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for number in map(int, task.read_text().split()):
+                found += [number, *_children(number)]
+    return found
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -1,0 +1,188 @@
+"""A round that fails on any rank fails on every rank, in time, and changes nothing.
+
+Oracle: the same rounds without the failure. After it, every rank runs the round again and must end in the same bits.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import fl.exchange
+from compression import NonFiniteError, PayloadError
+from fl.errors import RoundError
+from fl.rounds import FederatedRounds
+from tests.support import TIMES, make_federation, on_ranks, resume_here, rows, run_here
+
+_OPTIONS: dict[str, Any] = {
+    "model": "tests.user_code:norm_model",
+    "clients": 5,
+    "limit_train": 100,
+    "local_steps": 1,
+    "batch_size": 8,
+    "uplink": "topk:0.1",
+    "downlink": "topk:0.2",
+    "server": "fedyogi",
+}
+
+
+def _snapshot(rounds: FederatedRounds) -> dict[str, torch.Tensor]:
+    federation = rounds.federation
+    kept = {name: tensor.clone() for name, tensor in rounds.server_state().items()}
+    for client in range(federation.config.clients):
+        for name, tensor in rounds.client_state(client).items():
+            kept[f"client {client} {name}"] = tensor.clone()
+    return kept
+
+
+def _equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def _break(rounds: FederatedRounds, way: str, client: int) -> type[Exception]:
+    """Make `client`, if it is hosted here, fail in the next round; the error that its own rank must raise."""
+    train = rounds.trainer.train
+
+    def failing(number: int, round_: int, state: Any) -> Any:
+        if way == "raise" and number == client:
+            raise ValueError("this client fails")
+        update = train(number, round_, state)
+        if number == client and way == "nan":
+            update.values[3] = float("nan")
+        if number == client and way == "buffers":
+            update.buffers[1] = float("inf")
+        return update
+
+    rounds.trainer.train = failing
+    return {"raise": ValueError, "nan": NonFiniteError, "buffers": NonFiniteError}[way]
+
+
+def _fail_one_round(rank: int, world_size: int, way: str, client: int) -> None:
+    fl.exchange._WAITING_BYTES = 1  # batches as small as they get, so that some are on their way when it fails
+    reference, rounds = (FederatedRounds(make_federation(**_OPTIONS)) for _ in range(2))
+    cohort = list(range(5))
+    for each in (reference, rounds):
+        each.run(0, cohort)
+    before = _snapshot(rounds)
+    train = rounds.trainer.train
+    own = _break(rounds, way, client)
+    for _ in range(2):
+        with pytest.raises(own if rounds.federation.ranks.hosts(client) else RoundError):
+            rounds.run(1, cohort)
+        _equal(_snapshot(rounds), before)
+    rounds.trainer.train = train
+    for each in (reference, rounds):
+        each.run(1, cohort)
+    _equal(_snapshot(rounds), _snapshot(reference))
+
+
+@pytest.mark.parametrize("way", ["raise", "nan", "buffers"])
+@pytest.mark.parametrize(("world_size", "client"), [(1, 2), (2, 0), (2, 1), (2, 4), (3, 4)])
+def test_a_client_that_fails(world_size: int, client: int, way: str) -> None:
+    """It raises, or its update or its statistics hold NaN; first or last of the cohort, on rank 0 or another."""
+    on_ranks(world_size, _fail_one_round, way, client)
+
+
+def _spoil_a_payload(rank: int, world_size: int) -> None:
+    reference, rounds = (FederatedRounds(make_federation(**_OPTIONS)) for _ in range(2))
+    cohort = list(range(5))
+    before = _snapshot(rounds)
+    send = rounds.exchange._send
+
+    def spoiling(batch: list[int]) -> None:
+        for payload in rounds.exchange._payloads.values():
+            payload[0] ^= 1
+        send(batch)
+
+    if rank == 1:
+        rounds.exchange._send = spoiling
+    with pytest.raises(PayloadError if rank == 0 else RoundError):
+        rounds.run(0, cohort)
+    _equal(_snapshot(rounds), before)
+    rounds.exchange._send = send
+    for each in (reference, rounds):
+        each.run(0, cohort)
+    _equal(_snapshot(rounds), _snapshot(reference))
+
+
+def test_a_payload_that_arrives_spoiled() -> None:
+    """Rank 0 refuses it, takes in what else is on its way, and tells the others."""
+    on_ranks(2, _spoil_a_payload)
+
+
+def _fail_at_the_server(rank: int, world_size: int) -> None:
+    rounds = FederatedRounds(make_federation(**{**_OPTIONS, "uplink": "none", "server": "fedavgm"}))
+    cohort = list(range(5))
+    rounds.run(0, cohort)
+    before = _snapshot(rounds)
+    train = rounds.trainer.train
+
+    def huge(number: int, round_: int, state: Any) -> Any:
+        update = train(number, round_, state)
+        update.values.fill_(3e38)  # finite each, but not their weighted sum
+        return update
+
+    rounds.trainer.train = huge
+    with pytest.raises(NonFiniteError if rank == 0 else RoundError):
+        rounds.run(1, cohort)
+    _equal(_snapshot(rounds), before)
+
+
+def test_a_mean_that_is_not_finite() -> None:
+    """The server refuses it before its optimizer has moved."""
+    on_ranks(2, _fail_at_the_server)
+
+
+def _overflow_the_optimizer(rank: int, world_size: int) -> None:
+    options = {**_OPTIONS, "uplink": "none", "server": "fedavgm", "server_lr": 1e30, "downlink": "topk:0.2"}
+    rounds = FederatedRounds(make_federation(**options))
+    cohort = list(range(5))
+    before = _snapshot(rounds)
+    train = rounds.trainer.train
+
+    def large(number: int, round_: int, state: Any) -> Any:
+        update = train(number, round_, state)
+        update.values.fill_(1e20)
+        return update
+
+    rounds.trainer.train = large
+    with pytest.raises(NonFiniteError if rank == 0 else RoundError):
+        rounds.run(0, cohort)
+    after = _snapshot(rounds)
+    _equal({name: tensor for name, tensor in after.items() if not name.startswith("optimizer.")}, before)
+
+
+def test_a_server_step_that_overflows() -> None:
+    """The mean is finite, the step is not: nothing is sent, and nobody's weights and residuals have changed."""
+    on_ranks(2, _overflow_the_optimizer)
+
+
+def _fail_a_run(rank: int, world_size: int, folder: Path) -> None:
+    options = {**_OPTIONS, "model": "tests.user_code:failing_model", "rounds": 4}
+    run_here(folder, "whole", **options)
+    os.environ.update(TEST_FAILING_RANK="1", TEST_FAILING_PASS="5")  # the first of two clients in the third round
+    with pytest.raises(ValueError if rank == 1 else RoundError):
+        run_here(folder, "run", **options)
+    dist.barrier()
+    del os.environ["TEST_FAILING_RANK"]
+    if rank == 0:
+        assert [row["round"] for row in rows(folder / "run")] == ["0", "1"]
+        assert rows(folder / "run") == rows(folder / "whole")[:2]
+        newest = sorted((folder / "run" / "checkpoints").glob("manifest-*"))[-1]
+        assert newest.name == "manifest-000002.json"
+        assert "RoundError" in (folder / "run" / "run.log").read_text()
+    resume_here(folder, "run")
+
+
+def test_a_run_on_two_ranks_ends_with_its_last_good_round(tmp_path: Path) -> None:
+    """A client fails in the third round: tables and checkpoint are those of the second, and the run can go on."""
+    on_ranks(2, _fail_a_run, tmp_path)
+    for table in ("metrics", "clients"):
+        assert rows(tmp_path / "run", table, TIMES) == rows(tmp_path / "whole", table, TIMES)
+    one, other = ((tmp_path / name / "final_model.safetensors").read_bytes() for name in ("run", "whole"))
+    assert one == other

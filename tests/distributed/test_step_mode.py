@@ -1,0 +1,163 @@
+"""`--mode step`: gradients exchanged at every step, on two ranks."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from fl.data.batches import iterate_batches
+from fl.errors import ConfigError
+from fl.federation import Federation
+from fl.seeds import derive_seed
+from fl.step_mode import StepMode
+from tests.support import make_federation, on_ranks, rows, run_here
+
+_OPTIONS: dict[str, Any] = {
+    "mode": "step",
+    "rounds": 2,
+    "limit_train": 120,
+    "local_steps": 3,
+    "batch_size": 8,
+    "lr": 0.02,
+    "partition": "quantity:0.5",
+}
+
+
+def _batches(federation: Federation, round_: int, rank: int) -> Any:
+    config = federation.config
+    return iterate_batches(
+        federation.train,
+        federation.parts[rank],
+        batch_size=config.batch_size,
+        steps=config.local_steps,
+        seed=derive_seed(config.seed, "batches", round_, rank),
+        augment=federation.augment,
+        normalise=federation.normalise,
+        device="cpu",
+    )
+
+
+def _sgd(model: nn.Module, federation: Federation) -> torch.optim.Optimizer:
+    config = federation.config
+    options = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
+    return torch.optim.SGD(model.parameters(), fused=True, **options)
+
+
+def _against_ddp(rank: int, world_size: int) -> None:
+    federation = make_federation(**_OPTIONS, uplink="none")
+    model = DistributedDataParallel(copy.deepcopy(federation.engine.model))
+    first = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
+    optimizer = _sgd(model, federation)
+    step_mode = StepMode(federation)
+    for round_ in range(2):
+        for x, y in _batches(federation, round_, rank):
+            optimizer.zero_grad()
+            cross_entropy(model(x), y).backward()
+            optimizer.step()
+        outcome = step_mode.run(round_, [0, 1])
+        expected = torch.nn.utils.parameters_to_vector(model.parameters())
+        assert torch.equal(federation.state.parameters, expected)
+        dense = 4 * expected.numel() * 3
+        assert [report.uplink_bytes for report in outcome.reports] == [dense, dense]
+        assert outcome.received_bytes == {0: dense, 1: dense}
+    assert not torch.equal(first, expected)
+
+
+def test_without_compression_it_is_ddp() -> None:
+    """Uplink none against PyTorch's own DistributedDataParallel in a loop of its own: the same bits, momentum kept."""
+    on_ranks(2, _against_ddp)
+
+
+def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
+    federation = make_federation(**_OPTIONS, uplink=f"topk:{ratio}")
+    model = copy.deepcopy(federation.engine.model)
+    parameters, optimizer = list(model.parameters()), _sgd(model, federation)
+    residual: Tensor | float = 0.0
+    step_mode = StepMode(federation)
+    for round_ in range(2):
+        for x, y in _batches(federation, round_, rank):
+            gradients = torch.autograd.grad(cross_entropy(model(x), y), parameters)
+            total = torch.cat([gradient.flatten() for gradient in gradients]) + residual
+            kept = torch.topk(total.abs(), round(ratio * total.numel())).indices
+            sent = torch.zeros_like(total).index_copy_(0, kept, total[kept])
+            residual = total - sent
+            dist.all_reduce(sent)
+            for parameter, part in zip(parameters, sent.split([p.numel() for p in parameters]), strict=True):
+                parameter.grad = part.view_as(parameter) / world_size
+            optimizer.step()
+        step_mode.run(round_, [0, 1])
+        expected = torch.nn.utils.parameters_to_vector(parameters)
+        torch.testing.assert_close(federation.state.parameters, expected, rtol=1e-5, atol=1e-6)
+    assert isinstance(residual, Tensor)
+    own = torch.cat([step_mode.client_state(rank)[name].flatten() for name in federation.state.layout.names])
+    torch.testing.assert_close(own, residual, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1.0])
+def test_top_k_with_error_feedback(ratio: float) -> None:
+    """Against top-k of the whole gradient plus residual written here with torch.topk, within rounding."""
+    on_ranks(2, _against_a_reference, ratio)
+
+
+def _whole_runs(rank: int, world_size: int, folder: Path) -> None:
+    options = {**_OPTIONS, "model": "tests.user_code:norm_model"}
+    for name, uplink in (("none", "none"), ("topk", "topk:0.1+bf16"), ("prune", "prune:0.9"), ("fp16", "fp16")):
+        run_here(folder, name, **options, uplink=uplink)
+    digest = torch.zeros(1, dtype=torch.int64)
+    if rank == 0:
+        digest[0] = int(json.loads((folder / "topk" / "summary.json").read_text())["model_sha256"][:15], 16)
+    federation = make_federation(**options, uplink="topk:0.1+bf16")
+    step_mode = StepMode(federation)
+    for round_ in range(2):
+        step_mode.run(round_, [0, 1])
+    dist.broadcast(digest, 0)
+    assert int(federation.state.sha256()[:15], 16) == int(digest), "every rank must end with the model that is saved"
+
+
+def test_whole_runs(tmp_path: Path) -> None:
+    """Each codec runs; both ranks end in the same weights; bytes are those of the collective calls and say so."""
+    on_ranks(2, _whole_runs, tmp_path)
+    totals = {}
+    for name in ("none", "topk", "prune", "fp16"):
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        assert summary["bytes_counted"] == "at the collective calls"
+        assert summary["rounds"] == 2
+        totals[name] = summary["total_uplink_bytes"]
+        clients = rows(tmp_path / name, "clients")
+        assert [row["client"] for row in clients] == ["0", "1", "0", "1"]
+        assert all(row["client"] == row["rank"] for row in clients)
+    assert totals["topk"] < totals["prune"] < totals["fp16"] < totals["none"]
+    # Uplink is a rank's payload, downlink the others': with two ranks, what one sends the other receives.
+    later = rows(tmp_path / "prune", "clients")[2:]
+    assert later[0]["uplink_bytes"] == later[1]["downlink_bytes"]
+    assert later[1]["uplink_bytes"] == later[0]["downlink_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"server": "fedadam"}, "--server fedadam"),
+        ({"downlink": "topk:0.1"}, "--downlink topk:0.1"),
+        ({"clients": 3}, "--clients 3"),
+        ({"clients": 1}, "--clients 1"),
+        ({"clients": 2, "clients_per_round": 1}, "--clients-per-round 1"),
+        ({"exchange": "hook"}, "--exchange hook"),
+        ({"engine": "accelerate"}, "--engine accelerate"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    """On both ranks, before anything is made."""
+    on_ranks(2, _refused, tmp_path, options, words)
+    assert not list(tmp_path.iterdir())
+
+
+def _refused(rank: int, world_size: int, folder: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run_here(folder, "run", mode="step", **options)

@@ -1,0 +1,105 @@
+"""The program from Python, as docs/python.md shows it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl import Config, train
+from fl.errors import ConfigError
+from tests.support import QUICK, ROOT, no_figures, on_ranks, rows
+
+
+def _write_blocks(folder: Path) -> dict[str, str]:
+    """The page's Python blocks by the file name in their first line, written to `folder`."""
+    page = (ROOT / "docs" / "python.md").read_text()
+    blocks = {}
+    for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL):
+        name = block.splitlines()[0].removeprefix("# ")
+        blocks[name] = block
+        (folder / name).write_text(block)
+    return blocks
+
+
+def _execute(rank: int, world_size: int, folder: Path, block: str) -> None:
+    import os
+
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    scope: dict[str, Any] = {}
+    with no_figures():
+        exec(compile(block, "federate.py", "exec"), scope)
+    assert bool(scope["summary"]) == (rank == 0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_page_works(tmp_path: Path, world_size: int) -> None:
+    """Its two blocks, in about the promised number of lines, on one rank and on two: own model, own data, and it learns."""
+    blocks = _write_blocks(tmp_path)
+    assert list(blocks) == ["my_parts.py", "federate.py"]
+    assert len(blocks["federate.py"].strip().splitlines()) <= 24
+    on_ranks(world_size, _execute, tmp_path, blocks["federate.py"])
+    folder = tmp_path / "outputFolder" / "from-python"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["final_test_accuracy"] > 0.6
+    assert summary["uplink_ratio"] > 5
+    assert summary["world_size"] == world_size
+    assert json.loads((folder / "config.json").read_text())["model"] == "my_parts:network"
+    assert len(rows(folder)) == 6
+
+
+def test_train_in_pieces(tmp_path: Path) -> None:
+    """Options are those of the command line; a run is continued by its folder."""
+    options = {**QUICK, "limit_train": 100, "local_steps": 1, "batch_size": 8, "output_dir": str(tmp_path)}
+    with no_figures():
+        whole = train(**options, run_name="whole", rounds=3)
+        train(**options, run_name="pieces", rounds=1)
+        pieces = train(resume=str(tmp_path / "pieces"), rounds=3, quiet=True)
+    assert pieces["model_sha256"] == whole["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"clint": 3}, ["clint", "clients"]),
+        ({"server": "fedsgd"}, ["--server fedsgd", "fedyogi"]),
+        ({"optimizer": "rmsprop"}, ["--optimizer rmsprop", "adamw"]),
+        ({"rounds": "3"}, ["--rounds '3'"]),
+        ({"rounds": 2.5}, ["--rounds 2.5"]),
+        ({"rounds": None}, ["--rounds None"]),
+        ({"clients": True}, ["--clients True"]),
+        ({"quiet": "no"}, ["--quiet 'no'"]),
+        ({"uplink": 0.1}, ["--uplink 0.1"]),
+        ({"lr": float("nan")}, ["--lr nan"]),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, options: dict[str, Any], words: list[str]) -> None:
+    """A Python program can pass what no command line lets through: the option and the value are named all the same."""
+    with pytest.raises(ConfigError) as caught:
+        train(**{**QUICK, "output_dir": str(tmp_path / "out"), **options})
+    for word in words:
+        assert word in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_whole_number_is_a_number(tmp_path: Path) -> None:
+    """`lr=1` is as good as `lr=1.0`."""
+    assert Config(lr=1).lr == 1
+    with no_figures():
+        train(**QUICK, lr=0, clip_norm=1, rounds=1, limit_train=50, output_dir=str(tmp_path))
+
+
+def test_importing_does_nothing() -> None:
+    """`import fl` loads no torch, makes no group, draws no random number, writes no file; nor does `from fl import train`
+    start anything."""
+    program = (
+        "import sys, fl; assert 'torch' not in sys.modules; import torch; state = torch.get_rng_state();"
+        "from fl import train, Config; import fl.run, fl.cli; assert torch.equal(state, torch.get_rng_state());"
+        "assert not torch.distributed.is_initialized(); assert not torch.cuda.is_initialized();"
+        "assert 'matplotlib' not in sys.modules and 'deepspeed' not in sys.modules and 'accelerate' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=120)

@@ -1,0 +1,113 @@
+"""What a client computes and keeps depends on (seed, round, client) and its own history alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fl.rounds import FederatedRounds
+from tests.support import make_federation, on_ranks
+
+_DROPOUT: dict[str, Any] = {
+    "model": "pfl_cnn",
+    "augment": "crop:2+flip",
+    "clients": 4,
+    "limit_train": 120,
+    "local_steps": 2,
+    "batch_size": 8,
+}
+
+
+def test_dropout_and_augmentation_are_the_clients_own() -> None:
+    """Client 3's update, alone, after others, and after the global generators were disturbed: the same bits."""
+    on_ranks(1, _train_in_other_company)
+
+
+def _train_in_other_company(rank: int, world_size: int) -> None:
+    alone = make_federation(**_DROPOUT)
+    expected = alone.make_trainer().train(3, 5, alone.state)
+    federation = make_federation(**_DROPOUT)
+    trainer = federation.make_trainer()
+    torch.manual_seed(99)
+    np.random.seed(99)
+    before = torch.get_rng_state()
+    others = [trainer.train(client, 5, federation.state) for client in (0, 1, 2)]
+    torch.rand(7)
+    actual = trainer.train(3, 5, federation.state)
+    assert torch.equal(actual.values, expected.values)
+    assert actual.train_loss == expected.train_loss
+    assert not any(torch.equal(actual.values, other.values) for other in others)
+    assert not torch.equal(trainer.train(3, 6, federation.state).values, expected.values), "rounds must differ"
+    after = make_federation(**_DROPOUT, seed=1)
+    assert not torch.equal(after.make_trainer().train(3, 5, alone.state).values, expected.values), "seeds must differ"
+    torch.set_rng_state(before)
+    trainer.train(0, 0, federation.state)
+    assert torch.equal(torch.get_rng_state(), before), "training must leave the global generator alone"
+
+
+def test_dropout_and_augmentation_are_at_work() -> None:
+    """Otherwise the test above would pass without them: each changes the update."""
+    on_ranks(1, _train_without)
+
+
+def _train_without(rank: int, world_size: int) -> None:
+    federation = make_federation(**_DROPOUT)
+    plain = make_federation(**{**_DROPOUT, "augment": "none"})
+    values = [each.make_trainer().train(0, 0, each.state).values for each in (federation, plain)]
+    assert not torch.equal(*values)
+    for module in federation.engine.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert not torch.equal(federation.make_trainer().train(0, 0, federation.state).values, values[0])
+
+
+_COHORTS: dict[str, Any] = {
+    "clients": 5,
+    "clients_per_round": 2,
+    "limit_train": 100,
+    "local_steps": 1,
+    "batch_size": 8,
+    "uplink": "topk:0.05",
+}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_client_keeps_its_residual(world_size: int) -> None:
+    """In every round: new residual + what was sent = update + old residual, bit for bit, and a client that sits out
+    keeps what it has, whatever the cohorts and however many ranks."""
+    on_ranks(world_size, _follow_residuals)
+
+
+def _follow_residuals(rank: int, world_size: int) -> None:
+    federation = make_federation(**_COHORTS)
+    rounds = FederatedRounds(federation)
+    residuals = rounds.exchange.residuals
+    train, trained = rounds.trainer.train, {}
+
+    def recording(client: int, round_: int, state: Any) -> Any:
+        update = train(client, round_, state)
+        trained[client] = update.values.clone()
+        return update
+
+    rounds.trainer.train = recording
+    returned = 0
+    for round_ in range(8):
+        old = {client: residual.clone() for client, residual in residuals.items()}
+        trained.clear()
+        cohort = federation.cohort(round_)
+        rounds.run(round_, cohort)
+        assert set(trained) == {client for client in cohort if federation.ranks.hosts(client)}
+        assert set(residuals) == set(old) | set(trained)
+        for client, residual in residuals.items():
+            if client not in trained:
+                assert torch.equal(residual, old[client])
+                continue
+            returned += client in old
+            total = trained[client] + old[client] if client in old else trained[client]
+            sent = residual != total
+            assert int((residual[sent] != 0).sum()) == 0, "what was sent exactly leaves nothing"
+            assert int((total != 0).sum()) - int((residual != 0).sum()) == round(0.05 * total.numel())
+    assert int(federation.ranks.sum(torch.tensor(returned))), (
+        "the test means nothing unless some client came back to its residual"
+    )

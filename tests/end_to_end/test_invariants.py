@@ -1,0 +1,115 @@
+"""Promises about a whole run that no single module can keep."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support import rows, run_here
+
+_TINY = {"clients": 3, "rounds": 4, "local_steps": 2, "batch_size": 16, "uplink": "topk:0.1", "lr": 0.05}
+
+
+def test_batch_norm_stays_sound_under_an_adaptive_server(tmp_path: Path) -> None:
+    """ResNet-18, FedAdam, 5 rounds: all weights finite, running variances positive, and statistics really averaged.
+
+    A server optimizer that stepped the statistics too would drive variances below zero within these rounds.
+    """
+    summary = run_here(
+        tmp_path,
+        "run",
+        model="resnet18",
+        server="fedadam",
+        server_lr=0.1,
+        rounds=5,
+        clients=3,
+        limit_train=64,
+        local_steps=1,
+        batch_size=8,
+        eval_every=5,
+        checkpoint_every=0,
+    )
+    weights = load_file(tmp_path / "run" / "final_model.safetensors")
+    assert summary["parameters"] == sum(t.numel() for name, t in weights.items() if not _is_statistic(name))
+    for name, tensor in weights.items():
+        assert bool(torch.isfinite(tensor).all()), name
+        if name.endswith("running_var"):
+            assert bool((tensor > 0).all()), name
+            assert not bool((tensor == 1).all()), f"{name} still has its first value"
+        if name.endswith("num_batches_tracked"):
+            assert tensor.dtype == torch.int64, "the step counter is not averaged as a float"
+    statistics = sum(t.numel() for name, t in weights.items() if name.endswith(("running_mean", "running_var")))
+    for row in rows(tmp_path / "run", "clients"):
+        assert int(row["uplink_bytes"]) > 4 * statistics, "BatchNorm's statistics are counted as bytes"
+
+
+def _is_statistic(name: str) -> bool:
+    return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+
+
+def test_test_data_decide_nothing(tmp_path: Path) -> None:
+    """Other test labels change the test accuracies and nothing else: not the weights, not the best round."""
+    summaries, tables = [], []
+    for name, dataset in (("right", "few_digits"), ("wrong", "few_digits_wrongly_tested")):
+        summaries.append(run_here(tmp_path, name, **_TINY, dataset=f"tests.user_code:{dataset}"))
+        tables.append(rows(tmp_path / name, without=("time_s", "train_s", "exchange_s", "eval_s", "test_accuracy")))
+    right, wrong = summaries
+    tested = [[row["test_accuracy"] for row in rows(tmp_path / name)] for name in ("right", "wrong")]
+    assert tested[0] != tested[1], "the comparison means nothing otherwise"
+    for name in ("model_sha256", "best_val_round", "best_val_accuracy", "final_val_accuracy", "total_uplink_bytes"):
+        assert right[name] == wrong[name], name
+    assert tables[0] == tables[1]
+
+
+def test_the_best_round_is_the_first_with_the_best_validation_accuracy(tmp_path: Path) -> None:
+    """summary.json against metrics.csv."""
+    summary = run_here(tmp_path, "run", **_TINY, eval_every=2)
+    table = rows(tmp_path / "run")
+    assert [bool(row["val_accuracy"]) for row in table] == [False, True, False, True]
+    best = max((row for row in table if row["val_accuracy"]), key=lambda row: float(row["val_accuracy"]))
+    assert summary["best_val_round"] == int(best["round"])
+    assert summary["best_val_test_accuracy"] == float(best["test_accuracy"])
+    assert summary["final_test_accuracy"] == float(table[-1]["test_accuracy"])
+
+
+def test_without_validation_samples_there_is_no_best_round(tmp_path: Path) -> None:
+    """--val-fraction 0: nothing is decided, in particular not by test accuracy."""
+    summary = run_here(tmp_path, "run", **_TINY, val_fraction=0.0)
+    assert summary["best_val_round"] is None
+    assert summary["best_val_test_accuracy"] is None
+    assert summary["final_test_accuracy"] is not None
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 1, 3])
+def test_checkpoints_change_nothing_and_hold_no_pickle(tmp_path: Path, checkpoint_every: int) -> None:
+    """The same weights however often a checkpoint is written, and only safetensors, JSON, csv and text on disk."""
+    options = {**_TINY, "server": "fedyogi", "downlink": "topk:0.2"}
+    expected = run_here(tmp_path, "reference", **options)["model_sha256"]
+    summary = run_here(tmp_path, "run", **options, checkpoint_every=checkpoint_every)
+    assert summary["model_sha256"] == expected
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert (len([path for path in files if path.name.startswith("manifest-")]) > 0) == (checkpoint_every > 0)
+    for path in files:
+        assert path.suffix in (".safetensors", ".json", ".csv", ".log"), path
+        if path.suffix == ".safetensors":
+            load_file(path)
+        else:
+            path.read_text()
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+
+
+def test_bytes_in_the_tables_add_up(tmp_path: Path) -> None:
+    """clients.csv adds up to metrics.csv, and that to summary.json."""
+    summary = run_here(tmp_path, "run", **_TINY, downlink="topk:0.1+fp16", server="fedadagrad")
+    metrics, clients = rows(tmp_path / "run"), rows(tmp_path / "run", "clients")
+    for name in ("uplink_bytes", "downlink_bytes"):
+        for row in metrics:
+            of_round = [int(client[name]) for client in clients if client["round"] == row["round"]]
+            assert sum(of_round) == int(row[name])
+        assert sum(int(row[name]) for row in metrics) == summary[f"total_{name}"]
+    for row in metrics:
+        assert float(row["uplink_ratio"]) == pytest.approx(int(row["uplink_dense_bytes"]) / int(row["uplink_bytes"]))
+        assert float(row["kept_fraction"]) == pytest.approx(0.1, abs=1e-3)

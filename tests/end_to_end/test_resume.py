@@ -1,0 +1,231 @@
+"""A run that is continued ends as if it had never stopped. Oracle: the uninterrupted run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl.errors import ConfigError
+from tests.support import TIMES, on_ranks, resume_here, rows, run_here
+
+OPTIONS: dict[str, Any] = {
+    "model": "tests.user_code:norm_model",
+    "clients": 4,
+    "clients_per_round": 3,
+    "rounds": 12,
+    "limit_train": 150,
+    "local_steps": 1,
+    "batch_size": 8,
+    "uplink": "topk:0.1",
+    "downlink": "topk:0.2+bf16",
+    "server": "fedyogi",
+    "lr_schedule": "cosine",
+}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Equal weights, metrics, bytes and totals; times and the clients' ranks may differ."""
+    assert rows(one) == rows(other)
+    assert rows(one, "clients", (*TIMES, "rank")) == rows(other, "clients", (*TIMES, "rank"))
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (one, other)]
+    for name in ("seconds", "folder", "world_size", "launcher"):
+        for summary in summaries:
+            summary.pop(name)
+    assert summaries[0] == summaries[1]
+    weights = [(folder / "final_model.safetensors").read_bytes() for folder in (one, other)]
+    assert weights[0] == weights[1]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of the uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_here(folder, "whole", **OPTIONS)
+    return folder / "whole"
+
+
+def _stop_after(folder: Path, name: str, finished: int, **options: Any) -> None:
+    """A run that fails, as a full disk or a bug would make it, in the round after the `finished`-th."""
+    from fl.client import ClientTrainer
+
+    train = ClientTrainer.train
+
+    def failing(self: Any, client: int, round_: int, state: Any) -> Any:
+        if round_ == finished:
+            raise OSError("stopped here")
+        return train(self, client, round_, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClientTrainer, "train", failing)
+        with pytest.raises(OSError, match="stopped here"):
+            run_here(folder, name, **{**OPTIONS, **options})
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 3])
+def test_a_run_that_failed_goes_on(tmp_path: Path, whole: Path, checkpoint_every: int) -> None:
+    """Stopped in round 5: the tables hold rounds 0 to 4; rounds after the last checkpoint are run, and told, once."""
+    _stop_after(tmp_path, "run", 5, checkpoint_every=checkpoint_every)
+    folder = tmp_path / "run"
+    assert [row["round"] for row in rows(folder)] == ["0", "1", "2", "3", "4"]
+    assert not (folder / "summary.json").exists()
+    newest = sorted((folder / "checkpoints").glob("manifest-*.json"))[-1]
+    assert json.loads(newest.read_text())["next_round"] == {1: 5, 3: 3}[checkpoint_every]
+    resume_here(tmp_path, "run")
+    assert_same_run(folder, whole)
+    assert len(list((folder / "checkpoints").glob("manifest-*.json"))) == 2, "the last two are kept"
+
+
+def test_half_written_files_do_no_harm(tmp_path: Path, whole: Path) -> None:
+    """A torn csv row, a temporary file and a checkpoint without its manifest are what a kill can leave."""
+    _stop_after(tmp_path, "run", 4)
+    folder = tmp_path / "run"
+    for table in ("metrics.csv", "clients.csv"):
+        with open(folder / table, "a") as file:
+            file.write('4,0.25,"torn')
+    checkpoints = folder / "checkpoints"
+    for name in ("server-000005.safetensors", "client-000001-000005.safetensors", "manifest-000005.json.77.part"):
+        (checkpoints / name).write_bytes(b"torn")
+    (checkpoints / "client-000002-000005.safetensors.77.part").write_bytes(b"torn")
+    resume_here(tmp_path, "run")
+    assert_same_run(folder, whole)
+    assert not [path for path in checkpoints.iterdir() if "part" in path.name]
+
+
+def test_resume_by_path_and_moved(tmp_path: Path, whole: Path) -> None:
+    """--resume PATH needs no other option, also after the folder has been renamed."""
+    _stop_after(tmp_path, "run", 3)
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    shutil.move(tmp_path / "run", moved)
+    resume_here(tmp_path, "ignored", resume=str(moved))
+    assert_same_run(moved, whole)
+    assert not (tmp_path / "ignored").exists()
+
+
+def test_more_rounds_after_the_end(tmp_path: Path) -> None:
+    """A finished run with more --rounds is one long run, except that the first one's last change was delivered then."""
+    options = {**OPTIONS, "lr_schedule": "constant", "clients_per_round": 4}
+    run_here(tmp_path, "long", **{**options, "rounds": 6})
+    run_here(tmp_path, "short", **{**options, "rounds": 3})
+    resume_here(tmp_path, "short", rounds=6)
+    long, short = ([row | {"total": summary} for row in rows(tmp_path / name)] for name, summary in _totals(tmp_path))
+    for one, other in zip(long, short, strict=True):
+        if one["round"] in ("2", "3"):  # the same bytes, one round earlier
+            one = {key: cell for key, cell in one.items() if not key.startswith("downlink")}
+            other = {key: cell for key, cell in other.items() if not key.startswith("downlink")}
+        assert one == other
+
+
+def _totals(folder: Path) -> list[tuple[str, str]]:
+    found = []
+    for name in ("long", "short"):
+        summary = json.loads((folder / name / "summary.json").read_text())
+        for key in ("seconds", "folder"):
+            summary.pop(key)
+        found.append((name, json.dumps(summary)))
+    return found
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path: Path, whole: Path) -> None:
+    """No round is left: the results are written again, as they were."""
+    shutil.copytree(whole, tmp_path / "run")
+    resume_here(tmp_path, "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path, whole: Path) -> None:
+    """Without --resume: refused in one sentence, not a byte changed."""
+    shutil.copytree(whole, tmp_path / "run")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="--resume auto"):
+        run_here(tmp_path, "run", **OPTIONS)
+    assert contents(tmp_path) == before
+
+
+def test_auto_starts_afresh_where_there_is_no_checkpoint(tmp_path: Path, whole: Path) -> None:
+    """No folder, or one in which no round was finished."""
+    _stop_after(tmp_path, "empty", 0)
+    for name in ("none", "empty"):
+        run_here(tmp_path, name, **OPTIONS, resume="auto")
+        assert_same_run(tmp_path / name, whole)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"lr": 0.123}, ["--lr 0.123", "0.05"]),
+        ({"uplink": "topk:0.3"}, ["--uplink topk:0.3", "topk:0.1"]),
+        ({"seed": 5}, ["--seed 5"]),
+        ({"clients": 9}, ["--clients 9", "4"]),
+        ({"threads": 2}, ["--threads 2", "1"]),
+        ({"local_epochs": 1}, ["--local-epochs 1"]),
+        ({"mode": "step", "uplink": "none"}, ["--mode step"]),
+        ({"rounds": 3}, ["--rounds 3", "12"]),
+    ],
+)
+def test_options_that_contradict_the_stored_ones_are_refused(
+    tmp_path: Path, whole: Path, given: dict[str, Any], words: list[str]
+) -> None:
+    """One sentence names the option, both values and the folder; nothing has changed."""
+    shutil.copytree(whole, tmp_path / "run")
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        resume_here(tmp_path, "run", **given)
+    for word in words:
+        assert word in str(caught.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("resume", ["nowhere", ""])
+def test_resume_of_no_run_is_refused(tmp_path: Path, resume: str) -> None:
+    """--resume PATH where there is no checkpoint."""
+    with pytest.raises(ConfigError, match="--resume"):
+        run_here(tmp_path, "run", resume=str(tmp_path / resume))
+    assert not list(tmp_path.iterdir())
+
+
+_PAIRS: dict[str, dict[str, Any]] = {
+    "step": {"mode": "step", "uplink": "topk:0.1", "optimizer": "adam", "lr": 0.01},
+    "step-momentum": {"mode": "step", "uplink": "prune:0.9,scope=layer+fp16", "momentum": 0.9},
+    "hook": {"exchange": "hook", "uplink": "topk:0.1", "downlink": "topk:0.2", "server": "fedadam"},
+}
+_COMMON: dict[str, Any] = {
+    "model": "tests.user_code:norm_model",
+    "limit_train": 100,
+    "local_steps": 2,
+    "batch_size": 8,
+}
+
+
+def _stop_and_go_on(rank: int, world_size: int, folder: Path, name: str) -> None:
+    options = {**_COMMON, **_PAIRS[name]}
+    run_here(folder, f"{name}-whole", **options, rounds=6)
+    run_here(folder, name, **options, rounds=4)
+    resume_here(folder, name, rounds=6)
+
+
+@pytest.mark.parametrize("name", list(_PAIRS))
+def test_hooks_and_step_mode_go_on_too(tmp_path: Path, name: str) -> None:
+    """On two ranks: residuals by name and the local optimizer's state come back."""
+    on_ranks(2, _stop_and_go_on, tmp_path, name)
+    whole, stopped = tmp_path / f"{name}-whole", tmp_path / name
+    assert (whole / "final_model.safetensors").read_bytes() == (stopped / "final_model.safetensors").read_bytes()
+    without = (*TIMES, "downlink_bytes", "downlink_dense_bytes")
+    assert rows(whole, without=without) == rows(stopped, without=without)
+
+
+def test_a_foreign_hook_cannot_be_continued(tmp_path: Path) -> None:
+    """Its state stays unknown, so the run would not be the uninterrupted one: refused, nothing changed."""
+    hook = "torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook:powerSGD_hook"
+    run_here(tmp_path, "run", **_COMMON, exchange="hook", hook=hook, rounds=2, clients=1)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="powerSGD_hook"):
+        resume_here(tmp_path, "run", rounds=4)
+    assert contents(tmp_path) == before

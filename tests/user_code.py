@@ -1,0 +1,69 @@
+"""Models and data sets as a user would write them, named in tests as `tests.user_code:...`."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fl.data import Dataset, Split
+from fl.data.digits import load
+
+
+def norm_model(classes: int, in_channels: int) -> nn.Module:
+    """A small network with BatchNorm, for images of any size."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 4, 5, stride=4),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(64, classes),
+    )
+
+
+class Failing(nn.Sequential):
+    """Raises in training on rank TEST_FAILING_RANK at its TEST_FAILING_PASS-th forward pass."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The network, or the failure."""
+        if self.training:
+            self.passes += 1
+            mine = os.environ.get("RANK", "0") == os.environ.get("TEST_FAILING_RANK")
+            if mine and self.passes == int(os.environ["TEST_FAILING_PASS"]):
+                raise ValueError("the user's model has failed")
+        return super().forward(x)
+
+
+def failing_model(classes: int, in_channels: int) -> nn.Module:
+    """`norm_model` that fails where TEST_FAILING_RANK and TEST_FAILING_PASS say, if they are set."""
+    return Failing(*norm_model(classes, in_channels))
+
+
+def few_digits(folder: Path) -> Dataset:
+    """The first 200 training digits, and 100 to test on."""
+    whole = load(folder, False)
+    train, test = whole.train.take(torch.arange(200)), whole.test.take(torch.arange(100))
+    return Dataset("few", train, test, classes=10, augment="crop:2")
+
+
+def few_digits_wrongly_tested(folder: Path) -> Dataset:
+    """`few_digits` with other labels, in another order, in the test split."""
+    data = few_digits(folder)
+    order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(1))
+    test = Split(data.test.x[order], (data.test.y + 3) % 10)
+    return Dataset("few", data.train, test, classes=10, augment="crop:2")
+
+
+def make_hook(factor: float = 1.0) -> tuple[dict[str, float], Any]:
+    """A DDP hook with a state: the average times `factor`."""
+    return {"factor": factor}, _scaled_average
+
+
+def _scaled_average(state: dict[str, float], bucket: Any) -> torch.futures.Future[Tensor]:
+    buffer = bucket.buffer().mul_(state["factor"] / dist.get_world_size())
+    return dist.all_reduce(buffer, async_op=True).get_future().then(lambda done: done.value()[0])
