@@ -1,6 +1,7 @@
 """The program from Python, as docs/python.md shows it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,8 +27,8 @@ def _write_blocks(folder: Path) -> dict[str, str]:
 
 
 def _execute(rank: int, world_size: int, folder: Path, block: str) -> None:
-    import os
-
+    if hasattr(os, "sched_setaffinity"):  # one core, so one thread: two of them crawl where other programs run
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))} if world_size == 1 else os.sched_getaffinity(0))
     os.chdir(folder)
     sys.path.insert(0, str(folder))
     scope: dict[str, Any] = {}
