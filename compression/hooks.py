@@ -12,6 +12,7 @@ start their collectives in the same order. They have a process group of their ow
 SyncBatchNorm) calls collectives from the main thread meanwhile, in an order that differs from rank to rank.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Futur
 
     def work() -> None:
         try:
-            with torch.cuda.stream(stream), torch.no_grad():
+            with torch.no_grad(), torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
                 future.set_result(_exchange(state, buffer, layout, group))
         except Exception as error:
             future.set_exception(error)  # type: ignore[arg-type]

@@ -70,6 +70,11 @@ class Checkpoints:
         self.ranks.wait_for_all()
         self._forget_old()
 
+    def next_round(self) -> int:
+        """The round that the newest complete checkpoint goes on with; -1 without one."""
+        manifests = self._manifests()
+        return int(manifests[-1].stem.partition("-")[2]) if manifests else -1
+
     def latest(self) -> Manifest | None:
         """The newest complete checkpoint, or None."""
         manifests = self._manifests()
@@ -101,7 +106,10 @@ class Checkpoints:
         return sorted(self.folder.glob("manifest-*.json"))
 
     def _forget_old(self) -> None:
-        """Each rank deletes its own clients' files that no kept manifest names; rank 0 also the rest."""
+        """Each rank deletes its own clients' files that no kept manifest names; rank 0 also the rest.
+
+        A rank that sees no manifest writes to a folder of its own; what is there may be needed, and stays.
+        """
         kept = self._manifests()[-_KEPT:]
         named: set[str] = {path.name for path in kept}
         for path in kept:
@@ -112,7 +120,7 @@ class Checkpoints:
             kind, _, rest = path.name.partition("-")
             owner = int(rest.split("-")[0]) if kind == "client" else 0
             mine = self.ranks.hosts(owner) if kind == "client" else self.ranks.is_server
-            if mine and path.name not in named:
+            if kept and mine and path.name not in named:
                 path.unlink(missing_ok=True)
 
 

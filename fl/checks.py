@@ -10,9 +10,11 @@ from .config import Config
 from .data import check_dataset
 from .data.augment import Augment
 from .data.partition import check_partition
+from .engine import choose_engine
 from .errors import ConfigError
 from .foreign_hook import check_hook
 from .models import check_model
+from .ranks import detect_launcher
 from .schedule import parse_schedule
 
 _CLIENTS_OF_ONE_PROCESS = 4
@@ -91,6 +93,7 @@ def _check_specs(config: Config) -> None:
         raise ConfigError(f"--mode {config.mode}: there is no such mode{nearest(mode, ('sync', 'step'))}")
     check_dataset(config)
     check_model(config)
+    choose_engine(config, detect_launcher())
     if config.hook is not None:
         check_hook(config.hook)
 

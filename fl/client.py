@@ -30,7 +30,6 @@ class Update:
     samples: int
     train_loss: float
     train_s: float
-    steps: int
 
 
 class ClientTrainer:
@@ -87,4 +86,4 @@ class ClientTrainer:
         # Losses are read only now: reading each one would make the device wait in every step.
         loss = torch.stack(losses).double().mean().item()
         seconds = time.perf_counter() - started
-        return Update(client, values, buffers, len(self.parts[client]), loss, seconds, len(losses))
+        return Update(client, values, buffers, len(self.parts[client]), loss, seconds)

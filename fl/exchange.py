@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compression import Codec, PayloadError, make_codec
+from compression import Codec, make_codec
 
 from .client import Update
 from .errors import RoundError
@@ -51,7 +51,7 @@ class RoundOutcome:
     buffers_bytes: int = 0
     update_norm: float = 0.0
     received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
-    exchanges: int | None = None  # of gradients, in step mode
+    exchanges: int = 0  # between clients, through a hook
 
     def gather(self, ranks: Ranks, report: ClientReport, received_bytes: int) -> None:
         """Where every rank is one client: collect each one's report and what it received from the others; collective."""
@@ -126,8 +126,9 @@ class Exchange(ABC):
 class ServerExchange(Exchange):
     """Payloads point to point to rank 0, which decodes and adds them up in cohort order.
 
-    The sizes travel first, in one small all-reduce. A cohort is taken in batches of so many clients that the payloads
-    waiting to be sent stay below about 512 MB even if dense.
+    The sizes travel first, in one small all-reduce, when every rank has trained its clients: gloo starts a transfer only
+    when the receiver asks for its exact size, so sending earlier would not overlap with training. A cohort is taken in
+    batches, of one client a rank or of as many as 512 MB hold even if dense, so that waiting payloads stay bounded.
     """
 
     def __init__(
@@ -149,11 +150,11 @@ class ServerExchange(Exchange):
         self._new_residuals = {}
         self._payloads: dict[int, Tensor] = {}
         self._own: dict[int, ClientReport] = {}
-        self._sending: list[dist.Work] = []
+        self._sending: list[tuple[list[dist.Work], list[tuple[int, Tensor]]]] = []
         self._outcome = RoundOutcome()
         if self._mean is not None:
             self._mean.reset()
-        self._failure: PayloadError | None = None
+        self._failure: Exception | None = None
 
     def upload(self, update: Update) -> None:
         """As in `Exchange.upload`."""
@@ -178,14 +179,17 @@ class ServerExchange(Exchange):
 
     def abort(self) -> None:
         """As in `Exchange.abort`."""
-        self._flush(failed=True)
+        if self._batches:
+            self._flush(failed=True)
 
     def step(self) -> RoundOutcome:
         """As in `Exchange.step`."""
         while self._batches:
             self._flush()
-        for work in self._sending:
-            work.wait()
+        for works, _ in self._sending:
+            for work in works:
+                work.wait()
+        self._sending = []
         self._payloads = {}
         self.serve(self._mean, self._outcome, self._failure)
         self.residuals.update(self._new_residuals)
@@ -213,7 +217,9 @@ class ServerExchange(Exchange):
         own = [(tag, self._payloads.pop(client)) for tag, client in enumerate(batch) if client in self._payloads]
         held = [(tag, payload.to(self.ranks.wire_device)) for tag, payload in own]
         if held:
-            self._sending += dist.batch_isend_irecv([dist.P2POp(dist.isend, data, 0, tag=tag) for tag, data in held])
+            operations = [dist.P2POp(dist.isend, data, 0, tag=tag) for tag, data in held]
+            # With NCCL a payload's memory must stay until its Work is done.
+            self._sending.append((dist.batch_isend_irecv(operations), held))
 
     def _receive(self, reports: list[ClientReport], mean: Mean) -> None:
         remote = [(tag, report) for tag, report in enumerate(reports) if report.client not in self._payloads]
@@ -237,7 +243,7 @@ class ServerExchange(Exchange):
             if self._failure is None:
                 try:
                     mean.add(*part_payloads(payload, self.state), report.samples)
-                except PayloadError as error:
+                except Exception as error:
                     # The others are still sending: they hear of it when they wait for the server's answer.
                     self._failure = error
 

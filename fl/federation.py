@@ -26,7 +26,7 @@ from .model_state import ModelState
 from .models import build_model
 from .ranks import Ranks
 from .seeds import numpy_generator
-from .server import Server, apply_change, join_payloads, part_payloads
+from .server import Server, join_payloads, part_payloads
 from .server_optim import make_server_optimizer
 
 
@@ -98,8 +98,9 @@ class Federation:
             payload = join_payloads(exact.encode(self.state.parameters)[0], self.state.buffers, exact)
         change, buffers = part_payloads(self.ranks.broadcast(payload), self.state)
         if not self.ranks.is_server:
-            self.state.parameters.zero_()
-            apply_change(self.state, change, buffers)
+            self.state.parameters.copy_(change.dense())
+            if buffers is not None:
+                self.state.buffers.copy_(buffers.values)
 
     def evaluate(self, split: Split) -> tuple[float | None, float | None]:
         """Loss and accuracy of the global model on `split`; None where it is empty. Collective."""

@@ -14,7 +14,9 @@ from .errors import ConfigError
 from .ranks import Ranks
 
 # What may differ when a run is continued: none of it changes a result, except that more rounds may follow.
-_FREE = frozenset({"resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "rounds"})
+_FREE = frozenset(
+    {"resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "rounds", "checkpoint_every"}
+)
 
 
 def stored_options(folder: Path) -> Config:
@@ -38,12 +40,15 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
     if config.resume is None:
         return config, None
     auto = config.resume == "auto"
-    folder = Path(config.output_dir) / (config.run_name or "") if auto else Path(config.resume)
+    folder = Path(config.output_dir) / (config.run_name or "") if auto else Path(config.resume).resolve()
     manifests = sorted((folder / "checkpoints").glob("manifest-*.json"))
     if not manifests:
+        if auto and (folder / "summary.json").exists():
+            raise ConfigError(f"--resume auto: {folder} holds a finished run without checkpoints; choose another name")
         if auto:
             return config, None
         raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
+    place = {"run_name": folder.name, "output_dir": str(folder.parent)}
     stored = stored_options(folder)
     if stored.hook is not None:
         raise ConfigError(
@@ -63,14 +68,18 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
     finished = int(manifests[-1].stem.removeprefix("manifest-"))
     if changes.get("rounds", finished) < finished:
         raise ConfigError(f"--rounds {config.rounds} must be at least {finished}: {folder} has so many rounds already")
-    kept_place = {"output_dir": str(folder.parent), "run_name": folder.name, "resume": config.resume}
-    return dataclasses.replace(stored, **{**changes, **kept_place}), folder
+    if changes.get("rounds", stored.rounds) != stored.rounds and stored.lr_schedule == "cosine":
+        raise ConfigError(
+            f"--rounds {config.rounds} differs from {stored.rounds}, on which the cosine schedule of {folder} depends: "
+            "leave it out, or start a new run"
+        )
+    return dataclasses.replace(stored, **{**changes, **place, "resume": config.resume}), folder
 
 
 def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:
     """Make the folder of a new run; collective. Returns it and its name. ConfigError if it exists already.
 
-    `--resume auto` may take over a folder in which no round was ever finished.
+    `--resume auto` takes over a folder that has no checkpoint yet.
     """
     name = config.run_name
     if name is None:

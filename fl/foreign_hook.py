@@ -76,30 +76,40 @@ def _bytes(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in ([tensors] if isinstance(tensors, Tensor) else tensors))
 
 
-def _broadcast(tensor: Tensor, src: int) -> tuple[int, int]:
-    return (_bytes(tensor), 0) if src == dist.get_rank() else (0, _bytes(tensor))
+def _broadcast(given: dict[str, Any]) -> tuple[int, int]:
+    group, own = given.get("group"), dist.get_rank()
+    source = given.get("src")
+    if source is None:
+        source, own = given.get("group_src"), dist.get_rank(group)
+    return (_bytes(given["tensor"]), 0) if source == own else (0, _bytes(given["tensor"]))
 
 
-def _all_reduce(tensor: Tensor) -> tuple[int, int]:
-    return _bytes(tensor), _bytes(tensor)
+def _all_reduce(given: dict[str, Any]) -> tuple[int, int]:
+    size = _bytes(next(iter(given.values())))
+    return size, size
 
 
-def _all_gather(output: Any, tensor: Tensor) -> tuple[int, int]:
-    return _bytes(tensor), _bytes(output) - _bytes(tensor)
+def _all_gather(given: dict[str, Any]) -> tuple[int, int]:
+    output, own, *_ = given.values()
+    return _bytes(own), _bytes(output) - _bytes(own)
 
 
-def _scattered(output: Any, tensors: Any) -> tuple[int, int]:
-    own = _bytes(tensors) // dist.get_world_size()
-    return _bytes(tensors) - own, _bytes(tensors) - own
+def _scattered(given: dict[str, Any]) -> tuple[int, int]:
+    _, whole, *_ = given.values()
+    own = _bytes(whole) // dist.get_world_size(given.get("group"))
+    return _bytes(whole) - own, _bytes(whole) - own
 
 
-_RULES: dict[str, Callable[..., tuple[int, int]]] = {
+# Each rule takes a call's arguments by name, in the order of the function's parameters, and returns (sent, received).
+_RULES: dict[str, Callable[[dict[str, Any]], tuple[int, int]]] = {
     "broadcast": _broadcast,
     "all_reduce": _all_reduce,
     "all_gather": _all_gather,
     "all_gather_into_tensor": _all_gather,
+    "all_gather_single": _all_gather,
     "reduce_scatter": _scattered,
     "reduce_scatter_tensor": _scattered,
+    "reduce_scatter_single": _scattered,
     "all_to_all": _scattered,
     "all_to_all_single": _scattered,
 }
@@ -110,7 +120,7 @@ def count_collectives() -> Iterator[Traffic]:
     """Count the bytes handed to and got from torch.distributed's collective calls, from any thread, in this block.
 
     An all-reduce counts its tensor once each way; how a backend carries it out (a ring sends 2 (W - 1) / W of it) is not
-    seen at the call.
+    seen at the call. Point-to-point calls are not counted.
     """
     traffic = Traffic()
     originals = {name: getattr(dist, name) for name in _RULES if hasattr(dist, name)}
@@ -118,12 +128,10 @@ def count_collectives() -> Iterator[Traffic]:
     def counted(name: str) -> Callable[..., Any]:
         original, rule = originals[name], _RULES[name]
         signature = inspect.signature(original)
-        wanted = len(inspect.signature(rule).parameters)
 
         @functools.wraps(original)
         def call(*args: Any, **kwargs: Any) -> Any:
-            given = list(signature.bind(*args, **kwargs).arguments.values())[:wanted]
-            sent, received = rule(*given)
+            sent, received = rule(signature.bind(*args, **kwargs).arguments)
             traffic.sent_bytes += sent
             traffic.received_bytes += received
             return original(*args, **kwargs)

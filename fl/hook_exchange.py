@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from compression import CodecHook, FlatBucket, Layout, codec_hook
+from compression.hooks import Traffic
 
 from .client import Update
 from .errors import RoundError
@@ -77,17 +78,16 @@ class HookExchange(Exchange):
 
     def _step(self, update: Update, samples: Tensor) -> RoundOutcome:
         total = int(samples.sum())
-        kept_before = self.codec.traffic.kept if self.codec is not None else 0
-        with count_collectives() as traffic:
-            mean = self._average(update, update.samples * self.ranks.world_size / total)
-            buffers = (update.buffers * (update.samples / total)).to(self.ranks.wire_device)
-            if buffers.numel():
-                dist.all_reduce(buffers)
-        sent, received, kept = traffic.sent_bytes, traffic.received_bytes, update.values.numel()
-        if self.codec is not None:
-            kept = self.codec.traffic.kept - kept_before
+        mean, traffic = self._average(update, update.samples * self.ranks.world_size / total)
+        buffers = (update.buffers * (update.samples / total)).to(self.ranks.wire_device)
+        buffers_bytes = 0
+        if buffers.numel():
+            dist.all_reduce(buffers)
+            buffers_bytes = buffers.numel() * buffers.element_size()
+        sent, received = traffic.sent_bytes + buffers_bytes, traffic.received_bytes + buffers_bytes
+        kept = traffic.kept if self.codec is not None else update.values.numel()
         report = ClientReport(update.client, update.samples, update.train_loss, update.train_s, sent, kept)
-        outcome = RoundOutcome()
+        outcome = RoundOutcome(exchanges=1)
         outcome.gather(self.ranks, report, received)
         average = None
         if self.server is not None:
@@ -96,13 +96,20 @@ class HookExchange(Exchange):
         self.serve(average, outcome)
         return outcome
 
-    def _average(self, update: Update, weight: float) -> Tensor:
-        """The hook's average of all updates, in the model's order, fp32 [n]."""
+    def _average(self, update: Update, weight: float) -> tuple[Tensor, Traffic]:
+        """The hook's average of all updates, in the model's order, fp32 [n], and the bytes that took."""
         buffer = self._reversed(update.values.mul_(weight), self.state.layout, self._layout)
         bucket = FlatBucket(buffer.to(self.ranks.wire_device), self._parameters)
-        result = self._hook(self._hook_state, bucket).wait()
+        if self.codec is not None:
+            self.codec.traffic = traffic = Traffic()
+            result = self._hook(self._hook_state, bucket).wait()
+        else:
+            with count_collectives() as traffic:
+                result = self._hook(self._hook_state, bucket).wait()
+            if self.ranks.world_size > 1 and not traffic.sent_bytes and not traffic.received_bytes:
+                raise RoundError("the hook made no collective call whose bytes can be counted")
         result = result[0] if isinstance(result, list) else result
-        return self._reversed(result.to(self.ranks.device).float(), self._layout, self.state.layout)
+        return self._reversed(result.to(self.ranks.device).float(), self._layout, self.state.layout), traffic
 
     @staticmethod
     def _reversed(flat: Tensor, source: Layout, target: Layout) -> Tensor:

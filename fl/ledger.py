@@ -23,10 +23,13 @@ class Ledger:
     A client's first download is the whole model in fp32. Later it downloads, when its round begins, what it missed:
     the changes since its last download with the newest buffers, or the whole model if that is smaller. After the last
     round the final change is delivered to the clients of that round. The dense baseline replaces each of these messages by
-    the whole model in fp32.
+    the whole model in fp32. Where clients exchange among themselves (a hook, or step mode), it is that of plain DDP: an
+    all-reduce of the parameters at each exchange and of the buffers once a round, its tensors counted once each way.
     """
 
     def __init__(self, *, parameters: int, buffers: int) -> None:
+        self._parameters = parameters
+        self._buffers = buffers
         self.model_bytes = dense_bytes(parameters) + (dense_bytes(buffers) if buffers else 0)
         self.uplink_bytes = 0
         self.downlink_bytes = 0
@@ -41,21 +44,19 @@ class Ledger:
         change_bytes: int,
         buffers_bytes: int,
         from_peers: dict[int, int] | None = None,
-        exchanges: int | None = None,
+        exchanges: int = 0,
         is_last: bool = False,
     ) -> list[ClientBytes]:
         """Charge a round that succeeded.
 
         `uplinks`: client -> bytes sent. `change_bytes`, `buffers_bytes`: what the server broadcast. `from_peers`:
-        client -> bytes received from other clients, where a hook exchanges updates between them. `exchanges`: how often
-        gradients were exchanged, in step mode, where there is no server.
+        client -> bytes received from other clients, where a hook exchanges updates between them; `exchanges`: how often.
         """
+        reduced = 4 * (self._parameters * exchanges + self._buffers)
         rows = []
         for client, sent in uplinks.items():
             received, downloads = self._catch_up(client)
-            if exchanges is not None:
-                downloads += exchanges
-            elif is_last:
+            if is_last and change_bytes:
                 received += change_bytes + buffers_bytes
                 downloads += 1
             rows.append(
@@ -63,8 +64,8 @@ class Ledger:
                     client=client,
                     uplink_bytes=sent,
                     downlink_bytes=received + (from_peers or {}).get(client, 0),
-                    uplink_dense_bytes=self.model_bytes * (1 if exchanges is None else exchanges),
-                    downlink_dense_bytes=self.model_bytes * downloads,
+                    uplink_dense_bytes=reduced if exchanges else self.model_bytes,
+                    downlink_dense_bytes=self.model_bytes * downloads + (reduced if exchanges else 0),
                 )
             )
         self._changes_bytes += change_bytes

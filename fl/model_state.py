@@ -14,13 +14,15 @@ class ModelState:
     `parameters`: fp32 [n], every trainable parameter in the model's order; changed by the server optimizer.
     `buffers`: fp32 [m], every floating-point buffer (BatchNorm's running mean and variance); averaged, never optimised.
     Frozen parameters and integer buffers (BatchNorm's step counter, which nothing reads) keep their first values and
-    are not exchanged.
+    are not exchanged; nor are buffers that are no part of the model's state. A tensor with several names is exchanged once.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        averaged = [(name, b) for name, b in model.named_buffers() if b.is_floating_point()]
-        exchanged = {name for name, _ in trainable + averaged}
+        everything = model.state_dict(keep_vars=True)
+        averaged = [(name, b) for name, b in model.named_buffers() if b.is_floating_point() and name in everything]
+        canonical = {id(tensor): name for name, tensor in trainable + averaged}
+        self._aliases = {name: canonical[id(tensor)] for name, tensor in everything.items() if id(tensor) in canonical}
         self.layout = Layout.of(trainable)
         self.buffer_layout = Layout.of(averaged)
         self.parameters = self.layout.gather([p for _, p in trainable], torch.empty(self.layout.total, device=device))
@@ -28,7 +30,7 @@ class ModelState:
             [b for _, b in averaged], torch.empty(self.buffer_layout.total, device=device)
         )
         self._fixed = {
-            name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in exchanged
+            name: tensor.detach().clone() for name, tensor in everything.items() if name not in self._aliases
         }
 
     def load_into(self, model: nn.Module) -> None:
@@ -58,6 +60,7 @@ class ModelState:
         """The whole model by name, on the CPU."""
         named = dict(zip(self.layout.names, self.layout.views(self.parameters), strict=True))
         named.update(zip(self.buffer_layout.names, self.buffer_layout.views(self.buffers), strict=True))
+        named = {name: named[canonical] for name, canonical in self._aliases.items()}
         named.update(self._fixed)
         return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
 

@@ -1,6 +1,7 @@
 """Which process this is among how many, on which device, and the process group between them."""
 
 import contextlib
+import datetime
 import importlib
 import os
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from .config import RunOptions
 from .errors import ConfigError, RoundError
+
+# A rank with little to do waits for the others while they train; one that dies is noticed at once all the same.
+_TIMEOUT = datetime.timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,12 @@ class Ranks:
         if self.world_size > 1:
             dist.all_reduce(table)
         return table
+
+    def all_agree(self, number: int) -> bool:
+        """Whether every rank passes the same number; collective."""
+        table = torch.zeros(self.world_size, dtype=torch.int64)
+        table[self.rank] = number
+        return bool((self.sum(table) == number).all())
 
     def wait_for_all(self) -> None:
         """Return when every rank has got here. (A barrier of its own would pick a device; this one is on the CPU.)"""
@@ -113,10 +123,12 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     # NCCL refuses two ranks on one GPU; gloo serves ranks that share one.
     nccl = cuda and local_world_size <= torch.cuda.device_count()
+    created = not dist.is_initialized()
+    if not created:
+        rank, world_size, nccl = dist.get_rank(), dist.get_world_size(), cuda and _existing_group_has_nccl()
     threads = options.threads or max(1, _cores() // local_world_size)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    created = not dist.is_initialized()
     if created:
         # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
         # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
@@ -126,6 +138,7 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
             store=_store(),
             rank=rank,
             world_size=world_size,
+            timeout=_TIMEOUT,
         )
     try:
         ranks = Ranks(
@@ -146,6 +159,14 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
         torch.set_num_threads(threads_before)
         if created:
             dist.destroy_process_group()
+
+
+def _existing_group_has_nccl() -> bool:
+    """Whether the process group that the caller made sends GPU tensors through NCCL; ConfigError if not CPU tensors too."""
+    backends = dist.get_backend_config()
+    if "cpu:" not in backends:
+        raise ConfigError(f"the process group has the backend '{backends}'; make it with 'cpu:gloo,cuda:nccl'")
+    return "cuda:nccl" in backends
 
 
 def _cores() -> int:

@@ -13,6 +13,7 @@ from .checkpoint import Checkpoints, write_json, write_tensors
 from .checks import check_options, resolve
 from .config import Config
 from .engine.deepspeed_config import reconcile
+from .errors import ConfigError
 from .exchange import RoundOutcome
 from .federation import Federation, assemble
 from .folder import continue_options, create_folder
@@ -38,6 +39,9 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
         federation = assemble(config, ranks)
         rounds: Rounds = StepMode(federation) if config.mode == "step" else FederatedRounds(federation)
         resumed = folder is not None
+        begins = -1 if folder is None else Checkpoints(folder, ranks).next_round()
+        if not ranks.all_agree(begins):
+            raise ConfigError(f"--resume {config.resume}: ranks see different checkpoints; all must share --output-dir")
         if folder is None:
             folder, name = create_folder(config, ranks)
             federation.config = dataclasses.replace(federation.config, run_name=name)

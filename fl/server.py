@@ -83,8 +83,9 @@ class Server:
         torch.sub(self._copy.detach(), self.state.parameters, out=change)
         if self.error_feedback:
             # The residual moves into the memory of the change; its old memory holds the next change.
-            self._spare = self.residual
-            payload, _, self.residual = self.downlink.encode_with_residual(change, self.residual, self.state.layout)
+            old = self.residual
+            payload, _, self.residual = self.downlink.encode_with_residual(change, old, self.state.layout)
+            self._spare = old
         else:
             self._spare = change
             payload, _ = self.downlink.encode(change, self.state.layout)

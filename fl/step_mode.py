@@ -1,6 +1,7 @@
 """`--mode step`: ordinary DistributedDataParallel whose gradients go through a codec hook at every step."""
 
 import dataclasses
+import inspect
 
 import torch
 import torch.distributed as dist
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
+from compression.select import Prune, TopK
 
 from .data.batches import count_steps
 from .engine.optimizer import make_optimizer
@@ -16,6 +18,12 @@ from .exchange import ClientReport, RoundOutcome
 from .federation import Federation
 
 _ONE_BUCKET_MB = 1 << 20
+# The name since torch 2.13, and the one before.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
 
 
 class StepEngine(PlainEngine):
@@ -24,12 +32,13 @@ class StepEngine(PlainEngine):
     def __init__(self, federation: Federation, hook: CodecHook) -> None:
         config, device = federation.config, federation.ranks.device
         super().__init__(config, federation.engine.model, device)
-        whole = hook.codec.selector is not None and not hook.codec.selector.per_layer
+        selector = hook.codec.selector
+        whole = isinstance(selector, (TopK, Prune)) and not selector.per_layer
         ddp = DistributedDataParallel(
             self.model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
             bucket_cap_mb=_ONE_BUCKET_MB if whole else None,
+            **{_SYNC_BUFFERS: False},
         )
         ddp.register_comm_hook(hook, codec_hook)
         self._network = ddp
@@ -128,3 +137,8 @@ class StepMode:
             _, position, key = name.split(".", 2)
             whole["state"].setdefault(int(position), {})[key] = value
         self._optimizer.load_state_dict(whole)
+        # Fused kernels walk through memory: moments must lie there in the order of their weights (channels-last, say).
+        for parameter, moments in self._optimizer.state.items():
+            for key, value in moments.items():
+                if value.shape == parameter.shape:
+                    moments[key] = torch.empty_like(parameter).copy_(value)

@@ -10,8 +10,6 @@ from fl.data.dataset import Split
 from fl.data.normalise import Normaliser
 from fl.seeds import torch_generator
 
-__all__ = ["Augment", "Normaliser", "batch_sizes", "count_steps", "iterate_batches"]
-
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:
     """The sizes of the batches of one epoch: full ones, and a shorter last one that is kept.

@@ -28,6 +28,7 @@ class LocalEngine(ABC):
         if device.type == "cuda":
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.allow_tf32 = precision != "fp32"
         self.precision = precision
         self.memory_format = memory_format_for(device, precision, model)
         self.model = model.to(device=device)

@@ -169,8 +169,10 @@ def test_python_shows_the_result(launched: Launched) -> None:
     assert launched.printed["torchrun"].strip() == ""
 
 
-def test_main_resnet50(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """`main_resnet50.py` under torchrun: the same program with another default model, which an option still beats."""
+@pytest.mark.parametrize("launcher", list(_LAUNCHES))
+def test_main_resnet50(tmp_path: Path, launcher: str) -> None:
+    """`main_resnet50.py` under every launcher: the same program with another default model."""
+    command, extra, engine, ranks = _LAUNCHES[launcher]
     options = flags(
         dataset="tests.user_code:few_digits",
         limit_train=32,
@@ -183,11 +185,18 @@ def test_main_resnet50(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         run_name="run",
     )
     at = options.index("--model")
-    program(torchrun(2), *options[:at], *options[at + 2 :], script="main_resnet50.py")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"] == "resnet50"
+    program(command, *options[:at], *options[at + 2 :], *extra, script="main_resnet50.py")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["model"], config["engine"]) == ("resnet50", engine)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["parameters"] == 23_520_842
-    assert summary["world_size"] == 2
+    assert summary["world_size"] == ranks
+
+
+def test_an_option_beats_the_default_of_main_resnet50(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its default model is a default, no more."""
     monkeypatch.setattr(sys, "argv", ["main_resnet50.py", "--model", "lenet5", "--print_config"])
     with pytest.raises(SystemExit):
         runpy.run_path(str(ROOT / "main_resnet50.py"), run_name="__main__")

@@ -194,6 +194,7 @@ def test_resume_of_no_run_is_refused(tmp_path: Path, resume: str) -> None:
 _PAIRS: dict[str, dict[str, Any]] = {
     "step": {"mode": "step", "uplink": "topk:0.1", "optimizer": "adam", "lr": 0.01},
     "step-momentum": {"mode": "step", "uplink": "prune:0.9,scope=layer+fp16", "momentum": 0.9},
+    "step-channels-last": {"mode": "step", "uplink": "none", "precision": "bf16", "model": "lenet5", "momentum": 0.9},
     "hook": {"exchange": "hook", "uplink": "topk:0.1", "downlink": "topk:0.2", "server": "fedadam"},
 }
 _COMMON: dict[str, Any] = {

@@ -34,6 +34,15 @@ def test_command_line_beats_environment_beats_nothing_and_each_counts_as_given(t
     assert explicit == {"lr", "momentum", "rounds", "batch_size", "uplink", "quiet"}
 
 
+def test_a_file_named_on_the_command_line_beats_the_environment(tmp_path, monkeypatch):
+    """The same option in both."""
+    path = tmp_path / "preset.yaml"
+    path.write_text("rounds: 7\n")
+    monkeypatch.setenv("LEANFED_ROUNDS", "3")
+    assert parse(["--config", str(path)])[0].rounds == 7
+    assert parse([])[0].rounds == 3
+
+
 def test_print_config_can_be_read_back(tmp_path, capsys):
     """What --print_config prints is a --config file of the same options."""
     with pytest.raises(SystemExit) as stopped:

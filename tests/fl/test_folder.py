@@ -39,6 +39,22 @@ def test_the_same_command_line_again_is_fine_and_another_value_is_not(folder):
         continue_options(dataclasses.replace(again, lr=0.4), given)
 
 
+def test_a_cosine_schedule_keeps_its_rounds(folder):
+    """Its rates depend on how many rounds there are."""
+    stored = dataclasses.replace(STORED, lr_schedule="cosine")
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(stored)))
+    with pytest.raises(ConfigError, match="cosine"):
+        continue_options(Config(resume=str(folder), rounds=9), frozenset({"resume", "rounds"}))
+
+
+def test_a_finished_run_without_checkpoints_is_not_overwritten(tmp_path):
+    """--checkpoint-every 0 left nothing to go on from, but a summary."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "summary.json").write_text("{}")
+    with pytest.raises(ConfigError, match="finished run"):
+        continue_options(Config(resume="auto", output_dir=str(tmp_path), run_name="mine"), frozenset())
+
+
 def test_auto_starts_afresh_where_there_is_no_checkpoint_and_a_path_is_refused(tmp_path):
     """An absent folder, and one in which no round was finished."""
     (tmp_path / "mine").mkdir()

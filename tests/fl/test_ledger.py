@@ -59,10 +59,21 @@ def test_dense_baseline_replaces_each_message_by_the_model():
 
 
 def test_step_mode_counts_an_exchange_every_step():
-    """Three gradient exchanges: three models dense each way, and the first download."""
-    rows = make().close_round({0: 30}, change_bytes=0, buffers_bytes=0, from_peers={0: 33}, exchanges=3)
-    assert rows[0].downlink_bytes == MODEL + 33
-    assert (rows[0].uplink_dense_bytes, rows[0].downlink_dense_bytes) == (3 * MODEL, 4 * MODEL)
+    """Three exchanges of 1,000 coordinates and one of 10 BatchNorm statistics, dense 12,040 bytes each way, and the first
+    download; plain DDP therefore has a ratio of exactly 1."""
+    ledger = make()
+    rows = ledger.close_round(
+        {0: 12040}, change_bytes=0, buffers_bytes=0, from_peers={0: 12040}, exchanges=3, is_last=True
+    )
+    assert rows[0].downlink_bytes == MODEL + 12040
+    assert (rows[0].uplink_dense_bytes, rows[0].downlink_dense_bytes) == (12040, MODEL + 12040)
+
+
+def test_hook_rounds_add_the_all_reduce_to_the_download():
+    """A round through a hook: one dense all-reduce of 4,040 bytes each way, and the server's message as ever."""
+    rows = make().close_round({0: 50}, change_bytes=100, buffers_bytes=56, from_peers={0: 60}, exchanges=1)
+    assert (rows[0].uplink_dense_bytes, rows[0].downlink_dense_bytes) == (4040, MODEL + 4040)
+    assert rows[0].downlink_bytes == MODEL + 60
 
 
 def test_state_survives_json():

@@ -43,6 +43,31 @@ def test_load_restores_every_tensor_whatever_its_memory_format():
     assert state.state_dict().keys() == before.keys()
 
 
+def test_a_tensor_with_two_names_is_exchanged_once_and_learns():
+    """Two layers share a weight. Oracle: PyTorch, which updates both names at once."""
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    state = ModelState(model, torch.device("cpu"))
+    assert state.layout.names == ("0.weight",)
+    state.parameters.fill_(0.25)
+    state.load_into(model)
+    assert model[1].weight.eq(0.25).all()
+    assert {name: tensor.unique().item() for name, tensor in state.state_dict().items()} == {
+        "0.weight": 0.25,
+        "1.weight": 0.25,
+    }
+
+
+def test_buffers_outside_the_models_state_are_left_alone():
+    """A cache registered with persistent=False is neither exchanged nor saved."""
+    model = nn.Linear(2, 1)
+    model.register_buffer("cache", torch.ones(2), persistent=False)
+    state = ModelState(model, torch.device("cpu"))
+    state.load_into(model)
+    assert state.buffers.numel() == 0
+    assert set(state.state_dict()) == {"weight", "bias"}
+
+
 def test_digest_sees_every_bit_and_nothing_else():
     """Equal models have equal digests; one changed buffer changes it."""
     one, other = (ModelState(make(), torch.device("cpu")) for _ in range(2))

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression.spec import SpecError
-from fl.data.batches import Augment, Normaliser, batch_sizes, count_steps, iterate_batches
+from fl.data.augment import Augment
+from fl.data.batches import batch_sizes, count_steps, iterate_batches
 from fl.data.dataset import Split
+from fl.data.normalise import Normaliser
 from fl.errors import ConfigError
 
 
