@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,11 +35,12 @@ class StepEngine(PlainEngine):
         super().__init__(config, federation.engine.model, device)
         selector = hook.codec.selector
         whole = isinstance(selector, (TopK, Prune)) and not selector.per_layer
+        unsynchronised: dict[str, Any] = {_SYNC_BUFFERS: False}
         ddp = DistributedDataParallel(
             self.model,
             device_ids=[device.index] if device.type == "cuda" else None,
             bucket_cap_mb=_ONE_BUCKET_MB if whole else None,
-            **{_SYNC_BUFFERS: False},
+            **unsynchronised,
         )
         ddp.register_comm_hook(hook, codec_hook)
         self._network = ddp
