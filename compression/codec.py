@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .errors import NonFiniteError
+from .finite import all_finite
 from .layout import Layout
 from .select import SELECTOR_NAMES, Selector, make_selector
 from .spec import SpecError, nearest, parse
@@ -38,7 +39,7 @@ class Codec:
         `layout` is needed only by scope=layer. What is decoded may share the memory of `x`. Raises NonFiniteError if `x`
         holds NaN or infinity.
         """
-        if not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()):
+        if not all_finite(x):
             raise NonFiniteError("the update holds NaN or infinity: lower the learning rate, or clip the gradient")
         if self.selector is None:
             return write(Sparse(x.numel(), None, x), self.value, kind)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from .errors import PayloadError
+from .finite import all_finite
 from .index import IndexFormat, choose, decode_index, encode_index, index_bytes
 from .values import ValueFormat, decode_values, encode_values, value_bytes
 
@@ -145,7 +146,7 @@ def read(data: Tensor, n: int, kind: Kind = Kind.UPDATE) -> Sparse:
     if header.index is not IndexFormat.DENSE:
         indices = decode_index(header.index, data[HEADER_BYTES:split], n, header.k)
     values = decode_values(header.value, data[split:])
-    if not bool(torch.isfinite(values).all()):
+    if not all_finite(values):
         raise PayloadError("payload holds NaN or infinity")
     return Sparse(n, indices, values)
 

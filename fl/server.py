@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compression import Codec, NonFiniteError
+from compression.finite import all_finite
 from compression.wire import Kind, Sparse, read, split_payloads
 
 from .model_state import ModelState
@@ -71,8 +72,7 @@ class Server:
         Raises NonFiniteError, with nothing changed, if the mean is not finite.
         """
         norm = torch.linalg.vector_norm(mean.update)
-        # Squares may overflow where every value is finite; only then is each value looked at.
-        if not bool(norm.isfinite() or mean.update.isfinite().all()) or not bool(mean.buffers.isfinite().all()):
+        if not all_finite(mean.update) or not all_finite(mean.buffers):
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
         with torch.no_grad():
             self._copy.copy_(self.state.parameters)
