@@ -45,7 +45,7 @@ def folder_of(uplink: str, output_dir: str) -> Path:
     return Path(output_dir) / ("cifar10_uplink-" + uplink.replace(":", "_").replace("+", "_"))
 
 
-def run_arm(uplink: str, data_dir: str, output_dir: str, threads: int | None) -> Path:
+def run_arm(uplink: str, data_dir: str, output_dir: str, threads: int) -> Path:
     """Run one arm to its end and return its run folder."""
     folder = folder_of(uplink, output_dir)
     config = dataclasses.replace(
@@ -101,7 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", default="data", help="folder with CIFAR-10")
     parser.add_argument("--output-dir", default="outputFolder", help="where the run folders go")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the last bits of a result depend on it")
     parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=ARMS, help="only these uplinks")
     options = parser.parse_args()
     for uplink in options.arms:

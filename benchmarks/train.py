@@ -79,13 +79,18 @@ def engines(config: Config) -> None:
 def precisions() -> None:
     """Which arithmetic and layout train fastest: the measurement behind `--precision auto`."""
     rows = []
-    for name, size in (("resnet18", 32), ("lenet5", 32), ("pfl_cnn", 32)):
-        config = Config(model=name)
-        x, y = torch.randn(2 * BATCH, 3, size, size), torch.randint(10, (2 * BATCH,))
+    networks = {
+        "resnet18": Config(model="resnet18"),
+        "resnet18, GroupNorm": Config(model="resnet18", norm="group"),
+        "lenet5": Config(model="lenet5"),
+        "pfl_cnn": Config(model="pfl_cnn"),
+    }
+    for name, config in networks.items():
+        x, y = torch.randn(2 * BATCH, 3, 32, 32), torch.randint(10, (2 * BATCH,))
         speeds = {}
         for dtype in (torch.float32, torch.bfloat16):
             for layout in (torch.contiguous_format, torch.channels_last):
-                model = build_model(config, classes=10, in_channels=3, image_size=size, seed=0)
+                model = build_model(config, classes=10, in_channels=3, image_size=32, seed=0)
                 model = model.to(memory_format=layout)
                 bare(model, x, y, dtype, layout)
                 speeds[dtype, layout] = statistics.median(bare(model, x, y, dtype, layout) for _ in range(3))

@@ -16,6 +16,7 @@ from .foreign_hook import check_hook
 from .models import check_model
 from .ranks import detect_launcher
 from .schedule import parse_schedule
+from .server_optim import server_learning_rate
 
 _CLIENTS_OF_ONE_PROCESS = 4
 
@@ -134,15 +135,12 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
     epochs = config.local_epochs
     if epochs is None and config.local_steps is None:
         epochs = 1
-    server_lr = config.server_lr
-    if server_lr is None:
-        server_lr = 1.0 if config.server in ("fedavg", "fedavgm") else 0.01
     return dataclasses.replace(
         config,
         clients=clients,
         clients_per_round=per_round,
         local_epochs=epochs,
-        server_lr=server_lr,
+        server_lr=server_learning_rate(config),
         threads=threads,
         engine="ddp" if config.mode == "step" else config.engine,
         uplink="none" if config.hook is not None else config.uplink,

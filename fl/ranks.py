@@ -98,11 +98,6 @@ def detect_launcher() -> str:
     return "torchrun"
 
 
-def world_size_from_environment() -> int:
-    """Number of ranks that the launcher announced; 1 without a launcher."""
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
 @contextlib.contextmanager
 def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     """Set threads and device, join the process group (or use the one that exists), and leave it at the end.
@@ -111,7 +106,7 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     """
     launcher = detect_launcher()
     rank = int(os.environ.get("RANK", 0))
-    world_size = world_size_from_environment()
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
     cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())

@@ -9,6 +9,7 @@ writes Delta for -D and *adds* the step; the two signs cancel, so here every ste
 As published there is no bias correction, and tau stands beside the square root, `sqrt(v) + tau`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ from fl.config import ServerOptions
 from fl.errors import ConfigError
 
 
-class ServerOptimizer(torch.optim.Optimizer):
+class ServerOptimizer(torch.optim.Optimizer, ABC):
     """Common part of the five: the loop over parameters, the checks, and one scratch buffer.
 
     The scratch is kept between steps because allocating it costs more than the arithmetic done in it; it is
@@ -55,9 +56,9 @@ class ServerOptimizer(torch.optim.Optimizer):
                     self._update(p, p.grad, self.state[p], group)
         return loss
 
+    @abstractmethod
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         """One step of `p`, whose pseudo-gradient `d` has its shape; only `p` and `state` change."""
-        raise NotImplementedError
 
     def _scratch(self, p: Tensor) -> Tensor:
         """Uninitialised memory shaped like `p`, valid until the next call."""
@@ -107,9 +108,9 @@ class _Adaptive(ServerOptimizer):
         torch.sqrt(v, out=scratch)
         p.addcdiv_(m, scratch.add_(tau), value=-group["lr"])
 
+    @abstractmethod
     def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
         """Take D into the second moment, in place; `scratch` may be overwritten."""
-        raise NotImplementedError
 
 
 class FedAdagrad(_Adaptive):
@@ -148,14 +149,19 @@ class FedYogi(FedAdam):
         v.addcmul_(scratch.sign_().mul_(d), d, value=group["beta2"] - 1)
 
 
+def server_learning_rate(options: ServerOptions) -> float:
+    """`--server-lr`; without one 1 for fedavg and fedavgm, and 0.01 for the adaptive three."""
+    if options.server_lr is not None:
+        return options.server_lr
+    return 1.0 if options.server in ("fedavg", "fedavgm") else 0.01
+
+
 def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> ServerOptimizer:
     """The optimizer that `options` names, over `params`.
 
-    A `server_lr` of None becomes 1 for fedavg and fedavgm and 0.01 for the adaptive three. ConfigError for an
-    unknown name or a value outside its range.
+    ConfigError for an unknown name or a value outside its range.
     """
-    adaptive = options.server in ("fedadagrad", "fedadam", "fedyogi")
-    lr = (0.01 if adaptive else 1.0) if options.server_lr is None else options.server_lr
+    lr = server_learning_rate(options)
     match options.server:
         case "fedavg":
             return FedAvg(params, lr=lr)

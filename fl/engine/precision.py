@@ -31,9 +31,9 @@ def autocast_dtype(precision: Precision) -> torch.dtype:
 def memory_format_for(device: torch.device, precision: Precision, model: nn.Module) -> torch.memory_format:
     """The layout of images [batch, channels, height, width] and convolution weights.
 
-    Channels-last goes with 16-bit arithmetic only: on a CPU with AVX512-BF16, ResNet-18 trained 92 images/s in fp32 and
-    199 in bf16 with channels-last (2 threads); small networks lose a third of their speed in bf16 without it. With
-    GroupNorm it was 65 in channels-last and 102 without (1 thread), so a CPU does without.
+    Channels-last goes with 16-bit arithmetic only: on a CPU with AVX512-BF16, ResNet-18 trained 95 images/s in fp32 and
+    192 in bf16 with channels-last (2 threads); small networks lose a third of their speed in bf16 without it. With
+    GroupNorm it was 122 in channels-last and 196 without, so a CPU does without (`make bench-train`).
     """
     if device.type == "cpu" and any(isinstance(module, nn.GroupNorm) for module in model.modules()):
         return torch.contiguous_format
