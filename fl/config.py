@@ -32,7 +32,9 @@ class DataOptions:
 class ModelOptions:
     """Which network, and where its first weights come from."""
 
-    model: str = option("resnet18", "resnet18, resnet50, lenet5, simple_cnn, pfl_cnn, or package.module:function")
+    model: str = option(
+        "resnet18", "resnet18, resnet50, resnet12, lenet5, simple_cnn, pfl_cnn, or package.module:function"
+    )
     stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
     norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
     init: str | None = option(None, "safetensors file to start from instead of random weights")

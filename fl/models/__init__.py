@@ -1,7 +1,7 @@
 """Networks by name, with their first weights from the seed or from a file."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from fl.config import ModelOptions
 from fl.errors import ConfigError
 from fl.models import small
 from fl.models.resnet import resnet
+from fl.models.resnet12 import resnet12
 from fl.models.weights import check_weights, load_weights
 from fl.plugin import load_function
 from fl.seeds import derive_seed
@@ -22,17 +23,19 @@ _SMALL: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": small.simple_cnn,
     "pfl_cnn": small.pfl_cnn,
 }
-MODELS = ("resnet18", "resnet50", *_SMALL)
+_RESNETS: dict[str, Literal[18, 50]] = {"resnet18": 18, "resnet50": 50}
+MODELS = (*_RESNETS, "resnet12", *_SMALL)
 """Names of the built-in networks."""
 
 
 def check_model(options: ModelOptions) -> Callable[..., Any] | None:
     """Refuse what cannot work before anything starts (ConfigError): an unknown name, an absent `--init` file, or
-    options of a ResNet for another network. Returns the user's own function, None for a built-in network."""
+    --stem and --norm for another network than resnet18 and resnet50. Returns the user's own function, None for a
+    built-in network."""
     name = options.model
     if name not in MODELS and ":" not in name:
         raise ConfigError(f"--model '{name}' is not known{nearest(name, MODELS)}")
-    if not name.startswith("resnet") or ":" in name:
+    if name not in _RESNETS:
         for option, value, usual in (("--stem", options.stem, "cifar"), ("--norm", options.norm, "batch")):
             if value != usual:
                 raise ConfigError(f"{option} {value} is for resnet18 and resnet50, not for --model {name}")
@@ -55,9 +58,11 @@ def build_model(options: ModelOptions, *, classes: int, in_channels: int, image_
             model = own(classes, in_channels)
         elif options.model in _SMALL:
             model = _SMALL[options.model](classes=classes, in_channels=in_channels, image_size=image_size)
+        elif options.model == "resnet12":
+            model = resnet12(classes=classes, in_channels=in_channels)
         else:
             model = resnet(
-                18 if options.model == "resnet18" else 50,
+                _RESNETS[options.model],
                 classes=classes,
                 in_channels=in_channels,
                 stem=options.stem,

@@ -52,6 +52,8 @@ def no_model(classes, in_channels):
         ("resnet18", {}, 1, 28, 11_173_962 - 64 * 2 * 9),
         ("resnet18", {"stem": "imagenet"}, 1, 28, 11_173_962 + 64 * (49 - 27)),
         ("resnet50", {}, 3, 32, 23_520_842),
+        ("resnet12", {}, 1, 28, 17_443_530),
+        ("resnet12", {}, 3, 32, 17_444_682),
     ],
 )
 def test_parameter_counts(name, options, in_channels, image_size, count):
@@ -61,7 +63,7 @@ def test_parameter_counts(name, options, in_channels, image_size, count):
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["lenet5", "simple_cnn", "pfl_cnn", "resnet18"])
+@pytest.mark.parametrize("name", ["lenet5", "simple_cnn", "pfl_cnn", "resnet18", "resnet12"])
 @pytest.mark.parametrize(("in_channels", "image_size"), [(1, 28), (3, 32), (1, 17)])
 def test_any_image_shape(name, in_channels, image_size):
     """Oracle: the shape of the result, and a finite gradient everywhere."""
@@ -168,6 +170,8 @@ def test_users_own_function(monkeypatch):
         ({"model": "no_such_package:f"}, "there is no module 'no_such_package'"),
         ({"model": "lenet5", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model lenet5"),
         ({"model": "pfl_cnn", "stem": "imagenet"}, "--stem imagenet is for resnet18"),
+        ({"model": "resnet12", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model resnet12"),
+        ({"model": "resnet12", "stem": "imagenet"}, "--stem imagenet is for resnet18 and resnet50"),
     ],
 )
 def test_refused_before_anything_starts(options, says):
