@@ -35,7 +35,8 @@ bench-train: $(STAMP)
 	$(BIN)/python benchmarks/train.py
 
 bandwidth: $(STAMP)
-	$(BIN)/python "Bandwidth Analysis/cifar10_uplink.py" --data-dir $(or $(DATA),data)
+	$(BIN)/python -m fl.experiment experiments/cifar10_uplink.yaml --data-dir $(or $(DATA),data) \
+		--results "Bandwidth Analysis/cifar10_uplink"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,9 @@
+"""A matrix of runs from one YAML file: arms that differ only in what they declare to vary, each with several seeds.
+
+`python -m fl.experiment FILE.yaml`; the file is explained in docs/experiments.md.
+"""
+
+from .runs import run_experiment
+from .spec import Experiment, read_experiment
+
+__all__ = ["Experiment", "read_experiment", "run_experiment"]

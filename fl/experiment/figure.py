@@ -1,0 +1,58 @@
+"""accuracy.png: validation accuracy of all arms, by rounds and by bytes."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from ..figures import style
+from ..figures.run_data import Column
+from .results import Results
+
+_COLOURS = (style.BLUE, style.ORANGE, style.GREEN, "#8a4fa3", "#b8862b", "#c2406b", "#3c8dbc", style.GREY)
+_DASHES = ("-", "--", ":")
+
+
+def draw_accuracy(results: Results, path: Path) -> None:
+    """Mean line and band from the lowest to the highest seed, per arm, with the target; written as png to `path`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    experiment = results.experiment
+    seeds = f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) != 1)}: mean, lowest and highest"
+    figure = style.new_figure(12.0, 5.4, f"{experiment.name}: validation accuracy", experiment.description or seeds)
+    FigureCanvasAgg(figure)
+    by_round, by_bytes = figure.subplots(1, 2, sharey=True)
+    style.dress(by_round, "rounds", f"validation accuracy ({seeds})")
+    style.dress(by_bytes, "uplink so far, all clients (MB, log scale)", "")
+    sent: list[float] = []
+    for position, arm in enumerate(experiment.arms):
+        curves = [[point for point in row.curve if point.val_accuracy is not None] for row in results.of(arm)]
+        if not curves or not curves[0]:
+            continue
+        look = (arm.name, _COLOURS[position % len(_COLOURS)], _DASHES[position // len(_COLOURS) % len(_DASHES)])
+        accuracy = np.array([[point.val_accuracy for point in curve] for curve in curves], dtype=np.float64)
+        megabytes = np.array([[point.uplink_bytes / 1e6 for point in curve] for curve in curves]).mean(axis=0)
+        _line(by_round, np.array([point.round + 1 for point in curves[0]], dtype=np.float64), accuracy, *look)
+        _line(by_bytes, megabytes, accuracy, *look)
+        sent += [float(megabytes[0]), float(megabytes[-1])]
+    if not sent:
+        style.note(by_round, "no validation accuracy was recorded")
+        style.note(by_bytes, "no validation accuracy was recorded")
+    else:
+        if results.target is not None:
+            for axes in (by_round, by_bytes):
+                axes.axhline(results.target, color=style.DENSE, linewidth=1.4, linestyle=(0, (5, 3)))
+        by_round.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        by_round.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        style.log_axis(by_bytes, "x", min(sent), max(sent))
+        style.legend(by_round, columns=3)
+    figure.savefig(path, dpi=150, format="png")
+
+
+def _line(axes: Axes, x: Column, y: Column, name: str, colour: str, dashes: str) -> None:
+    """`x` is float64[points], `y` float64[seeds, points]."""
+    size = style.marker_size(len(x))
+    axes.plot(x, y.mean(axis=0), dashes, color=colour, linewidth=1.9, label=name, marker="o", markersize=size, zorder=3)
+    if len(y) > 1:
+        axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.18, linewidth=0, zorder=2)

@@ -1,0 +1,42 @@
+"""Which options an experiment file may set, and which must agree for two runs to be the same."""
+
+import dataclasses
+import re
+from typing import Any, get_args, get_type_hints
+
+from ..config import Config
+
+REFUSED = {
+    "seed": "list the seeds under the key seeds",
+    "run_name": "folders are named after arm and seed",
+    "resume": "every run goes on where it was",
+    "quiet": "there is one progress bar over all runs",
+    "output_dir": "give --output-dir on the command line",
+    "data_dir": "give --data-dir on the command line",
+}
+"""Options that the runner sets, and what to do instead of setting them in the file."""
+
+# None of these changes a result.
+_FREE = frozenset({"run_name", "resume", "quiet", "output_dir", "data_dir", "download", "checkpoint_every"})
+
+_EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+
+
+def plain_value(name: str, value: Any) -> Any:
+    """The value of option `name` as the file means it: YAML 1.1 reads 1e-3 as text, since it lacks a point."""
+    kind = get_type_hints(Config)[name]
+    if isinstance(value, str) and float in (kind, *get_args(kind)) and _EXPONENT.fullmatch(value):
+        return float(value)
+    return value
+
+
+def first_difference(stored: Config, wanted: Config) -> str | None:
+    """The first option in which a stored run is not the wanted one, or None.
+
+    What is still "auto" in `wanted` only the run itself can decide: any value will do.
+    """
+    for field in dataclasses.fields(Config):
+        value = getattr(wanted, field.name)
+        if field.name not in _FREE and value != "auto" and getattr(stored, field.name) != value:
+            return field.name
+    return None

@@ -1,0 +1,148 @@
+"""What the finished runs of an experiment came to: results.csv and curves.csv."""
+
+import csv
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..record import read_metrics
+from .matrix import Run
+from .spec import Arm, Experiment
+
+_FROM_SUMMARY = {
+    "rounds": "rounds",
+    "final_test_accuracy": "final_test_accuracy",
+    "final_val_accuracy": "final_val_accuracy",
+    "best_val_accuracy": "best_val_accuracy",
+    "best_val_round": "best_val_round",
+    "best_val_test_accuracy": "best_val_test_accuracy",
+    "uplink_bytes": "total_uplink_bytes",
+    "downlink_bytes": "total_downlink_bytes",
+    "uplink_ratio": "uplink_ratio",
+}
+_TO_TARGET = ("target_val_accuracy", "rounds_to_target", "uplink_bytes_to_target", "downlink_bytes_to_target")
+TIMES = ("time_to_target_s", "seconds")
+"""The columns of results.csv that differ when the same experiment is run again: the last ones."""
+
+
+class Point(NamedTuple):
+    """An evaluated round of a run, with what was sent and how long it took from the beginning to its end."""
+
+    round: int
+    val_accuracy: float | None
+    test_accuracy: float | None
+    uplink_bytes: int
+    downlink_bytes: int
+    time_s: float
+
+
+def curve_of(metrics: Iterable[Mapping[str, float | None]]) -> list[Point]:
+    """The evaluated rounds among the rows of metrics.csv, bytes and times added up over all rounds so far."""
+    points = []
+    uplink, downlink, time_s = 0, 0, 0.0
+    for row in metrics:
+        uplink += int(row["uplink_bytes"] or 0)
+        downlink += int(row["downlink_bytes"] or 0)
+        time_s += row["time_s"] or 0.0
+        validation, test = row["val_accuracy"], row["test_accuracy"]
+        if validation is not None or test is not None:
+            points.append(Point(int(row["round"] or 0), validation, test, uplink, downlink, time_s))
+    return points
+
+
+def reach(curve: Iterable[Point], target: float | None) -> Point | None:
+    """The first evaluated round with at least the target *validation* accuracy; None if there is none."""
+    if target is None:
+        return None
+    return next((point for point in curve if point.val_accuracy is not None and point.val_accuracy >= target), None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run: its `cells` by column of results.csv, its curve, summary.json, and the CPU it ran on."""
+
+    run: Run
+    cells: dict[str, Any]
+    curve: list[Point]
+    summary: dict[str, Any]
+    cpu: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """All finished runs, in the order of the file; `target` is a validation accuracy, None where it is not known yet."""
+
+    experiment: Experiment
+    folder: Path
+    rows: list[Row]
+    missing: list[Run]
+    target: float | None
+
+    def of(self, arm: Arm) -> list[Row]:
+        """The finished runs of an arm."""
+        return [row for row in self.rows if row.run.arm.name == arm.name]
+
+    def write_tables(self) -> None:
+        """Write results.csv and curves.csv; floats so that they read back exactly, None as an empty cell."""
+        vary = self.experiment.vary
+        columns = dict.fromkeys(("arm", "seed", *vary, *_FROM_SUMMARY, *_TO_TARGET, "model_sha256", *TIMES))
+        _write(self.folder / "results.csv", list(columns), [row.cells for row in self.rows])
+        columns = dict.fromkeys(("arm", "seed", *(name for name in Point._fields if name != "time_s")))
+        points = [
+            {"arm": row.run.arm.name, "seed": row.run.seed, **point._asdict()}
+            for row in self.rows
+            for point in row.curve
+        ]
+        _write(self.folder / "curves.csv", list(columns), points)
+
+
+def read_results(experiment: Experiment, runs: Sequence[Run], folder: Path) -> Results:
+    """The results of those of `runs` that are finished, from their folders; they go to `folder`."""
+    finished = [run for run in runs if (run.folder / "summary.json").exists()]
+    summaries = {run.folder: json.loads((run.folder / "summary.json").read_text()) for run in finished}
+    target = _target_of(experiment, runs, summaries)
+    rows = []
+    for run in finished:
+        summary = summaries[run.folder]
+        curve = curve_of(read_metrics(run.folder))
+        cells = {"arm": run.arm.name, "seed": run.seed, **run.arm.varied}
+        cells |= {column: summary[key] for column, key in _FROM_SUMMARY.items()}
+        cells |= {"model_sha256": summary["model_sha256"], "seconds": summary["seconds"]}
+        cells |= {"target_val_accuracy": target, **_to_target(reach(curve, target))}
+        machine = run.folder / "machine.json"
+        cpu = json.loads(machine.read_text())["cpu"] if machine.exists() else "unknown"
+        rows.append(Row(run, cells, curve, summary, cpu))
+    return Results(experiment, folder, rows, [run for run in runs if run.folder not in summaries], target)
+
+
+def _target_of(experiment: Experiment, runs: Sequence[Run], summaries: Mapping[Path, dict[str, Any]]) -> float | None:
+    """The target validation accuracy; None without one, or until all seeds of the arm that sets it are finished."""
+    target = experiment.target
+    if target is None:
+        return None
+    if target.val_accuracy is not None:
+        return target.val_accuracy
+    own = [summaries.get(run.folder, {}).get("final_val_accuracy") for run in runs if run.arm.name == target.arm]
+    known = [accuracy for accuracy in own if accuracy is not None]
+    return statistics.fmean(known) - target.minus if len(known) == len(own) else None
+
+
+def _to_target(point: Point | None) -> dict[str, Any]:
+    if point is None:
+        return {}
+    return {
+        "rounds_to_target": point.round + 1,
+        "uplink_bytes_to_target": point.uplink_bytes,
+        "downlink_bytes_to_target": point.downlink_bytes,
+        "time_to_target_s": point.time_s,
+    }
+
+
+def _write(path: Path, columns: list[str], rows: list[dict[str, Any]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
