@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bandwidth clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bandwidth uplink-bytes clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -33,6 +33,15 @@ bench-exchange: $(STAMP)
 
 bench-train: $(STAMP)
 	$(BIN)/python benchmarks/train.py
+
+bench-compress: $(STAMP)
+	$(BIN)/python benchmarks/compress.py --data-dir $(or $(DATA),data)
+
+bench-density: $(STAMP)
+	$(BIN)/python benchmarks/density.py --data-dir $(or $(DATA),data)
+
+uplink-bytes: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/cifar10_pfl_cnn.yaml --data-dir $(or $(DATA),data) --results "Bandwidth Analysis/cifar10_pfl_cnn"
 
 bandwidth: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/cifar10_uplink.yaml --data-dir $(or $(DATA),data) \

@@ -21,6 +21,7 @@ from fl.exchange import ServerExchange
 from fl.ranks import Ranks
 from fl.server import Server
 from fl.server_optim import make_server_optimizer
+from fl.uplink import Uplink
 
 SPECS = ("none", "bf16", "topk:0.1", "topk:0.01", "topk:0.01+bf16", "topk:0.001", "prune:0.99", "threshold:1e-3")
 REPEATS = 9
@@ -39,7 +40,7 @@ def selection(values: torch.Tensor) -> None:
         for what in ("select", "encode"):
             codec = make_codec(f"topk:{ratio}")
             assert codec.selector is not None
-            work = codec.selector.select if what == "select" else codec.encode
+            work = (lambda x, c=codec: c.selector.select(x, None, 0)) if what == "select" else codec.encode
             ours = timed(lambda work=work: work(values))
             rows.append(
                 [
@@ -70,11 +71,11 @@ def on_rank(rank: int, store: str) -> None:
     for spec in SPECS:
         make_optimizer = lambda params: make_server_optimizer(ServerOptions(server="fedyogi"), params)  # noqa: E731
         server = Server(state, make_optimizer, make_codec(spec), error_feedback=True) if rank == 0 else None
-        exchange = ServerExchange(ranks, state, server, make_codec(spec), error_feedback=True)
+        exchange = ServerExchange(ranks, state, server, Uplink(spec), downlink=spec)
         uploads, steps = [], []
-        for _ in range(REPEATS + 1):
+        for repeat in range(REPEATS + 1):
             fresh = dataclasses.replace(update, client=rank, values=update.values.clone())
-            exchange.open([0, 1])
+            exchange.open(repeat, [0, 1])
             dist.barrier()
             started = time.perf_counter()
             exchange.upload(fresh)

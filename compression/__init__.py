@@ -4,11 +4,12 @@ Bytes are what the library makes: a codec's payload is one uint8 tensor, and its
 """
 
 from .bucket import FlatBucket
-from .codec import Codec, make_codec
+from .codec import Codec
 from .errors import NonFiniteError, PayloadError
-from .feedback import Residuals
 from .hooks import CodecHook, codec_hook
 from .layout import Layout
+from .make import make_codec
+from .sender import Sender
 from .spec import SpecError
 from .wire import Sparse
 
@@ -19,7 +20,7 @@ __all__ = [
     "Layout",
     "NonFiniteError",
     "PayloadError",
-    "Residuals",
+    "Sender",
     "Sparse",
     "SpecError",
     "codec_hook",

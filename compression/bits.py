@@ -4,9 +4,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import kernels
+
 
 def pack_bits(bits: Tensor) -> Tensor:
     """Bool [n] -> uint8 [ceil(n / 8)], the last byte filled up with zeros."""
+    if kernels.available(bits.device):
+        return kernels.pack_bits(bits)
     if bits.device.type == "cpu":
         return torch.from_numpy(np.packbits(bits.numpy(), bitorder="little"))
     padded = torch.zeros(-(-bits.numel() // 8) * 8, dtype=torch.uint8, device=bits.device)
@@ -17,6 +21,8 @@ def pack_bits(bits: Tensor) -> Tensor:
 
 def unpack_bits(packed: Tensor, count: int) -> Tensor:
     """Uint8 [ceil(count / 8)] -> bool [count]; bits beyond `count` are ignored."""
+    if kernels.available(packed.device):
+        return kernels.unpack_bits(packed, count)
     if packed.device.type == "cpu":
         bits = np.unpackbits(packed.numpy(), count=count, bitorder="little")
         return torch.from_numpy(bits.view(np.bool_))
@@ -25,28 +31,69 @@ def unpack_bits(packed: Tensor, count: int) -> Tensor:
 
 
 def pack_fixed(values: Tensor, width: int) -> Tensor:
-    """Int64 [k], each below 2**width -> uint8 [ceil(k * width / 8)]."""
+    """Int64 or uint8 [k], each below 2**width -> uint8 [ceil(k * width / 8)]; width 0 to 32. May be a view of `values`."""
     if width == 0 or values.numel() == 0:
         return torch.empty(0, dtype=torch.uint8, device=values.device)
+    if width == 8:
+        return values.to(torch.uint8).contiguous()
+    if kernels.available(values.device):
+        return kernels.pack_fixed(values, width)
     if values.device.type == "cpu":
-        raw = values.numpy().astype("<u8").view(np.uint8).reshape(-1, 8)[:, : -(-width // 8)]
-        bits = np.unpackbits(np.ascontiguousarray(raw), axis=1, count=width, bitorder="little")
-        return torch.from_numpy(np.packbits(bits, bitorder="little"))
-    shifts = torch.arange(width, device=values.device)
+        return torch.from_numpy(_pack_groups(values.numpy(), width))
+    shifts = torch.arange(width, device=values.device, dtype=values.dtype)
     return pack_bits(((values[:, None] >> shifts) & 1).view(-1).bool())
 
 
-def unpack_fixed(packed: Tensor, width: int, count: int) -> Tensor:
-    """Uint8 [ceil(count * width / 8)] -> int64 [count]."""
+def unpack_fixed(packed: Tensor, width: int, count: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Uint8 [ceil(count * width / 8)] -> `dtype` [count]: int64, or uint8 for widths up to 8. May be a view of `packed`."""
     if width == 0 or count == 0:
-        return torch.zeros(count, dtype=torch.int64, device=packed.device)
-    bits = unpack_bits(packed, count * width).view(count, width)
+        return torch.zeros(count, dtype=dtype, device=packed.device)
+    if width == 8:
+        return packed[:count].to(dtype)
+    if kernels.available(packed.device):
+        return kernels.unpack_fixed(packed, width, count, dtype)
     if packed.device.type == "cpu":
-        raw = np.zeros((count, 8), dtype=np.uint8)
-        raw[:, : -(-width // 8)] = np.packbits(bits.numpy(), axis=1, bitorder="little")
-        return torch.from_numpy(raw.view("<i8").reshape(-1))
-    weights = 1 << torch.arange(width, device=packed.device)
-    return (bits * weights).sum(1)
+        values = torch.empty(count, dtype=dtype)
+        _unpack_groups(packed.numpy(), width, values.numpy())
+        return values
+    bits = unpack_bits(packed, count * width).view(count, width)
+    weights = 1 << torch.arange(width, device=packed.device, dtype=dtype)
+    return (bits * weights).sum(1, dtype=dtype)
+
+
+def _lanes(width: int) -> list[tuple[int, int, int]]:
+    """Where value 0 to 7 of a group lies: its word of 64 bits, its lowest bit there, the bits beyond the word's end."""
+    return [(i * width // 64, i * width % 64, i * width % 64 + width - 64) for i in range(8)]
+
+
+def _pack_groups(values: np.ndarray, width: int) -> np.ndarray:
+    # Eight values fill whole bytes, so all groups are packed at once: a few operations for each of the eight.
+    k, groups = values.size, -(-values.size // 8)
+    padded = np.zeros((groups, 8), dtype=values.dtype)
+    padded.reshape(-1)[:k] = values
+    words = np.zeros((groups, -(-width // 8)), dtype="<u8")
+    for lane, (word, shift, beyond) in enumerate(_lanes(width)):
+        value = padded[:, lane].astype(np.uint64)
+        words[:, word] |= value << np.uint64(shift)
+        if beyond > 0:
+            words[:, word + 1] |= value >> np.uint64(width - beyond)
+    packed = words.view(np.uint8)[:, :width].reshape(-1)
+    return packed[: -(-k * width // 8)]
+
+
+def _unpack_groups(packed: np.ndarray, width: int, values: np.ndarray) -> None:
+    groups, size = -(-values.size // 8), -(-values.size * width // 8)
+    padded = np.zeros((groups, width), dtype=np.uint8)
+    padded.reshape(-1)[:size] = packed[:size]
+    words = np.zeros((groups, -(-width // 8)), dtype="<u8")
+    words.view(np.uint8)[:, :width] = padded
+    for lane, (word, shift, beyond) in enumerate(_lanes(width)):
+        target = values[lane::8]
+        value = words[: target.size, word] >> np.uint64(shift)
+        if beyond > 0:
+            value |= words[: target.size, word + 1] << np.uint64(width - beyond)
+        value &= np.uint64((1 << width) - 1)
+        target[:] = value
 
 
 def flat_nonzero(mask: Tensor) -> Tensor:

@@ -1,87 +1,190 @@
-"""A codec turns a vector into one payload and back: what to send (`select`), how precisely (`values`), and how to write
-it down (`index`, `wire`)."""
+"""A codec turns a vector into one payload and back."""
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from .errors import NonFiniteError
+from .csr import decode_csr, encode_csr
+from .errors import NonFiniteError, PayloadError
 from .finite import all_finite
 from .layout import Layout
-from .select import SELECTOR_NAMES, Selector, make_selector
-from .spec import SpecError, nearest, parse
-from .values import VALUE_NAMES, ValueFormat
+from .lowrank import LowRank
+from .select import Selector
+from .spec import SpecError
+from .values import FP32, ValueFormat
 from .wire import Kind, Sparse, read, write
 
+Memory = Mapping[str, Tensor]
 
-@dataclass(frozen=True)
-class Codec:
-    """A selector (None: every coordinate) with a value format.
+
+class Codec(ABC):
+    """What to send, how precisely, and how to write it down.
 
     >>> codec = make_codec("topk:0.01+bf16")
     >>> payload, decoded = codec.encode(update)     # uint8 [bytes], what the receiver will see
     >>> codec.decode(payload, update.numel())       # equal to `decoded`
+
+    A codec keeps nothing between messages; `Sender` does.
     """
 
     spec: str
-    selector: Selector | None
-    value: ValueFormat
 
     @property
     def lossless(self) -> bool:
         """Whether every coordinate arrives exactly, so that error feedback has nothing to do."""
-        return self.selector is None and self.value is ValueFormat.FP32
+        return False
 
-    def encode(self, x: Tensor, layout: Layout | None = None, kind: Kind = Kind.UPDATE) -> tuple[Tensor, Sparse]:
+    @property
+    def warm(self) -> bool:
+        """Whether it wants something of the last message at the next one."""
+        return False
+
+    @property
+    def density(self) -> float | None:
+        """The fraction of coordinates kept; None if the codec has no such parameter."""
+        return None
+
+    def with_density(self, density: float) -> "Codec":
+        """The same codec with another kept fraction; SpecError if it has none."""
+        raise SpecError(f"'{self.spec}' keeps no fraction that could change; topk, randk, cost and prune do")
+
+    def encode(self, x: Tensor, layout: Layout | None = None, *, key: int = 0) -> tuple[Tensor, Sparse]:
         """Encode fp32 [n]; returns the payload, uint8, on the same device, and what a receiver decodes from it.
 
-        `layout` is needed only by scope=layer. What is decoded may share the memory of `x`. Raises NonFiniteError if `x`
-        holds NaN or infinity.
+        `layout` is needed by codecs that look at tensors one by one. `key` seeds random choices (`draws.derive_key`): a
+        fresh one for each message. What is decoded may share the memory of `x`. Raises NonFiniteError if `x` holds NaN
+        or infinity.
         """
+        payload, decoded, _ = self.encode_warm(x, layout, key=key, memory={})
+        return payload, decoded
+
+    def encode_warm(
+        self, x: Tensor, layout: Layout | None, *, key: int, memory: Memory
+    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
+        """`encode` with what the codec wanted to be handed at this message, and what it wants at the next one."""
         if not all_finite(x):
             raise NonFiniteError("the update holds NaN or infinity: lower the learning rate, or clip the gradient")
-        if self.selector is None:
-            return write(Sparse(x.numel(), None, x), self.value, kind)
-        indices = self.selector.select(x, layout)
-        return write(Sparse(x.numel(), indices, x[indices]), self.value, kind)
+        return self._encode(x, layout, key, memory)
 
-    def encode_with_residual(
-        self, update: Tensor, residual: Tensor | None, layout: Layout | None = None
-    ) -> tuple[Tensor, Sparse, Tensor]:
-        """Encode update + residual; the third result is the new residual: what was not decoded.
+    @abstractmethod
+    def _encode(
+        self, x: Tensor, layout: Layout | None, key: int, memory: Memory
+    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]: ...
 
-        The new residual takes over the memory of `update` [n], which must not be used afterwards; `residual` [n] (None:
-        zero) is only read, so that the caller may discard the result. Where values are exact,
-        decoded + new residual == update + old residual, bit for bit.
-        """
-        total = update if residual is None else update.add_(residual)
-        payload, decoded = self.encode(total, layout)
-        if decoded.indices is None:
-            total = total.sub_(decoded.values) if not self.lossless else torch.zeros_like(total)
-        else:
-            total.index_copy_(0, decoded.indices, total[decoded.indices] - decoded.values)
-        return payload, decoded, total
-
-    def decode(self, payload: Tensor, n: int, kind: Kind = Kind.UPDATE) -> Sparse:
+    @abstractmethod
+    def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
         """Decode a payload, uint8, for a vector of n coordinates; PayloadError unless it is exactly that."""
-        return read(payload, n, kind)
 
 
-def make_codec(spec: str) -> Codec:
-    """The codec that a specification names: `none`, a value format, a selector, or `SELECTOR+FORMAT`."""
-    stages = list(parse(spec))
-    known = ("none", *SELECTOR_NAMES, *VALUE_NAMES)
-    for stage in stages:
-        if stage.name not in known:
-            raise SpecError(f"'{spec}': there is no codec stage '{stage.name}'{nearest(stage.name, known)}")
-    if stages[0].name == "none":
-        stages[0].expect(0)
-        if len(stages) > 1:
-            raise SpecError(f"'{spec}': 'none' stands alone; write '{stages[1]}'")
-        return Codec(spec, None, ValueFormat.FP32)
-    selector = make_selector(stages.pop(0)) if stages[0].name in SELECTOR_NAMES else None
-    value = VALUE_NAMES[stages.pop(0).expect(0).name] if stages and stages[0].name in VALUE_NAMES else ValueFormat.FP32
-    if stages:
-        raise SpecError(f"'{spec}': '{stages[0]}' is out of place; write SELECTOR+FORMAT, as in topk:0.01+bf16")
-    return Codec(spec, selector, value)
+@dataclass(frozen=True)
+class SparseCodec(Codec):
+    """A selector (None: every coordinate), a value format, and, with `coded`, an entropy coder (`+zstd`)."""
+
+    spec: str
+    selector: Selector | None
+    value: ValueFormat
+    coded: bool = False
+    kind: Kind = Kind.UPDATE
+
+    @property
+    def lossless(self) -> bool:
+        """As in `Codec.lossless`."""
+        return self.selector is None and self.value.exact
+
+    @property
+    def density(self) -> float | None:
+        """As in `Codec.density`."""
+        return None if self.selector is None else self.selector.density
+
+    def with_density(self, density: float) -> Codec:
+        """As in `Codec.with_density`."""
+        if self.selector is None or self.selector.density is None:
+            return super().with_density(density)
+        return replace(self, selector=self.selector.with_density(density))
+
+    def _encode(
+        self, x: Tensor, layout: Layout | None, key: int, memory: Memory
+    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
+        indices = None if self.selector is None else self.selector.select(x, layout, key)
+        sparse = Sparse(x.numel(), indices, x if indices is None else x[indices])
+        seeded = self.selector is not None and self.selector.seeded
+        return (*write(sparse, self.value, self.kind, coded=self.coded, key=key, seeded=seeded), {})
+
+    def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
+        """As in `Codec.decode`."""
+        return read(payload, n, self.kind)
+
+
+@dataclass(frozen=True)
+class LowRankCodec(Codec):
+    """Low-rank factors of each matrix (PowerSGD), written as the values of a codec without a selector."""
+
+    spec: str
+    body: LowRank
+    factors: SparseCodec
+
+    @property
+    def warm(self) -> bool:
+        """As in `Codec.warm`."""
+        return True
+
+    def _encode(
+        self, x: Tensor, layout: Layout | None, key: int, memory: Memory
+    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
+        layout = self._known(layout)
+        flat, memory = self.body.factorise(x, layout, memory, key)
+        payload, decoded = self.factors.encode(flat, key=key)
+        try:
+            expanded = self.body.expand(decoded.values, layout)
+        except PayloadError:  # a coarse format can make small factors as large as others of their block
+            raise NonFiniteError(
+                f"the update is too large for {self.spec}: lower the learning rate, or clip the gradient"
+            ) from None
+        return payload, Sparse(x.numel(), None, expanded), memory
+
+    def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
+        """As in `Codec.decode`; `layout` is needed."""
+        layout = self._known(layout)
+        decoded = self.factors.decode(payload, self.body.count(layout))
+        return Sparse(n, None, self.body.expand(decoded.values, layout))
+
+    def _known(self, layout: Layout | None) -> Layout:
+        if layout is None:
+            raise ValueError(f"{self.spec} needs to know the layers: pass a layout")
+        return layout
+
+
+@dataclass(frozen=True)
+class CsrCodec(Codec):
+    """All coordinates that are not zero, as compressed sparse rows; for comparison only."""
+
+    spec: str
+
+    @property
+    def lossless(self) -> bool:
+        """As in `Codec.lossless`."""
+        return True
+
+    def _encode(
+        self, x: Tensor, layout: Layout | None, key: int, memory: Memory
+    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
+        layout, decoded = self._known(layout), x.clone()
+        for view in layout.views(decoded):
+            if view.dim() > 1:
+                view.add_(0.0)  # a matrix leaves its zeros out, and with them the sign of -0.0
+        return encode_csr(layout, x), Sparse(x.numel(), None, decoded), {}
+
+    def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
+        """As in `Codec.decode`; `layout` is needed."""
+        return Sparse(n, None, decode_csr(payload, self._known(layout)))
+
+    def _known(self, layout: Layout | None) -> Layout:
+        if layout is None:
+            raise ValueError("csr needs to know the layers: pass a layout")
+        return layout
+
+
+BUFFERS = SparseCodec("none", None, FP32, kind=Kind.BUFFERS)
+"""What carries BatchNorm's statistics: exact, and of another kind, so that no one takes them for an update."""

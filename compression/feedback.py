@@ -17,6 +17,10 @@ class Residuals:
         self._by_name: dict[str, Tensor] = {}
         self._groups: dict[tuple[str, ...], Tensor] = {}
 
+    def find(self, layout: Layout, like: Tensor) -> Tensor | None:
+        """`flat`, or None where nothing is known of any of `layout`'s tensors."""
+        return None if self._by_name.keys().isdisjoint(layout.names) else self.flat(layout, like)
+
     def flat(self, layout: Layout, like: Tensor) -> Tensor:
         """The residuals of `layout`'s tensors as one vector [layout.total] on `like`'s device; zero where there is none.
 

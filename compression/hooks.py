@@ -22,10 +22,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .codec import make_codec
-from .feedback import Residuals
+from .codec import Codec
+from .draws import derive_key
 from .gather import all_gather_payloads
 from .layout import Layout
+from .make import make_codec
+from .sender import Sender
 
 
 @dataclass
@@ -39,10 +41,12 @@ class Traffic:
 
 
 class CodecHook:
-    """State of `codec_hook`: the codec, the residuals by parameter name, and the traffic so far.
+    """State of `codec_hook`: the codec with its error feedback, and the traffic so far.
 
-    `named_parameters` are those of the module inside DDP. `error_feedback` is "residual" or "none". `group` is DDP's
-    process group (None: the default one); at the first bucket all its ranks make one of their own for the payloads.
+    `named_parameters` are those of the module inside DDP. `error_feedback` is "residual", "none" or "dgc:MOMENTUM".
+    `group` is DDP's process group (None: the default one); at the first bucket all its ranks make one of their own for
+    the payloads. `seed` is that of random choices. With `keeps` False the caller says by `sender.keep()` that a message
+    arrived.
     """
 
     def __init__(
@@ -52,28 +56,40 @@ class CodecHook:
         *,
         error_feedback: str = "residual",
         group: Any = None,
+        seed: int = 0,
+        keeps: bool = True,
     ) -> None:
-        if error_feedback not in ("none", "residual"):
-            raise ValueError(f"error_feedback must be none or residual, not '{error_feedback}'")
-        self.codec = make_codec(spec)
-        self.residuals = Residuals()
-        self.error_feedback = error_feedback == "residual" and not self.codec.lossless
+        self.sender = Sender(make_codec(spec), error_feedback)
         self.group = group
+        self.seed = seed
+        self.keeps = keeps
+        self.calls = 0
         self.traffic = Traffic()
-        self._names = {id(parameter): name for name, parameter in named_parameters}
+        self._places = {id(parameter): (at, name) for at, (name, parameter) in enumerate(named_parameters)}
         self._worker: ThreadPoolExecutor | None = None
         self._pending: list[Future[None]] = []
         self._own_group: Any = None
 
+    @property
+    def codec(self) -> Codec:
+        """The codec of the next message; ratio warm-up replaces it."""
+        return self.sender.codec
+
+    def order(self, parameters: Iterable[Tensor]) -> list[int]:
+        """Positions of a bucket's parameters, in the order of `named_parameters`.
+
+        Vectors are encoded in that order: the one in a bucket changes after DDP's first iteration, and after a restart.
+        """
+        parameters = list(parameters)
+        if any(id(parameter) not in self._places for parameter in parameters):
+            raise ValueError("the bucket holds a parameter that was not among the hook's named_parameters")
+        return sorted(range(len(parameters)), key=lambda at: self._places[id(parameters[at])])
+
     def layout(self, parameters: Iterable[Tensor]) -> Layout:
-        """Names and shapes of a bucket's parameters."""
-        pairs = []
-        for parameter in parameters:
-            name = self._names.get(id(parameter))
-            if name is None:
-                raise ValueError("the bucket holds a parameter that was not among the hook's named_parameters")
-            pairs.append((name, parameter))
-        return Layout.of(pairs)
+        """Names and shapes of a bucket's parameters, in the order of `named_parameters`."""
+        parameters = list(parameters)
+        ordered = [parameters[at] for at in self.order(parameters)]
+        return Layout.of((self._places[id(parameter)][1], parameter) for parameter in ordered)
 
     def own_group(self) -> Any:
         """The process group for payloads, of the ranks of `group`; all of them make it at their first call."""
@@ -102,12 +118,13 @@ class CodecHook:
                 item.result()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Residuals of this rank by parameter name."""
-        return self.residuals.state_dict()
+        """What this rank's sender remembers, by parameter name, and the number of backward passes so far."""
+        return {} if self.codec.lossless else {**self.sender.state_dict(), "calls": torch.tensor(self.calls)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from the residuals of `state_dict()`."""
-        self.residuals.load_state_dict(state)
+        """Continue from `state_dict()`."""
+        self.calls = int(state.get("calls", 0))
+        self.sender.load_state_dict({name: tensor for name, tensor in state.items() if name != "calls"})
 
 
 def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
@@ -120,8 +137,12 @@ def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Futur
     buffer = bucket.buffer()
     if state.codec.lossless:
         return _all_reduce(state, buffer)
-    layout = state.layout(bucket.parameters())
+    parameters = bucket.parameters()
+    order, layout = state.order(parameters), state.layout(parameters)
+    views = Layout.of((str(at), parameter) for at, parameter in enumerate(parameters)).views(buffer)
     group = state.own_group()
+    key = derive_key(state.seed, state.calls, dist.get_rank(state.group), bucket.index())
+    state.calls += bucket.is_last()
     cuda = buffer.device.type == "cuda"
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if cuda else None)
     stream = torch.cuda.Stream(buffer.device) if cuda else None
@@ -131,7 +152,8 @@ def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Futur
     def work() -> None:
         try:
             with torch.no_grad(), torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
-                future.set_result(_exchange(state, buffer, layout, group))
+                _exchange(state, [views[at] for at in order], layout, group, key)
+                future.set_result(buffer)
         except Exception as error:
             future.set_exception(error)  # type: ignore[arg-type]
             raise
@@ -151,28 +173,23 @@ def _all_reduce(state: CodecHook, buffer: Tensor) -> torch.futures.Future[Tensor
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _exchange(state: CodecHook, buffer: Tensor, layout: Layout, group: Any) -> Tensor:
-    """Encode, exchange and average one bucket in place."""
+def _exchange(state: CodecHook, gradients: list[Tensor], layout: Layout, group: Any, key: int) -> None:
+    """Encode, exchange and average one bucket in place; `gradients` are views of it in `layout`'s order."""
     failure: Exception | None = None
-    residual = None
-    payload = torch.empty(0, dtype=torch.uint8, device=buffer.device)
-    flat = buffer.float()
+    vector = layout.gather(gradients, torch.empty(layout.total, device=gradients[0].device))
+    payload = torch.empty(0, dtype=torch.uint8, device=vector.device)
     try:
-        if state.error_feedback:
-            old = state.residuals.flat(layout, flat)
-            payload, decoded, residual = state.codec.encode_with_residual(flat.clone(), old, layout)
-        else:
-            payload, decoded = state.codec.encode(flat, layout)
+        payload, decoded = state.sender.encode(vector, layout, key)
         state.traffic.kept += decoded.kept
         state.traffic.coordinates += decoded.n
     except Exception as error:  # whatever it is, the other ranks must not wait for this one's payload
         failure = error
     payloads = all_gather_payloads(payload, group, failure=failure)
-    if residual is not None:
-        state.residuals.store(layout, residual)
-    mean = torch.zeros(buffer.numel(), device=buffer.device)
+    if state.keeps:
+        state.sender.keep()
+    mean = torch.zeros(layout.total, device=payload.device)
     for received in payloads:
-        state.codec.decode(received, mean.numel()).add_to(mean)
+        state.codec.decode(received, mean.numel(), layout).add_to(mean)
     state.traffic.sent_bytes += payload.numel()
     state.traffic.received_bytes += sum(received.numel() for received in payloads) - payload.numel()
-    return buffer.copy_(mean.div_(len(payloads)))
+    layout.scatter(mean.div_(len(payloads)), gradients)

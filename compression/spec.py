@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _JOIN = re.compile(r"\+(?=\s*[A-Za-z_])")  # not the plus of 1e+3
+_PERCENT = re.compile(r"\d+(\.\d+)?%")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -44,7 +45,9 @@ class Stage:
         try:
             value = float(text)
         except ValueError:
-            raise SpecError(f"'{self}': {what} must be a number, not '{text}'") from None
+            percent = text.removesuffix("%")
+            hint = f"; did you mean {float(percent) / 100:g}?" if _PERCENT.fullmatch(text) else ""
+            raise SpecError(f"'{self}': {what} must be a number, not '{text}'{hint}") from None
         if not low <= value <= high:
             raise SpecError(f"'{self}': {what} must lie between {low:g} and {high:g}, not {text}")
         return value
@@ -52,17 +55,23 @@ class Stage:
     def integer(self, position: int, low: int, what: str) -> int:
         """Argument `position` as a whole number of at least `low`."""
         text = self.args[position]
-        if not re.fullmatch(r"[+-]?\d+", text) or int(text) < low:
+        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < low:
             raise SpecError(f"'{self}': {what} must be a whole number of at least {low}, not '{text}'")
         return int(text)
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is most like `word`; None if none is."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return close[0] if close else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """A tail for an error message: the nearest known word, or the list of them."""
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
+    close = closest(word, known)
     if close:
-        return f"; did you mean '{close[0]}'?"
+        return f"; did you mean '{close}'?"
     return f"; known: {', '.join(known)}" if known else ""
 
 

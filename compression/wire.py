@@ -1,14 +1,17 @@
-"""The payload: a 16-byte header, then positions, then values.
+"""The payload: a 24-byte header, then positions, then values.
 
     offset  bytes  field
     0       2      magic "LF"
-    2       1      version, 1
+    2       1      version, 2
     3       1      kind (Kind)
     4       1      index format (IndexFormat)
-    5       1      value format (ValueFormat)
-    6       2      zero
+    5       1      value format (its `code`)
+    6       1      the value format's parameter
+    7       1      1 if the values are entropy coded (`entropy`), else 0
     8       4      n, coordinates of the whole vector
-    12      4      k, coordinates sent
+    12      4      k, values sent
+    16      4      bytes of the positions
+    20      4      bytes of the values: block scales first, then one code a value
 
 All numbers are little-endian. The length of a payload follows from its header, so payloads can be laid end to end.
 The decoder trusts nothing: it knows n beforehand, and every byte string is a valid payload for it or a PayloadError.
@@ -22,15 +25,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import kernels
+from .bits import pack_fixed, unpack_fixed
+from .draws import derive_key
+from .entropy import compress, decompress, pack_symbols, symbol_bytes, unpack_symbols
 from .errors import PayloadError
 from .finite import all_finite
-from .index import IndexFormat, choose, decode_index, encode_index, index_bytes
-from .values import ValueFormat, decode_values, encode_values, value_bytes
+from .index import IndexFormat, choose, decode_index
+from .index import seeded as seeds
+from .values import ValueFormat, value_of
 
 MAGIC = b"LF"
-VERSION = 1
-_HEADER = struct.Struct("<2sBBBBHII")
+VERSION = 2
+_HEADER = struct.Struct("<2sBBBBBBIIII")
 HEADER_BYTES = _HEADER.size
+_NEVER = 1 << 62  # bits
 
 
 class Kind(IntEnum):
@@ -38,6 +47,7 @@ class Kind(IntEnum):
 
     UPDATE = 0
     BUFFERS = 1
+    FACTORS = 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ class Sparse:
         """`out` += weight * this vector, in place; `out` is fp32 [n]."""
         if self.indices is None:
             return out.add_(self.values, alpha=weight)
+        if kernels.available(out.device):
+            return kernels.accumulate(out, self.indices, self.values, weight)
         return out.index_add_(0, self.indices, self.values, alpha=weight)
 
 
@@ -76,18 +88,16 @@ class Header:
     kind: Kind
     index: IndexFormat
     value: ValueFormat
+    entropy: bool
     n: int
     k: int
-
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of the positions."""
-        return index_bytes(self.index, self.n, self.k)
+    index_bytes: int
+    value_bytes: int
 
     @property
     def payload_bytes(self) -> int:
         """Bytes of the whole payload, header included."""
-        return HEADER_BYTES + self.index_bytes + self.k * value_bytes(self.value)
+        return HEADER_BYTES + self.index_bytes + self.value_bytes
 
 
 def dense_bytes(n: int) -> int:
@@ -95,22 +105,57 @@ def dense_bytes(n: int) -> int:
     return HEADER_BYTES + 4 * n
 
 
-def write(sparse: Sparse, value: ValueFormat, kind: Kind = Kind.UPDATE) -> tuple[Tensor, Sparse]:
-    """Write `sparse` down; returns the payload, uint8, and what a receiver will decode from it."""
-    raw = encode_values(value, sparse.values)
-    decoded = Sparse(sparse.n, sparse.indices, decode_values(value, raw))
-    form = IndexFormat.DENSE
-    parts: list[Tensor] = []
-    if sparse.indices is not None:
-        form = choose(sparse.n, sparse.kept, value_bytes(value))
+def write(
+    sparse: Sparse,
+    value: ValueFormat,
+    kind: Kind = Kind.UPDATE,
+    *,
+    coded: bool = False,
+    key: int = 0,
+    seeded: bool = False,
+) -> tuple[Tensor, Sparse]:
+    """Write `sparse` down; returns the payload, uint8, and what a receiver will decode from it.
+
+    `coded`: positions and values go through the entropy coder where that is smaller. `key` seeds stochastic rounding;
+    with `seeded` the positions are those that `key` draws, and only `key` is sent.
+    """
+    n, k = sparse.n, sparse.kept
+    # The numbers that drew the positions must not round the values too: they say where in its stratum a position lies.
+    rounding_key = derive_key(key, 1) if seeded else key
+    side, codes = value.quantise(sparse.values, rounding_key)
+    decoded = Sparse(n, sparse.indices, value.restore(side, codes, k))
+    form, index = IndexFormat.DENSE, None
+    if sparse.indices is not None and seeded:
+        form, index = IndexFormat.SEEDED, seeds.encode(key, sparse.indices.device)
+    elif sparse.indices is not None:
+        # Block scales depend on what else is in the block, so only formats without them can send zeros unnoticed.
+        dense_bits = _NEVER if value.side_bytes(k) else n * value.width
+        value_bits = 8 * value.side_bytes(k) + k * value.width
+        form, index = choose(sparse.indices, n, dense_bits=dense_bits, value_bits=value_bits, entropy=coded)
         if form is IndexFormat.DENSE:
-            raw = encode_values(value, sparse.dense())
-        else:
-            parts = [encode_index(form, sparse.indices, sparse.n)]
-    k = sparse.n if form is IndexFormat.DENSE else sparse.kept
-    header = _HEADER.pack(MAGIC, VERSION, kind, form, value, 0, sparse.n, k)
-    start = torch.from_numpy(np.frombuffer(header, dtype=np.uint8).copy()).to(raw.device)
-    return torch.cat([start, *parts, raw]), decoded
+            side, codes = value.quantise(sparse.dense(), key)
+            k = n
+    is_coded, packed = _pack(codes, value, k, coded)
+    parts = [side, packed] if index is None else [index, side, packed]
+    header = _HEADER.pack(
+        *(MAGIC, VERSION, kind, form, value.code, value.parameter, is_coded),
+        *(n, k, 0 if index is None else index.numel(), side.numel() + packed.numel()),
+    )
+    start = torch.from_numpy(np.frombuffer(header, dtype=np.uint8).copy()).to(packed.device)
+    return torch.cat([start, *parts]), decoded
+
+
+def _plain_bytes(value: ValueFormat, k: int) -> int:
+    return -(-k * value.width // 8)
+
+
+def _pack(codes: Tensor, value: ValueFormat, k: int, coded: bool) -> tuple[bool, Tensor]:
+    """The codes as bytes, and whether entropy coding made them fewer."""
+    if coded:
+        packed = compress(pack_symbols(codes, value.width), parts=max(1, value.width // 8))
+        if packed.numel() < _plain_bytes(value, k):
+            return True, packed
+    return False, codes if value.width >= 8 else pack_fixed(codes, value.width)
 
 
 def read_header(data: Tensor) -> Header:
@@ -118,17 +163,22 @@ def read_header(data: Tensor) -> Header:
     if data.numel() < HEADER_BYTES:
         raise PayloadError(f"{data.numel()} bytes are too few for a header of {HEADER_BYTES}")
     raw = data[:HEADER_BYTES].cpu().numpy().tobytes()
-    magic, version, kind, index, value, zero, n, k = _HEADER.unpack(raw)
-    if magic != MAGIC or zero:
+    magic, version, kind, index, value, parameter, coded, n, k, index_bytes, value_bytes = _HEADER.unpack(raw)
+    if magic != MAGIC:
         raise PayloadError("not a payload: wrong magic bytes")
     if version != VERSION:
         raise PayloadError(f"payload version {version}; this program reads version {VERSION}")
     try:
-        header = Header(Kind(kind), IndexFormat(index), ValueFormat(value), n, k)
+        kind, index = Kind(kind), IndexFormat(index)
     except ValueError as error:
         raise PayloadError(f"unknown code in the header: {error}") from None
-    if k > n or (header.index is IndexFormat.DENSE and k != n):
+    if coded > 1:
+        raise PayloadError(f"unknown entropy coder {coded} in the header")
+    header = Header(kind, index, value_of(value, parameter), bool(coded), n, k, index_bytes, value_bytes)
+    if k > n or (header.index is IndexFormat.DENSE and (k != n or index_bytes)):
         raise PayloadError(f"{k} coordinates out of {n}")
+    if not coded and value_bytes != header.value.side_bytes(k) + _plain_bytes(header.value, k):
+        raise PayloadError(f"{value_bytes} bytes of values; {k} of them take another number")
     return header
 
 
@@ -145,10 +195,27 @@ def read(data: Tensor, n: int, kind: Kind = Kind.UPDATE) -> Sparse:
     indices = None
     if header.index is not IndexFormat.DENSE:
         indices = decode_index(header.index, data[HEADER_BYTES:split], n, header.k)
-    values = decode_values(header.value, data[split:])
+    values = _read_values(header, data[split:])
     if not all_finite(values):
         raise PayloadError("payload holds NaN or infinity")
     return Sparse(n, indices, values)
+
+
+def _read_values(header: Header, data: Tensor) -> Tensor:
+    """Fp32 [k] from the value section."""
+    value, k = header.value, header.k
+    side_bytes = value.side_bytes(k)
+    if data.numel() < side_bytes:
+        raise PayloadError(f"{data.numel()} bytes of values; their scales alone take {side_bytes}")
+    side, codes = data[:side_bytes], data[side_bytes:]
+    if header.entropy:
+        codes = unpack_symbols(decompress(codes, symbol_bytes(value.width, k)), value.width, k)
+    elif value.width < 8:
+        spare = 8 * codes.numel() - k * value.width
+        if spare and bool(codes[-1] >> (8 - spare)):
+            raise PayloadError("the values' codes go beyond their end")
+        codes = unpack_fixed(codes, value.width, k)
+    return value.restore(side, codes, k)
 
 
 def split_payloads(data: Tensor, count: int) -> list[Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import DataError
 from .ranks import Ranks
 
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from compression import make_codec
+from compression.sender import parse_feedback
 from compression.spec import SpecError, nearest, parse_stage
 
 from .config import Config
@@ -17,6 +18,7 @@ from .models import check_model
 from .ranks import detect_launcher
 from .schedule import parse_schedule
 from .server_optim import server_learning_rate
+from .uplink import Uplink
 
 _CLIENTS_OF_ONE_PROCESS = 4
 
@@ -40,8 +42,29 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
             raise ConfigError(f"--hook {config.hook} works with --exchange hook, not --exchange {config.exchange}")
         if "uplink" in explicit and config.uplink != "none":
             raise ConfigError(f"--hook and --uplink {config.uplink} both say how updates travel: give one of them")
+    if config.error_feedback.startswith("dgc"):
+        _check_one_momentum(config)
     if config.mode == "step":
         _check_step_mode(config)
+
+
+def _check_one_momentum(config: Config) -> None:
+    """DGC's momentum correction takes the place of every other momentum (Lin et al. 2018, section 3.2)."""
+    if config.optimizer != "sgd":
+        raise ConfigError(f"--error-feedback {config.error_feedback} corrects plain SGD: --optimizer must be sgd")
+    if config.momentum:
+        raise ConfigError(
+            f"--error-feedback {config.error_feedback} brings its own momentum: --momentum {config.momentum:g} must be 0"
+        )
+    if config.server == "fedavgm" and config.server_momentum:
+        raise ConfigError(
+            f"--error-feedback {config.error_feedback} brings its own momentum: --server fedavgm must be fedavg"
+        )
+    if config.server in ("fedadagrad", "fedadam", "fedyogi") and config.beta1:
+        raise ConfigError(
+            f"--error-feedback {config.error_feedback} brings its own momentum: --beta1 {config.beta1:g} of "
+            f"--server {config.server} must be 0"
+        )
 
 
 def _check_types(config: Config) -> None:
@@ -78,6 +101,8 @@ def _check_specs(config: Config) -> None:
         "partition": check_partition,
         "uplink": make_codec,
         "downlink": make_codec,
+        "error_feedback": parse_feedback,
+        "uplink_warmup": lambda rounds: Uplink(config.uplink, rounds),
         "lr_schedule": parse_schedule,
         "augment": lambda spec: spec == "auto" or Augment(spec),
     }

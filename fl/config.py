@@ -67,9 +67,12 @@ class ExchangeOptions:
     mode: str = option("sync", "sync (federated rounds) or step (a gradient exchange every step, as DDP does)")
     exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
     hook: str | None = option(None, "any DDP hook for --exchange hook, as package.module:function")
-    uplink: str = option("topk:0.01", "codec of what clients send: none, fp16, bf16, topk:R, prune:S, threshold:T")
+    uplink: str = option("topk:0.01", "codec of what clients send: [SELECTOR+]FORMAT[+zstd], see docs/compression.md")
+    uplink_warmup: int = option(0, "rounds over which the kept fraction of --uplink falls from a quarter", low=0)
     downlink: str = option("none", "codec of what the server sends")
-    error_feedback: Literal["none", "residual"] = option("residual", "keep what a codec dropped and add it next time")
+    error_feedback: str = option(
+        "residual", "what becomes of what a codec dropped: none, residual (it is added next time) or dgc:MOMENTUM"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

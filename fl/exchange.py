@@ -8,13 +8,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compression import Codec, make_codec
+from compression import Sender, make_codec
 
 from .client import Update
 from .errors import RoundError
 from .model_state import ModelState
 from .ranks import Ranks
+from .seeds import derive_seed
 from .server import Mean, Server, apply_change, join_payloads, part_payloads
+from .uplink import Uplink
 
 _WAITING_BYTES = 512_000_000
 _COLUMNS = 5
@@ -69,14 +71,15 @@ class Exchange(ABC):
     server as they were.
     """
 
-    def __init__(self, ranks: Ranks, state: ModelState, server: Server | None) -> None:
+    def __init__(self, ranks: Ranks, state: ModelState, server: Server | None, downlink: str, *, seed: int) -> None:
         self.ranks = ranks
         self.state = state
         self.server = server
-        self.exact = make_codec("none")
+        self.downlink = make_codec(downlink)
+        self.seed = seed
 
     @abstractmethod
-    def open(self, cohort: Sequence[int]) -> None:
+    def open(self, round_: int, cohort: Sequence[int]) -> None:
         """Begin a round of these clients; the same list, in the same order, on every rank."""
 
     @abstractmethod
@@ -104,7 +107,7 @@ class Exchange(ABC):
     def has_client_state(self) -> bool:
         """Whether clients keep anything between rounds."""
 
-    def serve(self, mean: Mean | None, outcome: RoundOutcome, failure: Exception | None = None) -> None:
+    def serve(self, round_: int, mean: Mean | None, outcome: RoundOutcome, failure: Exception | None = None) -> None:
         """Rank 0 steps on the mean and broadcasts; every rank applies what it decodes."""
         payload: Tensor | None = None
         if self.server is not None:
@@ -113,14 +116,15 @@ class Exchange(ABC):
                 if failure is not None:
                     raise failure
                 mean.close()
-                payload, outcome.change_bytes, outcome.update_norm = self.server.step(mean, self.exact)
+                key = derive_seed(self.seed, "downlink", round_)
+                payload, outcome.change_bytes, outcome.update_norm = self.server.step(mean, key=key)
                 outcome.buffers_bytes = payload.numel() - outcome.change_bytes
             except Exception:
                 if self.ranks.world_size > 1:
                     self.ranks.broadcast_failure()
                 raise
         payload = self.ranks.broadcast(payload)
-        apply_change(self.state, *part_payloads(payload, self.state))
+        apply_change(self.state, *part_payloads(payload, self.state, self.downlink))
 
 
 class ServerExchange(Exchange):
@@ -132,22 +136,31 @@ class ServerExchange(Exchange):
     """
 
     def __init__(
-        self, ranks: Ranks, state: ModelState, server: Server | None, uplink: Codec, *, error_feedback: bool
+        self,
+        ranks: Ranks,
+        state: ModelState,
+        server: Server | None,
+        uplink: Uplink,
+        *,
+        downlink: str = "none",
+        error_feedback: str = "residual",
+        seed: int = 0,
     ) -> None:
-        super().__init__(ranks, state, server)
+        super().__init__(ranks, state, server, downlink, seed=seed)
         self.uplink = uplink
-        self.error_feedback = error_feedback and not uplink.lossless
-        self.residuals: dict[int, Tensor] = {}
-        self._new_residuals: dict[int, Tensor] = {}
+        self.error_feedback = error_feedback
+        self.senders: dict[int, Sender] = {}
         dense = 4 * (state.parameters.numel() + state.buffers.numel())
         self._batch = max(ranks.world_size, _WAITING_BYTES // max(1, dense)) if ranks.world_size > 1 else 1
         self._batches: list[list[int]] = []
         self._mean = Mean(state) if server is not None else None
 
-    def open(self, cohort: Sequence[int]) -> None:
+    def open(self, round_: int, cohort: Sequence[int]) -> None:
         """As in `Exchange.open`."""
+        self._round = round_
         self._batches = [list(cohort[i : i + self._batch]) for i in range(0, len(cohort), self._batch)]
-        self._new_residuals = {}
+        for sender in self.senders.values():
+            sender.forget()
         self._payloads: dict[int, Tensor] = {}
         self._own: dict[int, ClientReport] = {}
         self._sending: list[tuple[list[dist.Work], list[tuple[int, Tensor]]]] = []
@@ -160,13 +173,11 @@ class ServerExchange(Exchange):
         """As in `Exchange.upload`."""
         while update.client not in self._batches[0]:
             self._flush()
-        if self.error_feedback:
-            residual = self.residuals.get(update.client)
-            payload, sparse, residual = self.uplink.encode_with_residual(update.values, residual, self.state.layout)
-            self._new_residuals[update.client] = residual
-        else:
-            payload, sparse = self.uplink.encode(update.values, self.state.layout)
-        payload = join_payloads(payload, update.buffers, self.exact)
+        sender = self._sender(update.client)
+        sender.codec = self.uplink.at(self._round)
+        key = derive_seed(self.seed, "uplink", self._round, update.client)
+        payload, sparse = sender.encode(update.values, self.state.layout, key)
+        payload = join_payloads(payload, update.buffers)
         self._payloads[update.client] = payload
         self._own[update.client] = ClientReport(
             client=update.client,
@@ -191,8 +202,9 @@ class ServerExchange(Exchange):
                 work.wait()
         self._sending = []
         self._payloads = {}
-        self.serve(self._mean, self._outcome, self._failure)
-        self.residuals.update(self._new_residuals)
+        self.serve(self._round, self._mean, self._outcome, self._failure)
+        for sender in self.senders.values():
+            sender.keep()
         return self._outcome
 
     def _flush(self, *, failed: bool = False) -> None:
@@ -242,22 +254,25 @@ class ServerExchange(Exchange):
                 payload = self._payloads.pop(report.client)
             if self._failure is None:
                 try:
-                    mean.add(*part_payloads(payload, self.state), report.samples)
+                    mean.add(*part_payloads(payload, self.state, self.uplink.codec), report.samples)
                 except Exception as error:
                     # The others are still sending: they hear of it when they wait for the server's answer.
                     self._failure = error
 
     def client_state(self, client: int) -> dict[str, Tensor]:
-        """As in `Exchange.client_state`: the error-feedback residual."""
-        residual = self.residuals.get(client)
-        return {} if residual is None else {"residual": residual}
+        """As in `Exchange.client_state`: what its sender remembers, by parameter name."""
+        return self._sender(client).state_dict()
 
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
         """As in `Exchange.load_client_state`."""
-        if "residual" in state:
-            self.residuals[client] = state["residual"].to(self.ranks.device)
+        self._sender(client).load_state_dict({name: value.to(self.ranks.device) for name, value in state.items()})
 
     @property
     def has_client_state(self) -> bool:
         """As in `Exchange.has_client_state`."""
-        return self.error_feedback
+        return Sender(self.uplink.codec, self.error_feedback).has_state
+
+    def _sender(self, client: int) -> Sender:
+        if client not in self.senders:
+            self.senders[client] = Sender(self.uplink.codec, self.error_feedback)
+        return self.senders[client]

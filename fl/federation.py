@@ -28,6 +28,7 @@ from .ranks import Ranks
 from .seeds import numpy_generator
 from .server import Server, join_payloads, part_payloads
 from .server_optim import make_server_optimizer
+from .uplink import Uplink
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Federation:
                 self.state,
                 lambda params: make_server_optimizer(config, params),
                 make_codec(config.downlink),
-                error_feedback=feedback == "residual",
+                error_feedback=feedback != "none",
             )
         if config.exchange == "hook":
             return HookExchange(
@@ -83,20 +84,29 @@ class Federation:
                 self.state,
                 server,
                 self.engine.model,
-                uplink=config.uplink,
+                uplink=Uplink(config.uplink, config.uplink_warmup),
+                downlink=config.downlink,
                 error_feedback=feedback,
+                seed=config.seed,
                 hook=config.hook,
             )
-        uplink = make_codec(config.uplink)
-        return ServerExchange(self.ranks, self.state, server, uplink, error_feedback=feedback == "residual")
+        return ServerExchange(
+            self.ranks,
+            self.state,
+            server,
+            Uplink(config.uplink, config.uplink_warmup),
+            downlink=config.downlink,
+            error_feedback=feedback,
+            seed=config.seed,
+        )
 
     def share_model(self) -> None:
         """Rank 0's global model to every rank: the first download."""
         exact = make_codec("none")
         payload = None
         if self.ranks.is_server:
-            payload = join_payloads(exact.encode(self.state.parameters)[0], self.state.buffers, exact)
-        change, buffers = part_payloads(self.ranks.broadcast(payload), self.state)
+            payload = join_payloads(exact.encode(self.state.parameters)[0], self.state.buffers)
+        change, buffers = part_payloads(self.ranks.broadcast(payload), self.state, exact)
         if not self.ranks.is_server:
             self.state.parameters.copy_(change.dense())
             if buffers is not None:

@@ -1,6 +1,5 @@
 """The exchange of a round through a DDP communication hook: one client per rank."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from .foreign_hook import Hook, count_collectives, load_hook
 from .model_state import ModelState
 from .ranks import Ranks
 from .server import Mean, Server
+from .uplink import Uplink
 
 
 class HookExchange(Exchange):
@@ -34,11 +34,14 @@ class HookExchange(Exchange):
         server: Server | None,
         model: nn.Module,
         *,
-        uplink: str,
-        error_feedback: str,
+        uplink: Uplink,
+        downlink: str = "none",
+        error_feedback: str = "residual",
+        seed: int = 0,
         hook: str | None = None,
     ) -> None:
-        super().__init__(ranks, state, server)
+        super().__init__(ranks, state, server, downlink, seed=seed)
+        self.uplink = uplink
         named = dict(model.named_parameters())
         self._parameters = [named[name] for name in reversed(state.layout.names)]
         self._layout = Layout.of((name, named[name]) for name in reversed(state.layout.names))
@@ -46,14 +49,21 @@ class HookExchange(Exchange):
         self._hook_state: Any
         self._hook: Hook
         if hook is None:
-            self.codec = CodecHook(uplink, named.items(), error_feedback=error_feedback)
+            self.codec = CodecHook(
+                uplink.codec.spec, named.items(), error_feedback=error_feedback, seed=seed, keeps=False
+            )
             self._hook_state, self._hook = self.codec, codec_hook
         else:
             self._hook_state, self._hook = load_hook(hook)
 
-    def open(self, cohort: Sequence[int]) -> None:
+    def open(self, round_: int, cohort: Sequence[int]) -> None:
         """As in `Exchange.open`; the cohort is every rank."""
+        self._round = round_
         self._update: Update | None = None
+        if self.codec is not None:
+            self.codec.calls = round_
+            self.codec.sender.forget()
+            self.codec.sender.codec = self.uplink.at(round_)
 
     def upload(self, update: Update) -> None:
         """As in `Exchange.upload`."""
@@ -68,15 +78,6 @@ class HookExchange(Exchange):
         samples = self._tell_samples()
         update = self._update
         assert update is not None
-        residuals = copy.copy(self.codec.residuals) if self.codec is not None else None
-        try:
-            return self._step(update, samples)
-        except Exception:
-            if self.codec is not None and residuals is not None:
-                self.codec.residuals = residuals
-            raise
-
-    def _step(self, update: Update, samples: Tensor) -> RoundOutcome:
         total = int(samples.sum())
         mean, traffic = self._average(update, update.samples * self.ranks.world_size / total)
         buffers = (update.buffers * (update.samples / total)).to(self.ranks.wire_device)
@@ -93,7 +94,9 @@ class HookExchange(Exchange):
         if self.server is not None:
             average = Mean(self.state)
             average.update, average.buffers, average.samples = mean, buffers.to(self.ranks.device), 1
-        self.serve(average, outcome)
+        self.serve(self._round, average, outcome)
+        if self.codec is not None:
+            self.codec.sender.keep()
         return outcome
 
     def _average(self, update: Update, weight: float) -> tuple[Tensor, Traffic]:
@@ -126,7 +129,7 @@ class HookExchange(Exchange):
         return table[:-1]
 
     def client_state(self, client: int) -> dict[str, Tensor]:
-        """As in `Exchange.client_state`: the residuals by parameter name; nothing for a foreign hook."""
+        """As in `Exchange.client_state`: what the hook remembers, by parameter name; nothing for a foreign hook."""
         return self.codec.state_dict() if self.codec is not None else {}
 
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
@@ -137,4 +140,4 @@ class HookExchange(Exchange):
     @property
     def has_client_state(self) -> bool:
         """As in `Exchange.has_client_state`."""
-        return self.codec is not None and self.codec.error_feedback
+        return self.codec is not None and self.codec.sender.has_state

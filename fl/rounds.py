@@ -44,7 +44,7 @@ class FederatedRounds:
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
         """As in `Rounds.run`. If any client fails, every rank raises and nothing has changed."""
         ranks, exchange = self.federation.ranks, self.exchange
-        exchange.open(cohort)
+        exchange.open(round_, cohort)
         try:
             for client in cohort:
                 if ranks.hosts(client):

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from compression import Codec, NonFiniteError
+from compression import Codec, NonFiniteError, PayloadError, Sender
+from compression.codec import BUFFERS
 from compression.finite import all_finite
-from compression.wire import Kind, Sparse, read, split_payloads
+from compression.wire import Sparse, dense_bytes
 
 from .model_state import ModelState
 
@@ -58,15 +59,13 @@ class Server:
         error_feedback: bool,
     ) -> None:
         self.state = state
-        self.downlink = downlink
-        self.error_feedback = error_feedback and not downlink.lossless
-        self.residual: Tensor | None = None
-        self._copy = torch.nn.Parameter(state.parameters.clone())
+        self.sender = Sender(downlink, "residual" if error_feedback else "none")
         self._spare: Tensor | None = None
+        self._copy = torch.nn.Parameter(state.parameters.clone())
         self.optimizer = make_optimizer([self._copy])
 
-    def step(self, mean: Mean, exact: Codec) -> tuple[Tensor, int, float]:
-        """One optimizer step on the mean.
+    def step(self, mean: Mean, *, key: int = 0) -> tuple[Tensor, int, float]:
+        """One optimizer step on the mean; `key` seeds the downlink's random choices.
 
         Returns the broadcast payload, uint8, how many bytes of it are the change, and the norm of the mean update.
         Raises NonFiniteError, with nothing changed, if the mean is not finite.
@@ -81,20 +80,15 @@ class Server:
         self._copy.grad = None
         change = torch.empty_like(mean.update) if self._spare is None else self._spare
         torch.sub(self._copy.detach(), self.state.parameters, out=change)
-        if self.error_feedback:
-            # The residual moves into the memory of the change; its old memory holds the next change.
-            old = self.residual
-            payload, _, self.residual = self.downlink.encode_with_residual(change, old, self.state.layout)
-            self._spare = old
-        else:
-            self._spare = change
-            payload, _ = self.downlink.encode(change, self.state.layout)
-        return join_payloads(payload, mean.buffers, exact), payload.numel(), float(norm)
+        payload, _ = self.sender.encode(change, self.state.layout, key)
+        free = self.sender.keep()
+        self._spare = change if self.sender.feedback == "none" else free
+        return join_payloads(payload, mean.buffers), payload.numel(), float(norm)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's moments and the downlink residual, by name."""
         moments = {f"optimizer.{name}": value for name, value in self.optimizer.state[self._copy].items()}
-        return moments if self.residual is None else {**moments, "residual": self.residual}
+        return {**moments, **{f"downlink.{name}": value for name, value in self.sender.state_dict().items()}}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict()`."""
@@ -104,22 +98,34 @@ class Server:
             for name, value in state.items()
             if name.startswith("optimizer.")
         }
-        self.residual = state["residual"].to(device) if "residual" in state else None
+        self.sender.load_state_dict(
+            {
+                name.removeprefix("downlink."): value.to(device)
+                for name, value in state.items()
+                if name.startswith("downlink.")
+            }
+        )
 
 
-def join_payloads(update: Tensor, buffers: Tensor, exact: Codec) -> Tensor:
+def join_payloads(update: Tensor, buffers: Tensor) -> Tensor:
     """An update's payload followed by that of the buffers in fp32, if there are any."""
     if not buffers.numel():
         return update
-    return torch.cat((update, exact.encode(buffers, kind=Kind.BUFFERS)[0]))
+    return torch.cat((update, BUFFERS.encode(buffers)[0]))
 
 
-def part_payloads(payload: Tensor, state: ModelState) -> tuple[Sparse, Sparse | None]:
-    """The inverse of `join_payloads`, decoded: update and buffers; PayloadError if it is no such payload."""
-    if not state.buffers.numel():
-        return read(payload, state.parameters.numel()), None
-    update, buffers = split_payloads(payload, 2)
-    return read(update, state.parameters.numel()), read(buffers, state.buffers.numel(), Kind.BUFFERS)
+def part_payloads(payload: Tensor, state: ModelState, codec: Codec) -> tuple[Sparse, Sparse | None]:
+    """The inverse of `join_payloads`, decoded: update and buffers; PayloadError if it is no such payload.
+
+    The buffers are exact, so their length is known, and the update may have any format.
+    """
+    n, m = state.parameters.numel(), state.buffers.numel()
+    tail = dense_bytes(m) if m else 0
+    if payload.numel() < tail:
+        raise PayloadError(f"{payload.numel()} bytes are too few for {m} buffers")
+    split = payload.numel() - tail
+    update = codec.decode(payload[:split], n, state.layout)
+    return update, BUFFERS.decode(payload[split:], m) if m else None
 
 
 def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> None:

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
-from compression.select import Prune, TopK
 
 from .data.batches import count_steps
 from .engine.optimizer import make_optimizer
 from .engine.plain import PlainEngine
 from .exchange import ClientReport, RoundOutcome
 from .federation import Federation
+from .uplink import Uplink
 
 _ONE_BUCKET_MB = 1 << 20
 # The name since torch 2.13, and the one before.
@@ -33,13 +33,11 @@ class StepEngine(PlainEngine):
     def __init__(self, federation: Federation, hook: CodecHook) -> None:
         config, device = federation.config, federation.ranks.device
         super().__init__(config, federation.engine.model, device)
-        selector = hook.codec.selector
-        whole = isinstance(selector, (TopK, Prune)) and not selector.per_layer
         unsynchronised: dict[str, Any] = {_SYNC_BUFFERS: False}
         ddp = DistributedDataParallel(
             self.model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            bucket_cap_mb=_ONE_BUCKET_MB if whole else None,
+            bucket_cap_mb=None if hook.codec.lossless else _ONE_BUCKET_MB,
             **unsynchronised,
         )
         ddp.register_comm_hook(hook, codec_hook)
@@ -60,8 +58,9 @@ class StepMode:
     """Every rank is one client with its own data; all hold the same weights and the same optimizer state.
 
     A round is as many steps as the largest client needs for its local epochs; smaller clients pass over their data
-    again. BatchNorm's statistics are each rank's own during a round and are averaged, and counted, at its end. A codec that
-    compares coordinates over the whole model gets one DDP bucket, the others DDP's own buckets.
+    again. BatchNorm's statistics are each rank's own during a round and are averaged, and counted, at its end. A codec
+    gets the whole gradient in one DDP bucket, since coordinates compete over the whole model and DDP's own buckets would
+    be others after a restart; `none` keeps DDP's own.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -71,7 +70,8 @@ class StepMode:
             count_steps(len(part), config.batch_size, config.local_epochs, None) for part in federation.parts
         )
         named = federation.engine.model.named_parameters()
-        self.hook = CodecHook(config.uplink, named, error_feedback=config.error_feedback)
+        self._uplink = Uplink(config.uplink, config.uplink_warmup)
+        self.hook = CodecHook(config.uplink, named, error_feedback=config.error_feedback, seed=config.seed)
         self._engine = StepEngine(federation, self.hook)
         self._optimizer = self._engine.optimizer
         options = dataclasses.replace(config, local_epochs=None, local_steps=self._steps)
@@ -81,6 +81,7 @@ class StepMode:
         """As in `fl.rounds.Rounds.run`; the cohort is every rank."""
         ranks, state, traffic = self._federation.ranks, self._federation.state, self.hook.traffic
         before = dataclasses.replace(traffic)
+        self.hook.sender.codec, self.hook.calls = self._uplink.at(round_), round_ * self._steps
         update = self._trainer.train(ranks.rank, round_, state)
         # Global - (global - local) need not be local to the bit: take over what DDP left on every rank.
         state.read_parameters(self._engine.model)
@@ -111,7 +112,7 @@ class StepMode:
     @property
     def has_client_state(self) -> bool:
         """As in `fl.rounds.Rounds.has_client_state`."""
-        return self.hook.error_feedback
+        return self.hook.sender.has_state
 
     def client_state(self, client: int) -> dict[str, Tensor]:
         """As in `fl.rounds.Rounds.client_state`: the residuals by parameter name."""

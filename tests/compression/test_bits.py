@@ -20,6 +20,7 @@ def elsewhere() -> types.ModuleType:
     source = Path(compression.bits.__file__).read_text(encoding="utf-8")
     assert source.count('device.type == "cpu"') == 5
     module = types.ModuleType("bits_elsewhere")
+    module.__package__ = "compression"
     exec(source.replace('device.type == "cpu"', 'device.type == "nowhere"'), module.__dict__)
     return module
 

@@ -1,14 +1,15 @@
 """The specification language. Oracle: the grammar in the module's docstring, written out as expected stages."""
 
 import contextlib
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.codec import make_codec
+from compression.make import STAGE_NAMES, make_codec
+from compression.select.kinds import DEFAULT_COSTS
 from compression.spec import SpecError, Stage, parse, parse_stage
-from compression.values import ValueFormat
 from tests.compression.cases import EXAMPLES
 
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
@@ -62,7 +63,23 @@ def test_text_of_a_stage_reads_back(name: str, args: list[str], options: dict[st
         st.text(max_size=30),
         st.lists(
             st.sampled_from(
-                ["topk", "prune", "none", "bf16", ":", ",", "=", "+", "0.1", "1e+3", "scope", "layer", " "]
+                [
+                    "topk",
+                    "cost",
+                    "powersgd",
+                    "qsgd",
+                    "none",
+                    "zstd",
+                    "bf16",
+                    ":",
+                    ",",
+                    "=",
+                    "+",
+                    "0.1",
+                    "3",
+                    "scope",
+                    " ",
+                ]
             ),
             max_size=9,
         ).map("".join),
@@ -76,52 +93,122 @@ def test_any_text_is_a_codec_or_a_specerror(text: str) -> None:
         make_codec(text)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("tpok:0.1", "did you mean 'topk'"),
-        ("topk", "takes 1 argument"),
-        ("topk:0.1,0.2", "takes 1 argument"),
-        ("topk:0", "between 1e-09 and 1"),
-        ("topk:1.5", "between"),
-        ("topk:nan", "between"),
-        ("topk:inf", "between"),
-        ("topk:0.1+", "must be a number"),
-        ("topk:0.1++bf16", "must be a number"),
-        ("topk:x", "must be a number, not 'x'"),
-        ("topk:0.1,scop=layer", "did you mean 'scope'"),
-        ("topk:0.1,scope=tensor", "global or layer"),
-        ("prune:-0.1", "between 0 and 1"),
-        ("threshold:0", "between"),
-        ("threshold:1,scope=layer", "no option 'scope'"),
-        ("none:1", "takes 0 argument"),
-        ("none+bf16", "stands alone"),
-        ("bf16:8", "takes 0 argument"),
-        ("bf16+topk:0.1", "out of place"),
-        ("topk:0.1+prune:0.5", "out of place"),
-        ("topk:0.1+bf16+fp16", "out of place"),
-        ("topk:0.1+none", "out of place"),
-    ],
-)
+REFUSED = [
+    # a name that is none: the whole specification with the nearest one
+    ("tpok:0.1", "there is no codec stage 'tpok'; did you mean 'topk:0.1'?"),
+    ("topk:0.1+bf61", "there is no codec stage 'bf61'; did you mean 'topk:0.1+bf16'?"),
+    ("tokp:0.1,scope=layer+bf16+zstd", "did you mean 'topk:0.1,scope=layer+bf16+zstd'?"),
+    ("topk:0.1+fp16+zst", "did you mean 'topk:0.1+fp16+zstd'?"),
+    ("pwoersgd:2+bf16", "did you mean 'powersgd:2+bf16'?"),
+    ("TopK:0.1", "did you mean 'topk:0.1'?"),
+    (
+        "qqqqqq",
+        "there is no codec stage 'qqqqqq'; known: none, csr, topk, prune, threshold, randk, cost, powersgd, fp32",
+    ),
+    # order and number of stages
+    ("none+bf16", "'none' stands alone; did you mean 'bf16'?"),
+    ("topk:0.1+none", "'none' stands alone; did you mean 'topk:0.1'?"),
+    ("csr+zstd", "'csr' stands alone; did you mean 'zstd'?"),
+    ("none+csr", "'none' stands alone"),
+    ("bf16+topk:0.1", "in this order; did you mean 'topk:0.1+bf16'?"),
+    ("zstd+int8+topk:0.1,scope=layer", "did you mean 'topk:0.1,scope=layer+int8+zstd'?"),
+    ("topk:0.1+prune:0.5", "at most one each of what to send, value format and zstd, .*did you mean 'topk:0.1'?"),
+    ("topk:0.1+bf16+fp16", "did you mean 'topk:0.1+bf16'?"),
+    ("powersgd:2+topk:0.1+int8", "did you mean 'powersgd:2+int8'?"),
+    ("bf16+zstd+zstd", "did you mean 'bf16+zstd'?"),
+    # a number that is missing
+    ("topk", "'topk' needs a number; did you mean 'topk:0.01'?"),
+    ("topk,scope=layer+bf16", "did you mean 'topk:0.01,scope=layer+bf16'?"),
+    ("prune+zstd", "did you mean 'prune:0.99+zstd'?"),
+    ("threshold", "did you mean 'threshold:0.001'?"),
+    ("randk+int8", "did you mean 'randk:0.1+int8'?"),
+    ("cost,conv=2", "did you mean 'cost:0.01,conv=2'?"),
+    ("powersgd", "did you mean 'powersgd:4'?"),
+    ("topk:0.1+qsgd", "did you mean 'topk:0.1+qsgd:127'?"),
+    # a number that is wrong
+    ("topk:1%", "the kept fraction must be a number, not '1%'; did you mean 0.01?"),
+    ("prune:99.5%+bf16", "the sparsity must be a number, not '99.5%'; did you mean 0.995?"),
+    ("topk:%", "must be a number, not '%'$"),
+    ("topk:x", "must be a number, not 'x'$"),
+    ("topk:0.1+", "must be a number"),
+    ("topk:0.1++bf16", "must be a number"),
+    ("topk:0.1,0.2", "topk takes 1 argument"),
+    ("topk:0", "between 1e-09 and 1, not 0$"),
+    ("topk:1.5", "between 1e-09 and 1, not 1.5$"),
+    ("topk:nan", "between"),
+    ("topk:inf", "between"),
+    ("randk:2", "the kept fraction must lie between"),
+    ("cost:-1", "the kept fraction must lie between"),
+    ("prune:-0.1", "the sparsity must lie between 0 and 1"),
+    ("threshold:0", "the threshold must lie between"),
+    ("qsgd:0", "levels must be a whole number of at least 1, not '0'"),
+    ("topk:0.1+qsgd:128", "levels must be at most 127, not 128"),
+    ("powersgd:0", "the rank must be a whole number of at least 1, not '0'"),
+    ("powersgd:1.5", "the rank must be a whole number of at least 1, not '1.5'"),
+    ("powersgd:2,3", "powersgd takes 1 argument"),
+    ("bf16:8", "bf16 takes 0 argument"),
+    ("none:1", "none takes 0 argument"),
+    ("csr:1", "csr takes 0 argument"),
+    ("topk:0.1+zstd:3", "zstd takes 0 argument"),
+    # a named option that is wrong
+    ("topk:0.1,scop=layer", "no option 'scop'; did you mean 'scope'"),
+    ("topk:0.1,scope=tensor", "global or layer, not 'tensor'"),
+    ("threshold:1,scope=layer", "threshold has no option 'scope'"),
+    ("randk:0.1,scope=layer", "randk has no option 'scope'"),
+    ("cost:0.1,liner=2", "no option 'liner'; did you mean 'linear'"),
+    ("cost:0.1,linear=x", "linear must be a number, not 'x'"),
+    ("cost:0.1,linear=0.0001", "between 0.001 and 1000 with at most three decimals"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), REFUSED)
 def test_codec_specifications_that_are_refused(text: str, says: str) -> None:
-    """The message says what is wrong."""
-    with pytest.raises(SpecError, match=says):
+    """The message says what is wrong, and where it can what would be right."""
+    with pytest.raises(SpecError, match=says.replace("?", r"\?").replace("+", r"\+")):
         make_codec(text)
 
 
-def test_lossless_is_only_the_exact_dense_codec() -> None:
-    """topk:1 sends everything too, but that is for the selector to know."""
-    assert make_codec("none").lossless
-    assert make_codec("none") == make_codec("none")
-    assert make_codec("fp32").lossless
-    assert not make_codec("bf16").lossless
-    assert not make_codec("topk:1").lossless
-    assert make_codec("topk:0.1+fp16").value is ValueFormat.FP16
+def followed(text: str) -> list[str]:
+    """The specifications that the error messages lead to, one after the other, until there is no error or no advice."""
+    seen = [text]
+    while True:
+        try:
+            make_codec(seen[-1])
+        except SpecError as error:
+            advice = re.search(r"did you mean '([^']*)'\?$", str(error))
+            if advice is None or advice[1] in (*OPTIONS, seen[-1]):
+                return [*seen, ""]
+            seen.append(advice[1])
+        else:
+            return seen
+
+
+OPTIONS = ("scope", *DEFAULT_COSTS)
+WORDS_OF_SPECS = [*STAGE_NAMES, "tpok:0.1", "topk:0.1", "prune:0.9", "quantize", "int", "fp61", "qsgd:3", "none:1", "x"]
+
+
+@EXAMPLES
+@given(st.lists(st.sampled_from(WORDS_OF_SPECS), min_size=1, max_size=4).map("+".join))
+def test_advice_leads_to_a_codec(text: str) -> None:
+    """Whatever is wrong at once, following the advice ends, and its last specification has no misplaced stage left."""
+    seen = followed(text)
+    assert len(seen) == len(set(seen)) <= 8
+    if not seen[-1]:
+        with pytest.raises(SpecError, match=r"known: |takes 0 argument|stands alone$"):
+            make_codec(seen[-2])
+
+
+@pytest.mark.parametrize(
+    "text", ["none", "zstd", "fp32", " topk : 0.1 , scope=layer + bf16 ", "qsgd:127", "cost:1,conv=0.001,bias=1000"]
+)
+def test_codec_specifications_that_are_fine(text: str) -> None:
+    """And a codec remembers what it was made from."""
+    assert make_codec(text).spec == text
 
 
 def test_whole_numbers() -> None:
     """`integer` takes decimal digits of at least `low`, nothing else."""
     assert Stage("shards", ("3",)).integer(0, 1, "the number") == 3
-    for text in ("0", "-1", "1.0", "x", "1e3", "9" * 5000 + "x"):
+    for text in ("0", "-1", "1.0", "x", "1e3", "9" * 5000, "9" * 5000 + "x"):
         with pytest.raises(SpecError, match="whole number of at least 1"):
             Stage("shards", (text,)).integer(0, 1, "the number")

@@ -73,10 +73,11 @@ class Spied:
         return self.buckets
 
 
-def reference_sent(spec: str, total: Tensor, layout: Layout) -> Tensor:
+def reference_sent(spec: str, total: Tensor, layout: Layout, key: int = 0) -> Tensor:
     """What a rank sends of `total`: top-k by a full stable sort, other selectors by the codec (tested by itself)."""
-    if not spec.startswith("topk") or "layer" in spec:
-        return make_codec(spec).encode(total, layout)[1].dense()
+    selector, _, form = spec.partition("+")
+    if not selector.startswith("topk") or "layer" in selector or form not in ("", "bf16"):
+        return make_codec(spec).encode(total, layout, key=key)[1].dense()
     k = max(1, round(float(spec.split("+")[0][5:]) * total.numel()))
     chosen = total.abs().sort(descending=True, stable=True).indices[:k]
     values = total[chosen]

@@ -48,10 +48,10 @@ def _against_ddp(rank: int, world_size: int, hook: str) -> None:
     rounds.trainer.train = recording
     step = rounds.exchange.server.step if rounds.exchange.server else None
 
-    def stepping(mean: Any, exact: Any) -> Any:
+    def stepping(mean: Any, **options: Any) -> Any:
         averages.append(mean.update.clone())
         assert step is not None
-        return step(mean, exact)
+        return step(mean, **options)
 
     if rounds.exchange.server is not None:
         rounds.exchange.server.step = stepping

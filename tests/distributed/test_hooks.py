@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, Layout, codec_hook, make_codec
+from compression.draws import derive_key
 from compression.wire import dense_bytes
 from tests.distributed.hook_cases import (
     ONE_BUCKET,
@@ -72,19 +73,20 @@ def check_reference(rank: int, world: int, spec: str, cap_mb: float, dtype: torc
         groups.append(len(buckets))
         assert sorted(sum(buckets, ())) == sorted(named)
         local = [gradients(shadow, other, iteration, dtype) for other in range(world)]
-        for names in buckets:
+        for index, names in enumerate(buckets):
             layout = Layout.of((name, named[name]) for name in names)
             mean, before, after = torch.zeros(layout.total), torch.zeros(layout.total), torch.zeros(layout.total)
             for other in range(world):
                 total = torch.cat([(local[other][n].float() + residuals[other][n]).flatten() for n in names])
-                sent = reference_sent(spec, total, layout)
+                key = derive_key(0, iteration, other, index)
+                sent = reference_sent(spec, total, layout, key)
                 mean += sent
                 before += total
                 if feedback == "residual":
                     after += total - sent
                     for name, view in zip(names, layout.views(total - sent), strict=True):
                         residuals[other][name] = view
-                payload, decoded = codec.encode(total, layout)
+                payload, decoded = codec.encode(total, layout, key=key)
                 lengths[other] += payload.numel()
                 kept += decoded.kept * (other == rank)
             mean /= world
@@ -97,8 +99,9 @@ def check_reference(rank: int, world: int, spec: str, cap_mb: float, dtype: torc
         assert same_on_all_ranks(flat({n: p.grad for n, p in spied.model.named_parameters() if p.grad is not None}))
         state = hook.state_dict()
         if feedback == "residual":
-            assert state.keys() == named.keys()
-        assert all(torch.equal(state[name], residuals[rank][name]) for name in state)
+            assert state.keys() == {"calls", *(f"residual.{name}" for name in named)}
+            assert all(torch.equal(state[f"residual.{name}"], residuals[rank][name]) for name in named)
+        assert int(state.pop("calls")) == iteration + 1
         descend(spied.model)
         descend(shadow)
         assert torch.equal(flat(spied.model), flat(shadow))
@@ -115,6 +118,15 @@ def check_references(rank: int, world: int) -> None:
         check_reference(rank, world, "topk:0.02", cap_mb, dtype, "residual")
     for spec in ("topk:0.05+bf16", "topk:0.1,scope=layer+fp16", "prune:0.95", "threshold:0.01", "bf16"):
         check_reference(rank, world, spec, SEVERAL, torch.float32, "residual")
+    for spec in (
+        "randk:0.1",
+        "cost:0.05,linear=2",
+        "topk:0.05+int4+zstd",
+        "qsgd:31",
+        "topk:0.1+log3",
+        "prune:0.9+sign",
+    ):
+        check_reference(rank, world, spec, SEVERAL, torch.float32, "residual")
     check_reference(rank, world, "topk:0.05", SEVERAL, torch.float32, "none")
 
 
@@ -126,7 +138,11 @@ def test_equals_the_reference(world: int) -> None:
 
 
 def check_continues(rank: int, world: int, folder: str) -> None:
-    for spec, cap_mb in (("topk:0.02", ONE_BUCKET), ("topk:0.05,scope=layer+bf16", SEVERAL)):
+    for spec, cap_mb in (
+        ("topk:0.02", ONE_BUCKET),
+        ("topk:0.05,scope=layer+bf16", SEVERAL),
+        ("powersgd:2", SEVERAL),
+    ):
         whole, first = (Spied(spec, cap_mb, torch.float32, views=False) for _ in range(2))
         for iteration in range(6):
             whole.backward(rank, iteration, torch.float32)

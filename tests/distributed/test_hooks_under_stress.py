@@ -43,7 +43,7 @@ def check_non_finite(rank: int, world: int) -> None:
 def check_failing_rank(rank: int, world: int) -> None:
     spied = Spied("topk:0.1", SEVERAL, torch.float32, views=False)
     if rank == 1:
-        spied.hook.load_state_dict({"0.weight": torch.zeros(7)})
+        spied.hook.load_state_dict({"residual.0.weight": torch.zeros(7)})
     with pytest.raises(RuntimeError, match="shape" if rank == 1 else "rank 1 failed to encode"):
         spied.backward(rank, 0, torch.float32)
     with pytest.raises(ValueError, match="not among the hook's named_parameters"):

@@ -10,7 +10,7 @@ def make() -> Ledger:
     return Ledger(parameters=1000, buffers=10)
 
 
-MODEL = (16 + 4000) + (16 + 40)
+MODEL = (24 + 4000) + (24 + 40)
 
 
 def down(rows) -> dict[int, int]:
@@ -18,9 +18,9 @@ def down(rows) -> dict[int, int]:
 
 
 def test_dense_model_is_parameters_and_buffers_with_their_headers():
-    """A header is 16 bytes, a coordinate 4."""
+    """A header is 24 bytes, a coordinate 4."""
     assert make().model_bytes == MODEL
-    assert Ledger(parameters=1000, buffers=0).model_bytes == dense_bytes(1000) == 4016
+    assert Ledger(parameters=1000, buffers=0).model_bytes == dense_bytes(1000) == 4024
 
 
 def test_first_download_is_the_whole_model_then_only_what_was_missed():

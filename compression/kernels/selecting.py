@@ -1,0 +1,137 @@
+"""Selection by magnitude. Magnitudes are compared as bit patterns: those of non-negative floats are ordered as whole
+numbers, denormals included, whatever a device does with them in arithmetic. Vectors are finite.
+
+The k-th largest is found digit by digit from the top, a histogram of 8-bit digits in each of four passes (radix select;
+Alabi et al. 2012). Only whole numbers are added atomically, so the result never depends on an order.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import EXACT, blocks, on_device_of
+
+_BLOCK = 2048
+_HISTOGRAM_PROGRAMS = 1024  # each goes through its share of x before it adds to the common histogram
+_SHIFTS = (24, 16, 8, 0)
+_BINS = tl.constexpr(256)  # cheap in every version of Triton: some spend instructions on each bin
+_MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+
+
+@triton.jit(do_not_specialize=["shift"])
+def _count_digits(patterns, state, histogram, n, share, shift, BLOCK: tl.constexpr):
+    """Histogram of the digit at `shift` among patterns that agree with those digits above it already found."""
+    found = tl.load(state)
+    counts = tl.zeros([_BINS], dtype=tl.int32)
+    for step in range(share):
+        i = (tl.program_id(0).to(tl.int64) * share + step) * BLOCK + tl.arange(0, BLOCK)
+        upper = (tl.load(patterns + i, mask=i < n, other=0) & _MAGNITUDE) >> shift
+        counts += tl.histogram(upper & (_BINS - 1), _BINS, mask=(i < n) & ((upper >> 8) == found))
+    tl.atomic_add(histogram + tl.arange(0, _BINS), counts.to(tl.int64), mask=counts > 0)
+
+
+@triton.jit
+def _choose_digit(state, histogram, next_state):
+    """state = (digits found, rank among what agrees with them): the next has one digit more."""
+    found = tl.load(state)
+    rank = tl.load(state + 1)
+    digits = tl.arange(0, _BINS)
+    counts = tl.load(histogram + digits)
+    not_below = tl.cumsum(counts, 0, reverse=True)
+    digit = tl.sum((not_below >= rank).to(tl.int32), 0) - 1
+    above = tl.sum(tl.where(digits > digit, counts, 0), 0)
+    tl.store(next_state, found * _BINS + digit)
+    tl.store(next_state + 1, rank - above)
+
+
+@triton.jit
+def _count_kept(patterns, state, greater, equal, n, BLOCK: tl.constexpr):
+    """Per block: how many magnitudes are above the bound, and how many equal it."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    bound = tl.load(state)
+    magnitude = tl.load(patterns + i, mask=i < n, other=0) & _MAGNITUDE
+    tl.store(greater + tl.program_id(0), tl.sum(((magnitude > bound) & (i < n)).to(tl.int32), 0))
+    tl.store(equal + tl.program_id(0), tl.sum(((magnitude == bound) & (i < n)).to(tl.int32), 0))
+
+
+@triton.jit
+def _write_kept(patterns, state, greater_ends, equal_ends, positions, values, n, BLOCK: tl.constexpr):
+    """Write what is above the bound, and the first `spare` of what equals it, each to its place among them."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    bound = tl.load(state)
+    spare = tl.load(state + 1)
+    pattern = tl.load(patterns + i, mask=i < n, other=0)
+    magnitude = pattern & _MAGNITUDE
+    greater = ((magnitude > bound) & (i < n)).to(tl.int32)
+    equal = ((magnitude == bound) & (i < n)).to(tl.int32)
+    greater_start = tl.load(greater_ends + tl.program_id(0)) - tl.sum(greater, 0)
+    equal_start = tl.load(equal_ends + tl.program_id(0)) - tl.sum(equal, 0)
+    greater_before = greater_start + tl.cumsum(greater, 0) - greater
+    equal_before = equal_start + tl.cumsum(equal, 0) - equal
+    keep = (greater == 1) | ((equal == 1) & (equal_before < spare))
+    place = greater_before + tl.minimum(equal_before, spare)
+    tl.store(positions + place, i, mask=keep)
+    tl.store(values + place, pattern, mask=keep)
+
+
+def compact(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """Positions, ascending int64 [k], and values, fp32 [k], of the coordinates of fp32 [n] with a magnitude of at least
+    `threshold` (rounded to fp32) that are not zero. The host waits once, for k."""
+    smallest = max(1, int(torch.tensor(max(threshold, 0.0), dtype=torch.float32).view(torch.int32)))
+    state = torch.zeros(2, dtype=torch.int64, device=x.device)
+    state[:1].fill_(smallest - 1)
+    return _compact(x, state, None)
+
+
+def kth_magnitude(x: Tensor, k: int) -> Tensor:
+    """The k-th largest magnitude of fp32 [n], 1 <= k <= n, exactly: fp32 [] on the device of `x`, without waiting for it."""
+    return _kth(x, k)[:1].to(torch.int32).view(torch.float32).squeeze(0)
+
+
+def topk_positions(x: Tensor, k: int) -> Tensor:
+    """Ascending positions, int64 [k], of the k largest magnitudes of fp32 [n]; the lowest positions first among equals.
+    The host does not wait. Requires 0 <= k <= n."""
+    if k == x.numel():
+        return torch.arange(k, device=x.device)
+    if not k:
+        return torch.empty(0, dtype=torch.int64, device=x.device)
+    return _compact(x, _kth(x, k), k)[0]
+
+
+def _kth(x: Tensor, k: int) -> Tensor:
+    """(bit pattern of the k-th largest magnitude, how many of those that equal it are among the k largest): int64 [2]."""
+    n = x.numel()
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be from 1 to {n}, not {k}")
+    patterns = x.contiguous().view(torch.int32)
+    states = torch.zeros(len(_SHIFTS) + 1, 2, dtype=torch.int64, device=x.device)
+    states[0, 1:].fill_(k)
+    histograms = torch.zeros(len(_SHIFTS), _BINS.value, dtype=torch.int64, device=x.device)
+    share = blocks(n, _BLOCK * _HISTOGRAM_PROGRAMS)
+    grid = (blocks(n, _BLOCK * share),)
+    with on_device_of(x):
+        for i, shift in enumerate(_SHIFTS):
+            _count_digits[grid](patterns, states[i], histograms[i], n, share, shift, BLOCK=_BLOCK, **EXACT)
+            _choose_digit[(1,)](states[i], histograms[i], states[i + 1], **EXACT)
+    return states[-1]
+
+
+def _compact(x: Tensor, state: Tensor, k: int | None) -> tuple[Tensor, Tensor]:
+    """Positions and values of what `state` (bound, spare) keeps; `k`: how many these are, where that is known."""
+    n = x.numel()
+    patterns = x.contiguous().view(torch.int32)
+    counts = torch.empty(2, blocks(n, _BLOCK), dtype=torch.int32, device=x.device)
+    if not n:
+        return torch.empty(0, dtype=torch.int64, device=x.device), x.new_empty(0)
+    with on_device_of(x):
+        grid = (counts.shape[1],)
+        _count_kept[grid](patterns, state, counts[0], counts[1], n, BLOCK=_BLOCK, **EXACT)
+        ends = counts.cumsum(1, dtype=torch.int64)
+        kept = int(ends[0, -1]) if k is None else k
+        positions = torch.empty(kept, dtype=torch.int64, device=x.device)
+        values = torch.empty(kept, dtype=torch.float32, device=x.device)
+        if kept:
+            raw = values.view(torch.int32)
+            _write_kept[grid](patterns, state, ends[0], ends[1], positions, raw, n, BLOCK=_BLOCK, **EXACT)
+    return positions, values

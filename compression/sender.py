@@ -1,0 +1,123 @@
+"""One sender's side of a codec: error feedback, and whatever else is remembered between messages.
+
+none        what a message leaves out is lost.
+residual    it is added to the next update (Seide et al. 2014; Stich et al. 2018, Algorithm 1).
+dgc:M       momentum correction with factor masking (Lin et al. 2018, section 3.2): u <- M u + update, v <- v + u,
+            the codec sends from v, and what was sent is cleared from both u and v.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from .codec import Codec
+from .feedback import Residuals
+from .layout import Layout
+from .spec import SpecError, Stage, nearest, parse_stage
+from .wire import Sparse
+
+FEEDBACK_NAMES = ("none", "residual", "dgc")
+
+
+def parse_feedback(text: str) -> Stage:
+    """Check `none`, `residual` or `dgc:MOMENTUM`; SpecError otherwise."""
+    stage = parse_stage(text)
+    if stage.name not in FEEDBACK_NAMES:
+        raise SpecError(f"there is no error feedback '{stage.name}'{nearest(stage.name, FEEDBACK_NAMES)}")
+    if stage.name != "dgc":
+        return stage.expect(0)
+    stage.expect(1).number(0, 0, 0.9999, "the momentum")
+    return stage
+
+
+class Sender:
+    """Encodes the updates of one client, of one server, or of one rank's buckets.
+
+    A message's memory counts only when `keep()` says that it arrived; until then the sender is as it was before. All
+    memory is by parameter name, so it survives other buckets, other ranks and other world sizes.
+    """
+
+    def __init__(self, codec: Codec, feedback: str = "residual") -> None:
+        stage = parse_feedback(feedback)
+        self.codec = codec
+        self.momentum = float(stage.args[0]) if stage.name == "dgc" else None
+        self.feedback = "none" if codec.lossless else stage.name
+        self._residual, self._velocity = Residuals(), Residuals()
+        self._factors: dict[str, Tensor] = {}
+        self._pending: list[tuple[Layout, Tensor | None, Tensor | None, dict[str, Tensor]]] = []
+
+    def encode(self, update: Tensor, layout: Layout, key: int = 0) -> tuple[Tensor, Sparse]:
+        """The payload, uint8, and what a receiver decodes from it.
+
+        `update`, fp32 [layout.total], is used up: its memory becomes the residual's. Where values are exact,
+        decoded + new residual == update + old residual, bit for bit; a rounded value leaves the rounding error behind.
+        Raises NonFiniteError if the sum holds NaN or infinity, and then remembers nothing of it.
+        """
+        velocity = None
+        if self.feedback == "none":
+            total = update
+        elif self.momentum is None:
+            residual = self._residual.find(layout, update)
+            total = update if residual is None else update.add_(residual)
+        else:
+            velocity = update.add_(self._velocity.flat(layout, update), alpha=self.momentum)
+            total = velocity + self._residual.flat(layout, update)
+        payload, decoded, factors = self.codec.encode_warm(total, layout, key=key, memory=self._factors)
+        if self.feedback == "none":
+            self._pending.append((layout, None, None, factors))
+            return payload, decoded
+        if decoded.indices is None:
+            total.sub_(decoded.values)
+        else:
+            total.index_copy_(0, decoded.indices, total[decoded.indices] - decoded.values)
+        if velocity is not None:
+            if decoded.indices is None:
+                velocity.zero_()
+            else:
+                velocity.index_fill_(0, decoded.indices, 0.0)
+        self._pending.append((layout, total, velocity, factors))
+        return payload, decoded
+
+    def keep(self) -> Tensor | None:
+        """What was encoded since the last call has arrived: its residual is now the sender's.
+
+        Returns a vector whose memory that set free, if any: the next update may be written there.
+        """
+        free = None
+        for layout, residual, velocity, factors in self._pending:
+            if residual is not None:
+                free = self._residual.find(layout, residual)
+                self._residual.store(layout, residual)
+            if velocity is not None:
+                self._velocity.store(layout, velocity)
+            self._factors = {**self._factors, **factors}
+        self._pending = []
+        return free
+
+    def forget(self) -> None:
+        """What was encoded since the last `keep()` has not arrived."""
+        self._pending = []
+
+    @property
+    def has_state(self) -> bool:
+        """Whether anything is remembered between messages."""
+        return self.feedback != "none" or self.codec.warm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything remembered, as `residual.NAME`, `velocity.NAME` and `factor.NAME` for each parameter name."""
+        return {
+            **{f"residual.{name}": tensor for name, tensor in self._residual.state_dict().items()},
+            **{f"velocity.{name}": tensor for name, tensor in self._velocity.state_dict().items()},
+            **{f"factor.{name}": tensor.clone() for name, tensor in self._factors.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict()`."""
+        parts: dict[str, dict[str, Tensor]] = {"residual": {}, "velocity": {}, "factor": {}}
+        for name, tensor in state.items():
+            kind, _, rest = name.partition(".")
+            parts[kind][rest] = tensor
+        self._residual.load_state_dict(parts["residual"])
+        self._velocity.load_state_dict(parts["velocity"])
+        self._factors = parts["factor"]
+        self._pending = []

@@ -1,0 +1,44 @@
+"""How precisely kept values are written down: fp32, fp16, bf16, int8, int4, log4, log3, sign, qsgd:LEVELS.
+
+Each format gives the same side information and codes, bit for bit, on CPU and CUDA and for any number of threads: it
+uses correctly rounded operations only (no exp, log or pow), and sums in a fixed order.
+"""
+
+from ..errors import PayloadError
+from ..spec import SpecError, Stage, nearest
+from .base import ValueFormat
+from .floats import BF16, FP16, FP32
+from .logarithmic import LOG3, LOG4
+from .qsgd import MAX_LEVELS, QSGD_CODE, Qsgd
+from .sign import SIGN
+from .uniform import INT4, INT8
+
+_PLAIN: tuple[ValueFormat, ...] = (FP32, FP16, BF16, INT8, INT4, LOG4, LOG3, SIGN)
+_BY_NAME = {form.name: form for form in _PLAIN}
+_BY_CODE = {form.code: form for form in _PLAIN}
+VALUE_NAMES = (*_BY_NAME, "qsgd")
+
+__all__ = ["BF16", "FP16", "FP32", "INT4", "INT8", "LOG3", "LOG4", "SIGN", "VALUE_NAMES", "Qsgd", "ValueFormat"]
+__all__ += ["make_value", "value_of"]
+
+
+def make_value(stage: Stage) -> ValueFormat:
+    """The value format that a stage of a specification names; SpecError if there is none such."""
+    if stage.name == "qsgd":
+        levels = stage.expect(1).integer(0, 1, "levels")
+        if levels > MAX_LEVELS:
+            raise SpecError(f"'{stage}': levels must be at most {MAX_LEVELS}, not {levels}")
+        return Qsgd.of(levels)
+    if stage.name not in _BY_NAME:
+        raise SpecError(f"'{stage}': no value format '{stage.name}'{nearest(stage.name, VALUE_NAMES)}")
+    stage.expect(0)
+    return _BY_NAME[stage.name]
+
+
+def value_of(code: int, parameter: int) -> ValueFormat:
+    """The value format of a payload header; PayloadError if there is none such."""
+    if code == QSGD_CODE and 1 <= parameter <= MAX_LEVELS:
+        return Qsgd.of(parameter)
+    if code not in _BY_CODE or parameter:
+        raise PayloadError(f"unknown value format {code} with parameter {parameter}")
+    return _BY_CODE[code]

@@ -1,0 +1,139 @@
+"""Damaged payloads of every codec. Oracle: the rule that any bytes are a valid update or a PayloadError, nothing else, and
+that neither takes more memory than the model at hand warrants."""
+
+import random
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import Tensor
+
+from compression import PayloadError, Sparse
+from compression.index import IndexFormat
+from compression.values import value_of
+from compression.wire import read_header, split_payloads
+from tests.compression.damage import Case, LargestTensor, cases, damaged, tensor
+
+MANY = 100_000
+MORE_BYTES = 1 << 29
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """No more than half a gigabyte of address space on top of what there is, where the system can say so: an allocation
+    beyond fails with an error that is no PayloadError."""
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + MORE_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit if before[1] == -1 else min(limit, before[1]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def decoded(case: Case, data: Tensor) -> bool:
+    """Whether `data` was decoded; if so, the update is a valid one."""
+    try:
+        sparse = case.decode(data)
+    except PayloadError:
+        return False
+    check(sparse, case.n)
+    return True
+
+
+def check(sparse: Sparse, n: int) -> None:
+    """n coordinates; finite fp32 values, all or at ascending positions within range."""
+    assert sparse.n == n
+    assert sparse.values.dtype == torch.float32
+    assert bool(torch.isfinite(sparse.values).all())
+    if sparse.indices is None:
+        assert sparse.values.shape == (n,)
+        return
+    assert sparse.indices.dtype == torch.int64
+    assert sparse.indices.shape == sparse.values.shape
+    if sparse.kept:
+        assert bool((sparse.indices.diff() > 0).all())
+        assert int(sparse.indices[0]) >= 0
+        assert int(sparse.indices[-1]) < n
+
+
+def test_the_undamaged_payloads_cover_every_format() -> None:
+    """All decode; among them every index format, every value format, coded and not."""
+    known = cases()
+    assert all(decoded(case, tensor(case.payload)) for case in known)
+    headers = [read_header(tensor(case.payload)) for case in known if not case.csr]
+    assert {header.index for header in headers} == set(IndexFormat)
+    assert {(header.value.code, header.entropy) for header in headers} >= {
+        *((code, False) for code in range(9)),
+        *((code, True) for code in (0, 2, 3, 4, 5, 6, 7, 8)),
+    }
+    for form in set(IndexFormat) - {IndexFormat.DENSE}:
+        assert {header.entropy for header in headers if header.index is form} == {False, True}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.timeout(400)
+def test_damaged_payloads_are_valid_or_refused() -> None:
+    """100,000 of them; both outcomes occur often, for every index format; no warnings; no large allocation."""
+    rng, known = random.Random(7), cases()
+    outcomes: dict[tuple[IndexFormat | None, bool], int] = {}
+    with bounded_memory():
+        for _ in range(MANY):
+            case = rng.choice(known)
+            found = decoded(case, tensor(damaged(case, known, rng)))
+            form = None if case.csr else IndexFormat(case.payload[4])
+            outcomes[form, found] = outcomes.get((form, found), 0) + 1
+    assert sum(outcomes.values()) == MANY
+    assert all(outcomes[form, found] > 40 for form in (*IndexFormat, None) for found in (False, True)), outcomes
+
+
+def test_damaged_payloads_make_no_large_tensors() -> None:
+    """3,000 of them: no operation returns more than a few times the elements of payload and vector."""
+    rng, known = random.Random(9), cases()
+    for _ in range(3000):
+        case = rng.choice(known)
+        data = tensor(damaged(case, known, rng))
+        with LargestTensor() as largest:
+            decoded(case, data)
+        assert largest.elements <= 16 * (case.n + data.numel()) + 1024
+
+
+@pytest.mark.filterwarnings("error")
+def test_damaged_streams_are_cut_into_payloads_or_refused() -> None:
+    """`split_payloads` on up to three payloads, one of them damaged: pieces that join to the stream, or PayloadError."""
+    rng, split = random.Random(8), 0
+    known = [case for case in cases() if not case.csr]
+    for _ in range(5000):
+        chosen = [rng.choice(known) for _ in range(rng.randint(1, 3))]
+        parts = [case.payload for case in chosen]
+        hit = rng.randrange(len(parts))
+        parts[hit] = damaged(chosen[hit], known, rng)
+        data = tensor(b"".join(parts))
+        try:
+            found = split_payloads(data, len(parts))
+        except PayloadError:
+            continue
+        split += 1
+        assert len(found) == len(parts)
+        assert torch.equal(torch.cat(found), data)
+    assert 500 < split < 4500
+
+
+@pytest.mark.parametrize("code", range(9))
+def test_every_bit_of_a_header(code: int) -> None:
+    """Each of 192 bits flipped, in a payload of each value format: valid or refused."""
+    for case in cases():
+        if case.n == 40 and not case.csr and case.payload[5] == code:
+            assert value_of(code, case.payload[6]).code == code
+            for bit in range(192):
+                data = tensor(case.payload)
+                data[bit // 8] ^= 1 << (bit % 8)
+                decoded(case, data)

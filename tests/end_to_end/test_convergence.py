@@ -1,0 +1,83 @@
+"""Every lossy codec trains as well as none, on real MNIST.
+
+Oracle: the dense run of the same seed and schedule; a codec may cost a point of test accuracy, not more.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support import run_here
+
+SETTING = {
+    "dataset": "mnist",
+    "download": False,
+    "limit_train": 6000,
+    "model": "lenet5",
+    "clients": 4,
+    "rounds": 30,
+    "local_steps": 20,
+    "batch_size": 32,
+    "lr": 0.1,
+    "momentum": 0.0,
+    "eval_every": 30,
+    "checkpoint_every": 0,
+}
+RECOMMENDED = (
+    "fp16",
+    "bf16+zstd",
+    "int8+zstd",
+    "int4+zstd",
+    "log4",
+    "sign",
+    "qsgd:31",
+    "topk:0.05+log3+zstd",
+    "topk:0.05+int4+zstd",
+    "topk:0.05+sign",
+    "topk:0.1,scope=layer+bf16",
+    "prune:0.95+log4+zstd",
+    "threshold:0.01+bf16",
+    "randk:0.25+bf16",
+    "cost:0.05+log3+zstd",
+    "powersgd:4",
+)
+
+
+@pytest.fixture(scope="module")
+def dense(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
+    """Test accuracy without compression."""
+    summary = run_here(tmp_path_factory.mktemp("dense"), "dense", data_dir=str(real_data), uplink="none", **SETTING)
+    return summary["final_test_accuracy"]
+
+
+@pytest.mark.parametrize("uplink", RECOMMENDED)
+def test_within_a_point_of_dense(uplink: str, dense: float, real_data: Path, tmp_path: Path) -> None:
+    """At the setting that docs/compression.md recommends."""
+    summary = run_here(tmp_path, "run", data_dir=str(real_data), uplink=uplink, **SETTING)
+    assert summary["final_test_accuracy"] >= dense - 0.01
+    assert summary["total_uplink_bytes"] < summary["total_uplink_dense_bytes"]
+
+
+@pytest.mark.parametrize("downlink", ["topk:0.1+log3+zstd", "int8", "powersgd:2"])
+def test_every_kind_of_codec_serves_downwards(downlink: str, dense: float, real_data: Path, tmp_path: Path) -> None:
+    """Both directions compressed."""
+    options = {**SETTING, "uplink": "topk:0.1+bf16", "downlink": downlink}
+    summary = run_here(tmp_path, "run", data_dir=str(real_data), **options)
+    assert summary["final_test_accuracy"] >= dense - 0.015
+    assert summary["total_downlink_bytes"] < summary["total_downlink_dense_bytes"] / 3
+
+
+def test_momentum_correction_with_warm_up(dense: float, real_data: Path, tmp_path: Path) -> None:
+    """DGC: top 5 %, momentum 0.5 in the clients' memory, five rounds of warm-up."""
+    options = {**SETTING, "uplink": "topk:0.05+bf16", "error_feedback": "dgc:0.5", "uplink_warmup": 5}
+    summary = run_here(tmp_path, "run", data_dir=str(real_data), **options)
+    assert summary["final_test_accuracy"] >= dense - 0.01
+
+
+def test_error_feedback_beats_none_at_a_thousandth(real_data: Path, tmp_path: Path) -> None:
+    """Top-k at 0.1 %, with and without what is left over."""
+    accuracy = {}
+    for feedback in ("residual", "none"):
+        options = {**SETTING, "uplink": "topk:0.001", "error_feedback": feedback}
+        accuracy[feedback] = run_here(tmp_path, feedback, data_dir=str(real_data), **options)["final_test_accuracy"]
+    assert accuracy["residual"] > accuracy["none"] + 0.05, accuracy
