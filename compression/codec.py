@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from .csr import decode_csr, encode_csr
 from .errors import NonFiniteError, PayloadError
 from .finite import all_finite
-from .layout import Layout
+from .layout import Layout, need_layout
 from .lowrank import LowRank
 from .select import Selector
 from .spec import SpecError
@@ -26,7 +27,7 @@ class Codec(ABC):
     >>> payload, decoded = codec.encode(update)     # uint8 [bytes], what the receiver will see
     >>> codec.decode(payload, update.numel())       # equal to `decoded`
 
-    A codec keeps nothing between messages; `Sender` does.
+    A codec keeps nothing between messages (`Sender` does) but scratch memory: use one codec in one thread at a time.
     """
 
     spec: str
@@ -34,6 +35,16 @@ class Codec(ABC):
     @property
     def lossless(self) -> bool:
         """Whether every coordinate arrives exactly, so that error feedback has nothing to do."""
+        return False
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is `none`: a payload is the vector's own bytes, and a collective may take its place."""
+        return False
+
+    @property
+    def sparse(self) -> bool:
+        """Whether it leaves coordinates out."""
         return False
 
     @property
@@ -64,6 +75,9 @@ class Codec(ABC):
         self, x: Tensor, layout: Layout | None, *, key: int, memory: Memory
     ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
         """`encode` with what the codec wanted to be handed at this message, and what it wants at the next one."""
+        if x.dtype is not torch.float32 or x.dim() != 1 or (layout is not None and layout.total != x.numel()):
+            wanted = "" if layout is None else f" of {layout.total} coordinates, as the layout says"
+            raise ValueError(f"a codec encodes one fp32 vector{wanted}, not {x.dtype} of shape {tuple(x.shape)}")
         if not all_finite(x):
             raise NonFiniteError("the update holds NaN or infinity: lower the learning rate, or clip the gradient")
         return self._encode(x, layout, key, memory)
@@ -92,6 +106,16 @@ class SparseCodec(Codec):
     def lossless(self) -> bool:
         """As in `Codec.lossless`."""
         return self.selector is None and self.value.exact
+
+    @property
+    def plain(self) -> bool:
+        """As in `Codec.plain`."""
+        return self.lossless and not self.coded
+
+    @property
+    def sparse(self) -> bool:
+        """As in `Codec.sparse`."""
+        return self.selector is not None
 
     @property
     def density(self) -> float | None:
@@ -133,7 +157,7 @@ class LowRankCodec(Codec):
     def _encode(
         self, x: Tensor, layout: Layout | None, key: int, memory: Memory
     ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
-        layout = self._known(layout)
+        layout = need_layout(layout, self.spec)
         flat, memory = self.body.factorise(x, layout, memory, key)
         payload, decoded = self.factors.encode(flat, key=key)
         try:
@@ -146,14 +170,9 @@ class LowRankCodec(Codec):
 
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
         """As in `Codec.decode`; `layout` is needed."""
-        layout = self._known(layout)
+        layout = need_layout(layout, self.spec)
         decoded = self.factors.decode(payload, self.body.count(layout))
         return Sparse(n, None, self.body.expand(decoded.values, layout))
-
-    def _known(self, layout: Layout | None) -> Layout:
-        if layout is None:
-            raise ValueError(f"{self.spec} needs to know the layers: pass a layout")
-        return layout
 
 
 @dataclass(frozen=True)
@@ -170,7 +189,7 @@ class CsrCodec(Codec):
     def _encode(
         self, x: Tensor, layout: Layout | None, key: int, memory: Memory
     ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
-        layout, decoded = self._known(layout), x.clone()
+        layout, decoded = need_layout(layout, self.spec), x.clone()
         for view in layout.views(decoded):
             if view.dim() > 1:
                 view.add_(0.0)  # a matrix leaves its zeros out, and with them the sign of -0.0
@@ -178,12 +197,7 @@ class CsrCodec(Codec):
 
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
         """As in `Codec.decode`; `layout` is needed."""
-        return Sparse(n, None, decode_csr(payload, self._known(layout)))
-
-    def _known(self, layout: Layout | None) -> Layout:
-        if layout is None:
-            raise ValueError("csr needs to know the layers: pass a layout")
-        return layout
+        return Sparse(n, None, decode_csr(payload, need_layout(layout, self.spec)))
 
 
 BUFFERS = SparseCodec("none", None, FP32, kind=Kind.BUFFERS)

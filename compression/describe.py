@@ -7,20 +7,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .codec import CsrCodec
 from .layout import Layout
 from .make import make_codec
-from .wire import dense_bytes
+from .wire import dense_bytes, read_header
 
 _REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Description:
-    """Bytes of one message and seconds on this machine; `coordinates` in all, `kept` of them sent."""
+    """Bytes of one message and seconds on this machine.
+
+    `coordinates`: of the vector. `values_sent`: as the payload's header has it, factors for powersgd; None for csr, whose
+    payload has no header.
+    """
 
     spec: str
     coordinates: int
-    kept: int
+    values_sent: int | None
     payload_bytes: int
     dense_bytes: int
     encode_s: float
@@ -37,9 +42,9 @@ class Description:
         return 8 * self.payload_bytes / max(1, self.coordinates)
 
     @property
-    def bits_per_kept(self) -> float:
-        """Payload bits over the coordinates sent."""
-        return 8 * self.payload_bytes / max(1, self.kept)
+    def bits_per_value(self) -> float | None:
+        """Payload bits over the values sent; None if these are not known."""
+        return None if self.values_sent is None else 8 * self.payload_bytes / max(1, self.values_sent)
 
     @property
     def break_even_bits_per_s(self) -> float | None:
@@ -59,11 +64,11 @@ class Description:
 def describe(spec: str, layout: Layout, x: Tensor) -> Description:
     """Encode and decode `x`, fp32 [layout.total], and measure; SpecError for a wrong specification."""
     codec, out = make_codec(spec), x.clone()
-    payload, decoded = codec.encode(x, layout)
+    payload, _ = codec.encode(x, layout)
     return Description(
         spec=spec,
         coordinates=x.numel(),
-        kept=decoded.kept,
+        values_sent=None if isinstance(codec, CsrCodec) else read_header(payload).k,
         payload_bytes=payload.numel(),
         dense_bytes=dense_bytes(x.numel()),
         encode_s=_median_s(lambda: codec.encode(x, layout)),

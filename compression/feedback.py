@@ -35,6 +35,10 @@ class Residuals:
                 if name in self._by_name
             ]
             for view, old in known:
+                if view.numel() != old.numel():
+                    raise ValueError(
+                        f"a residual of shape {tuple(old.shape)} belongs to no parameter of {tuple(view.shape)}"
+                    )
                 view.copy_(old.view(view.shape))
             self._set(layout, group)
         return group

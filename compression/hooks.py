@@ -119,7 +119,7 @@ class CodecHook:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What this rank's sender remembers, by parameter name, and the number of backward passes so far."""
-        return {} if self.codec.lossless else {**self.sender.state_dict(), "calls": torch.tensor(self.calls)}
+        return {} if self.codec.plain else {**self.sender.state_dict(), "calls": torch.tensor(self.calls)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict()`."""
@@ -135,7 +135,7 @@ def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Futur
     infinity. (An error in a Future would reach the user as "Unable to cast ... to Tensor".)
     """
     buffer = bucket.buffer()
-    if state.codec.lossless:
+    if state.codec.plain:
         return _all_reduce(state, buffer)
     parameters = bucket.parameters()
     order, layout = state.order(parameters), state.layout(parameters)

@@ -55,3 +55,10 @@ class Layout:
         with torch.no_grad():
             if self.sizes:
                 torch._foreach_copy_(list(tensors), self.views(flat))
+
+
+def need_layout(layout: Layout | None, what: str) -> Layout:
+    """`layout`; ValueError, naming `what` asks for it, if there is none."""
+    if layout is None:
+        raise ValueError(f"{what} needs to know the layers: pass a layout")
+    return layout

@@ -3,7 +3,7 @@
 none        what a message leaves out is lost.
 residual    it is added to the next update (Seide et al. 2014; Stich et al. 2018, Algorithm 1).
 dgc:M       momentum correction with factor masking (Lin et al. 2018, section 3.2): u <- M u + update, v <- v + u,
-            the codec sends from v, and what was sent is cleared from both u and v.
+            the codec sends from v; where it sent, u is cleared, and v but for the rounding error of the value.
 """
 
 from collections.abc import Mapping
@@ -40,6 +40,11 @@ class Sender:
     def __init__(self, codec: Codec, feedback: str = "residual") -> None:
         stage = parse_feedback(feedback)
         self.codec = codec
+        if stage.name == "dgc" and not codec.sparse:
+            raise SpecError(
+                f"{feedback} corrects the momentum of coordinates that wait, and '{codec.spec}' leaves none out: "
+                "use topk, prune, threshold, randk or cost"
+            )
         self.momentum = float(stage.args[0]) if stage.name == "dgc" else None
         self.feedback = "none" if codec.lossless else stage.name
         self._residual, self._velocity = Residuals(), Residuals()
@@ -71,10 +76,8 @@ class Sender:
         else:
             total.index_copy_(0, decoded.indices, total[decoded.indices] - decoded.values)
         if velocity is not None:
-            if decoded.indices is None:
-                velocity.zero_()
-            else:
-                velocity.index_fill_(0, decoded.indices, 0.0)
+            assert decoded.indices is not None
+            velocity.index_fill_(0, decoded.indices, 0.0)
         self._pending.append((layout, total, velocity, factors))
         return payload, decoded
 
@@ -116,6 +119,8 @@ class Sender:
         parts: dict[str, dict[str, Tensor]] = {"residual": {}, "velocity": {}, "factor": {}}
         for name, tensor in state.items():
             kind, _, rest = name.partition(".")
+            if kind not in parts or not rest:
+                raise ValueError(f"'{name}' is no state of a sender: {', '.join(parts)} and a parameter's name are")
             parts[kind][rest] = tensor
         self._residual.load_state_dict(parts["residual"])
         self._velocity.load_state_dict(parts["velocity"])

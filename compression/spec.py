@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 _JOIN = re.compile(r"\+(?=\s*[A-Za-z_])")  # not the plus of 1e+3
-_PERCENT = re.compile(r"\d+(\.\d+)?%")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")  # float() takes 1_0 and other digits too
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_PERCENT = re.compile(r"[0-9]+(\.[0-9]+)?%")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MOST_LISTED = 12
 
 
 class SpecError(ValueError):
@@ -41,13 +44,17 @@ class Stage:
 
     def number(self, position: int, low: float, high: float, what: str) -> float:
         """Argument `position` as a number in [low, high]; `what` says in words what it is."""
-        text = self.args[position]
-        try:
-            value = float(text)
-        except ValueError:
-            percent = text.removesuffix("%")
-            hint = f"; did you mean {float(percent) / 100:g}?" if _PERCENT.fullmatch(text) else ""
-            raise SpecError(f"'{self}': {what} must be a number, not '{text}'{hint}") from None
+        return self._number(self.args[position], low, high, what)
+
+    def option(self, key: str, low: float, high: float) -> float:
+        """The named argument `key` as a number in [low, high]."""
+        return self._number(self.options[key], low, high, key)
+
+    def _number(self, text: str, low: float, high: float, what: str) -> float:
+        if not _NUMBER.fullmatch(text):
+            hint = f"; did you mean {fraction(text)}?" if _PERCENT.fullmatch(text) else ""
+            raise SpecError(f"'{self}': {what} must be a number, not '{text}'{hint}")
+        value = float(text)
         if not low <= value <= high:
             raise SpecError(f"'{self}': {what} must lie between {low:g} and {high:g}, not {text}")
         return value
@@ -55,24 +62,30 @@ class Stage:
     def integer(self, position: int, low: int, what: str) -> int:
         """Argument `position` as a whole number of at least `low`."""
         text = self.args[position]
-        if not re.fullmatch(r"[+-]?\d{1,18}", text) or int(text) < low:
+        if not _WHOLE.fullmatch(text) or int(text) < low:
             raise SpecError(f"'{self}': {what} must be a whole number of at least {low}, not '{text}'")
         return int(text)
 
 
+def fraction(percent: str) -> str:
+    """'0.01' for '1%'."""
+    return f"{float(percent.removesuffix('%')) / 100:.12g}"
+
+
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is most like `word`; None if none is."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return close[0] if close else None
+    """The known word that is most like `word`, whatever the case of either; None if none is."""
+    folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), folded, n=1)
+    return folded[close[0]] if close else None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A tail for an error message: the nearest known word, or the list of them."""
+    """A tail for an error message: the nearest known word, or the list of them if that is not long."""
     known = list(known)
     close = closest(word, known)
     if close:
         return f"; did you mean '{close}'?"
-    return f"; known: {', '.join(known)}" if known else ""
+    return f"; known: {', '.join(known)}" if 0 < len(known) <= _MOST_LISTED else ""
 
 
 def parse_stage(text: str) -> Stage:
@@ -81,14 +94,14 @@ def parse_stage(text: str) -> Stage:
     head, comma, rest = head.partition(",")
     name = head.strip()
     if not _NAME.fullmatch(name):
-        raise SpecError(f"'{text}': a specification starts with a name, as in topk:0.01 or dirichlet:0.3")
+        raise SpecError(f"'{text}': a specification starts with a name, as in NAME or NAME:NUMBER")
     words = [word.strip() for word in (rest + colon + tail if comma else tail).split(",")] if colon or comma else []
     args: list[str] = []
     options: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not word or (equals and not (key and value)):
-            raise SpecError(f"'{text}': empty value after '{name}'; write {name}:ARG,...,key=value")
+            raise SpecError(f"'{text}': empty value after '{name}', where {name}:ARG,...,key=value would be right")
         if equals:
             if key in options:
                 raise SpecError(f"'{text}': option '{key}' is given twice")

@@ -13,7 +13,7 @@
     16      4      bytes of the positions
     20      4      bytes of the values: block scales first, then one code a value
 
-All numbers are little-endian. The length of a payload follows from its header, so payloads can be laid end to end.
+All numbers are little-endian. The length of a payload follows from its header.
 The decoder trusts nothing: it knows n beforehand, and every byte string is a valid payload for it or a PayloadError.
 """
 
@@ -216,17 +216,3 @@ def _read_values(header: Header, data: Tensor) -> Tensor:
             raise PayloadError("the values' codes go beyond their end")
         codes = unpack_fixed(codes, value.width, k)
     return value.restore(side, codes, k)
-
-
-def split_payloads(data: Tensor, count: int) -> list[Tensor]:
-    """Cut `data`, uint8, into `count` payloads laid end to end; PayloadError if they do not fill it exactly."""
-    parts: list[Tensor] = []
-    for _ in range(count):
-        size = read_header(data).payload_bytes
-        if size > data.numel():
-            raise PayloadError(f"payload of {data.numel()} bytes; its header says {size}")
-        parts.append(data[:size])
-        data = data[size:]
-    if data.numel():
-        raise PayloadError(f"{data.numel()} bytes after the last payload")
-    return parts

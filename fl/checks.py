@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal, get_args, get_origin, get_type_hints
 
-from compression import make_codec
+from compression import Sender, make_codec
 from compression.sender import parse_feedback
 from compression.spec import SpecError, nearest, parse_stage
 
@@ -42,6 +42,11 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
             raise ConfigError(f"--hook {config.hook} works with --exchange hook, not --exchange {config.exchange}")
         if "uplink" in explicit and config.uplink != "none":
             raise ConfigError(f"--hook and --uplink {config.uplink} both say how updates travel: give one of them")
+        if config.uplink_warmup or config.error_feedback.startswith("dgc"):
+            raise ConfigError(
+                f"--uplink-warmup {config.uplink_warmup} and --error-feedback {config.error_feedback} are for the codec of "
+                "--uplink; a --hook of your own does without: leave them out"
+            )
     if config.error_feedback.startswith("dgc"):
         _check_one_momentum(config)
     if config.mode == "step":
@@ -50,6 +55,10 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
 
 def _check_one_momentum(config: Config) -> None:
     """DGC's momentum correction takes the place of every other momentum (Lin et al. 2018, section 3.2)."""
+    try:
+        Sender(make_codec(config.uplink), config.error_feedback)
+    except SpecError as error:
+        raise ConfigError(f"--error-feedback {error}") from None
     if config.optimizer != "sgd":
         raise ConfigError(f"--error-feedback {config.error_feedback} corrects plain SGD: --optimizer must be sgd")
     if config.momentum:

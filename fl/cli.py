@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from compression.errors import NonFiniteError
-from compression.spec import SpecError, nearest
+from compression.spec import SpecError, closest, nearest
 
 from .config import GROUPS, Config
 from .errors import ConfigError, DataError, RoundError
@@ -122,4 +122,7 @@ def _refuse_unknown_variables(parser: ArgumentParser) -> None:
     known = {f"{_PREFIX}_{action.dest.upper()}" for action in parser._actions} | _OTHER_VARIABLES
     for name in os.environ:
         if name.startswith(f"{_PREFIX}_") and name not in known:
-            raise ConfigError(f"environment variable {name} names no option{nearest(name, known)}")
+            options = sorted(variable.removeprefix(f"{_PREFIX}_") for variable in known)
+            close = closest(name.removeprefix(f"{_PREFIX}_"), options)
+            hint = f"; did you mean '{_PREFIX}_{close}'?" if close else "; --help lists the options"
+            raise ConfigError(f"environment variable {name} names no option{hint}")

@@ -68,7 +68,7 @@ class Server:
         """One optimizer step on the mean; `key` seeds the downlink's random choices.
 
         Returns the broadcast payload, uint8, how many bytes of it are the change, and the norm of the mean update.
-        Raises NonFiniteError, with nothing changed, if the mean is not finite.
+        Raises NonFiniteError, with nothing changed, if the mean is not finite; if the change is not, the moments have moved.
         """
         norm = torch.linalg.vector_norm(mean.update)
         if not all_finite(mean.update) or not all_finite(mean.buffers):

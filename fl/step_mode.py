@@ -37,7 +37,7 @@ class StepEngine(PlainEngine):
         ddp = DistributedDataParallel(
             self.model,
             device_ids=[device.index] if device.type == "cuda" else None,
-            bucket_cap_mb=None if hook.codec.lossless else _ONE_BUCKET_MB,
+            bucket_cap_mb=None if hook.codec.plain else _ONE_BUCKET_MB,
             **unsynchronised,
         )
         ddp.register_comm_hook(hook, codec_hook)

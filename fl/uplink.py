@@ -14,10 +14,12 @@ class Uplink:
     def __init__(self, spec: str, warmup: int = 0) -> None:
         self.codec = make_codec(spec)
         self.warmup = warmup
-        if warmup and self.codec.density is None:
-            self.codec.with_density(_FIRST)  # says why it cannot be
-        if warmup and (self.codec.density or 0) >= _FIRST:
-            raise SpecError(f"warm-up falls from a kept fraction of {_FIRST:g}, and '{spec}' keeps no less")
+        density = self.codec.density
+        if warmup and (density is None or not 0 < density < _FIRST):
+            raise SpecError(
+                f"{warmup}: warm-up falls from a kept fraction of {_FIRST:g} to that of the uplink, and '{spec}' has no "
+                f"kept fraction between 0 and {_FIRST:g}; topk:0.01 has"
+            )
 
     def at(self, round_: int) -> Codec:
         """The codec of a round."""

@@ -32,7 +32,7 @@ def make_selector(stage: Stage) -> Selector:
         return RandK(_density(stage.expect(1)))
     if stage.name == "cost":
         stage.expect(1, KINDS)
-        return Cost(_density(stage), {kind: _cost(stage, kind, text) for kind, text in stage.options.items()})
+        return Cost(_density(stage), {kind: _cost(stage, kind) for kind in stage.options})
     if stage.name not in SELECTOR_NAMES:
         raise SpecError(f"'{stage}': there is no selector '{stage.name}'{nearest(stage.name, SELECTOR_NAMES)}")
     stage.expect(1, ("scope",))
@@ -48,11 +48,8 @@ def _density(stage: Stage) -> float:
     return stage.number(0, 1e-9, 1, "the kept fraction")
 
 
-def _cost(stage: Stage, kind: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise SpecError(f"'{stage}': {kind} must be a number, not '{text}'") from None
-    if not (1e-3 <= value <= 1e3 and round(value * 1000) / 1000 == value):
-        raise SpecError(f"'{stage}': {kind} must lie between 0.001 and 1000 with at most three decimals, not {text}")
+def _cost(stage: Stage, kind: str) -> float:
+    value = stage.option(kind, 1e-3, 1e3)
+    if round(value * 1000) / 1000 != value:
+        raise SpecError(f"'{stage}': {kind} must have at most three decimals, not {stage.options[kind]}")
     return value

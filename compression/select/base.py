@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..bits import flat_nonzero
-from ..layout import Layout
+from ..layout import Layout, need_layout
 
 _CHUNK = 1 << 18  # coordinates; magnitudes and comparisons of one chunk stay in a CPU core's cache
 _TINIEST = np.nextafter(np.float32(0), np.float32(1)).item()
@@ -89,13 +89,6 @@ class ScopedSelector(Selector):
 def kept_count(density: float, n: int) -> int:
     """round(density * n), at least one, at most n."""
     return min(n, max(1, round(density * n)))
-
-
-def need_layout(layout: Layout | None, what: str) -> Layout:
-    """`layout`; ValueError, naming `what` asks for it, if there is none."""
-    if layout is None:
-        raise ValueError(f"{what} needs to know the layers: pass a layout")
-    return layout
 
 
 def no_positions(x: Tensor) -> Tensor:

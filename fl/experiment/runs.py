@@ -92,8 +92,9 @@ def _is_finished(run: Run, ranks: Ranks) -> bool:
         wanted = _resolve(run, ranks)
     except ConfigError as error:
         raise ConfigError(f"arms, '{run.arm.name}': {error}") from None
-    if not (run.folder / "config.json").exists():
-        return False
+    ended = (run.folder / "summary.json").exists()
+    if not ended and not list((run.folder / "checkpoints").glob("manifest-*.json")):
+        return False  # nothing there, or a run that failed before it had anything to keep
     stored = stored_options(run.folder)
     name = first_difference(stored, wanted)
     if name is not None:
@@ -101,7 +102,7 @@ def _is_finished(run: Run, ranks: Ranks) -> bool:
             f"{run.folder} holds a run with {name} {getattr(stored, name)}, but this experiment means "
             f"{name} {getattr(wanted, name)}: give the experiment another name, or delete that folder"
         )
-    return (run.folder / "summary.json").exists()
+    return ended
 
 
 def _resolve(run: Run, ranks: Ranks) -> Config:

@@ -93,5 +93,5 @@ def test_a_residual_of_another_model_is_refused() -> None:
     """A saved tensor of another size fails when it is first used."""
     residuals = Residuals()
     residuals.load_state_dict({"a": torch.zeros(7)})
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="no parameter"):
         residuals.flat(layout("a"), torch.zeros(1))

@@ -14,7 +14,7 @@ from torch import Tensor
 from compression import PayloadError, Sparse
 from compression.index import IndexFormat
 from compression.values import value_of
-from compression.wire import read_header, split_payloads
+from compression.wire import read_header
 from tests.compression.damage import Case, LargestTensor, cases, damaged, tensor
 
 MANY = 100_000
@@ -104,27 +104,6 @@ def test_damaged_payloads_make_no_large_tensors() -> None:
         with LargestTensor() as largest:
             decoded(case, data)
         assert largest.elements <= 16 * (case.n + data.numel()) + 1024
-
-
-@pytest.mark.filterwarnings("error")
-def test_damaged_streams_are_cut_into_payloads_or_refused() -> None:
-    """`split_payloads` on up to three payloads, one of them damaged: pieces that join to the stream, or PayloadError."""
-    rng, split = random.Random(8), 0
-    known = [case for case in cases() if not case.csr]
-    for _ in range(5000):
-        chosen = [rng.choice(known) for _ in range(rng.randint(1, 3))]
-        parts = [case.payload for case in chosen]
-        hit = rng.randrange(len(parts))
-        parts[hit] = damaged(chosen[hit], known, rng)
-        data = tensor(b"".join(parts))
-        try:
-            found = split_payloads(data, len(parts))
-        except PayloadError:
-            continue
-        split += 1
-        assert len(found) == len(parts)
-        assert torch.equal(torch.cat(found), data)
-    assert 500 < split < 4500
 
 
 @pytest.mark.parametrize("code", range(9))

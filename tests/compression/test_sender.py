@@ -84,8 +84,10 @@ def test_dgc_by_the_formulas_of_the_paper() -> None:
         np.testing.assert_allclose(flat(sender, "velocity").numpy(), u, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("feedback", ["residual", "dgc:0.9"])
-@pytest.mark.parametrize("spec", ["topk:0.1", "powersgd:2", "randk:0.2+int4"])
+@pytest.mark.parametrize(
+    ("spec", "feedback"),
+    [("topk:0.1", "residual"), ("topk:0.1", "dgc:0.9"), ("randk:0.2+int4", "dgc:0.9"), ("powersgd:2", "residual")],
+)
 def test_a_message_that_did_not_arrive_changes_nothing(spec: str, feedback: str) -> None:
     """After `forget` the same update with the same key gives the same payload and memory as if it were the first time."""
     sender, other = (Sender(make_codec(spec), feedback) for _ in range(2))
@@ -148,6 +150,23 @@ def test_a_lossless_codec_needs_no_feedback() -> None:
     assert torch.equal(sender.encode(update(0), LAYOUT)[1].values, update(0))
     sender.keep()
     assert sender.state_dict() == {}
+
+
+@pytest.mark.parametrize("spec", ["none", "int8", "powersgd:2"])
+def test_momentum_correction_needs_coordinates_that_wait(spec: str) -> None:
+    """With a codec that sends all of them it would change nothing."""
+    with pytest.raises(SpecError, match="leaves none out"):
+        Sender(make_codec(spec), "dgc:0.9")
+
+
+def test_what_is_no_vector_or_no_state_is_refused() -> None:
+    """Wrong length, type and shape at once, not at the next message; state of something else."""
+    sender = Sender(make_codec("topk:0.1"))
+    for bad in (torch.zeros(5), torch.zeros(LAYOUT.total, dtype=torch.float64), torch.zeros(1, LAYOUT.total)):
+        with pytest.raises(ValueError, match="fp32 vector"):
+            sender.encode(bad, LAYOUT)
+    with pytest.raises(ValueError, match="no state of a sender"):
+        sender.load_state_dict({"weight": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("text", ["dgc", "dgc:1", "dgc:x", "residual:1", "rezidual", ""])

@@ -14,7 +14,7 @@ from compression.draws import random_positions
 from compression.entropy import compress
 from compression.index import IndexFormat
 from compression.values import BF16, FP16, FP32, INT4, INT8, SIGN, Qsgd, ValueFormat
-from compression.wire import HEADER_BYTES, Kind, dense_bytes, read, read_header, split_payloads, write
+from compression.wire import HEADER_BYTES, Kind, dense_bytes, read, read_header, write
 from tests.compression.damage import cases, header, made, tensor
 
 GOLDEN = {
@@ -199,19 +199,6 @@ def test_refused_for_one_coordinate(data: bytes) -> None:
     """Each differs in one thing from a payload that is fine (the test above)."""
     with pytest.raises(PayloadError):
         read(tensor(data), 1)
-
-
-def test_splits_what_was_laid_end_to_end() -> None:
-    """Each piece decodes although it starts at any offset, and an incomplete or overlong stream is refused."""
-    known = [case for case in cases() if not case.csr]
-    data = torch.cat([tensor(case.payload) for case in known])
-    for case, part in zip(known, split_payloads(data, len(known)), strict=True):
-        assert part.numpy().tobytes() == case.payload
-        assert torch.equal(case.decode(part).dense(), case.decode(tensor(case.payload)).dense())
-    assert split_payloads(data[:0], 0) == []
-    for stream, count in ((data, len(known) + 1), (data, len(known) - 1), (data[:-1], len(known)), (data[:0], 1)):
-        with pytest.raises(PayloadError):
-            split_payloads(stream, count)
 
 
 def test_lengths_are_in_the_header() -> None:

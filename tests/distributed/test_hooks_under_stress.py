@@ -44,7 +44,7 @@ def check_failing_rank(rank: int, world: int) -> None:
     spied = Spied("topk:0.1", SEVERAL, torch.float32, views=False)
     if rank == 1:
         spied.hook.load_state_dict({"residual.0.weight": torch.zeros(7)})
-    with pytest.raises(RuntimeError, match="shape" if rank == 1 else "rank 1 failed to encode"):
+    with pytest.raises((RuntimeError, ValueError), match="shape" if rank == 1 else "rank 1 failed to encode"):
         spied.backward(rank, 0, torch.float32)
     with pytest.raises(ValueError, match="not among the hook's named_parameters"):
         codec_hook(CodecHook("bf16", []), FlatBucket(torch.zeros(1), [torch.zeros(1)]))  # type: ignore[arg-type]

@@ -26,6 +26,8 @@ _RUNS: dict[str, dict[str, Any]] = {
     "rows": {"uplink": "csr", "downlink": "csr"},
 }
 
+_FOREIGN = "torch.distributed.algorithms.ddp_comm_hooks.default_hooks:fp16_compress_hook"
+
 
 def _options(name: str) -> dict[str, Any]:
     return {**OPTIONS, "rounds": 6, "lr_schedule": "constant", **_RUNS[name]}
@@ -83,8 +85,12 @@ def test_warm_up_falls_by_equal_factors(whole: Path) -> None:
         ({"error_feedback": "dgc:0.9", "momentum": 0.0, "server": "fedyogi"}, "--beta1 0.9"),
         ({"error_feedback": "dgc"}, "takes 1 argument"),
         ({"error_feedback": "rezidual"}, "did you mean 'residual'"),
-        ({"uplink": "threshold:1", "uplink_warmup": 3}, "no fraction"),
-        ({"uplink": "topk:0.5", "uplink_warmup": 3}, "quarter|0.25"),
+        ({"error_feedback": "dgc:0.9", "momentum": 0.0, "uplink": "int8"}, "leaves none out"),
+        ({"error_feedback": "dgc:0.9", "momentum": 0.0, "exchange": "hook", "hook": _FOREIGN}, "of your own"),
+        ({"uplink_warmup": 3, "exchange": "hook", "hook": _FOREIGN}, "of your own"),
+        ({"uplink": "threshold:1", "uplink_warmup": 3}, "no kept fraction"),
+        ({"uplink": "topk:0.5", "uplink_warmup": 3}, "no kept fraction"),
+        ({"uplink": "prune:1", "uplink_warmup": 3}, "no kept fraction"),
         ({"uplink": "topk:0.01+bf61"}, "did you mean 'topk:0.01\\+bf16'"),
         ({"downlink": "log3+topk:0.1"}, "did you mean 'topk:0.1\\+log3'"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import run_here
+from tests.support import ROOT, run_here
 
 SETTING = {
     "dataset": "mnist",
@@ -23,6 +23,7 @@ SETTING = {
     "eval_every": 30,
     "checkpoint_every": 0,
 }
+# All are named in docs/compression.md (checked below).
 RECOMMENDED = (
     "fp16",
     "bf16+zstd",
@@ -72,6 +73,12 @@ def test_momentum_correction_with_warm_up(dense: float, real_data: Path, tmp_pat
     options = {**SETTING, "uplink": "topk:0.05+bf16", "error_feedback": "dgc:0.5", "uplink_warmup": 5}
     summary = run_here(tmp_path, "run", data_dir=str(real_data), **options)
     assert summary["final_test_accuracy"] >= dense - 0.01
+
+
+def test_the_documentation_names_what_is_tested() -> None:
+    """Under "Recommended settings"."""
+    section = (ROOT / "docs" / "compression.md").read_text().split("## Recommended settings")[1].split("\n## ")[0]
+    assert all(f"`{spec}`" in section for spec in RECOMMENDED)
 
 
 def test_error_feedback_beats_none_at_a_thousandth(real_data: Path, tmp_path: Path) -> None:

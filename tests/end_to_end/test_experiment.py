@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from compression import NonFiniteError
 from fl.errors import ConfigError
 from fl.experiment import Experiment, read_experiment, run_experiment
 from fl.experiment.__main__ import main
@@ -221,6 +222,15 @@ def test_a_run_with_other_options_is_refused(
         run_experiment(read_experiment(write(tmp_path)), output_dir=str(whole.parent), threads=2)
     assert count == []
     assert (whole / "results.csv").stat().st_mtime_ns == before
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path: Path) -> None:
+    """A learning rate that diverges in the first round, then another one in the file: nothing has to be deleted."""
+    keys: dict[str, Any] = {"seeds": [0], "arms": {"dense": {"uplink": "none"}}, "vary": ["uplink"]}
+    with pytest.raises(NonFiniteError, match="dense"):
+        perform(tmp_path, keys={**keys, "base": {**FILE["base"], "lr": 1e30}})
+    assert (tmp_path / "out" / "tiny" / "dense-seed0" / "config.json").exists()
+    assert len(rows(perform(tmp_path, keys=keys))) == 1
 
 
 def test_an_option_that_is_no_longer_set_is_refused(whole: Path, tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_threshold_has_no_density() -> None:
         ("cost:0.1,conf=2", "did you mean 'conv'"),
         ("cost:0.1,conv=0", "conv must lie between 0.001 and 1000"),
         ("cost:0.1,conv=0.0015", "three decimals"),
-        ("cost:0.1,conv=nan", "conv must lie"),
+        ("cost:0.1,conv=nan", "conv must be a number"),
         ("cost:0.1,conv=much", "conv must be a number"),
         ("topkk:0.1", "did you mean 'topk'"),
     ],
