@@ -51,8 +51,12 @@ class Sender:
         self._factors: dict[str, Tensor] = {}
         self._pending: list[tuple[Layout, Tensor | None, Tensor | None, dict[str, Tensor]]] = []
 
-    def encode(self, update: Tensor, layout: Layout, key: int = 0) -> tuple[Tensor, Sparse]:
+    def encode(
+        self, update: Tensor, layout: Layout, key: int = 0, *, within: Tensor | None = None
+    ) -> tuple[Tensor, Sparse]:
         """The payload, uint8, and what a receiver decodes from it.
+
+        `within`, bool [layout.total]: what was remembered of coordinates that are False there is forgotten.
 
         `update`, fp32 [layout.total], is used up: its memory becomes the residual's. Where values are exact,
         decoded + new residual == update + old residual, bit for bit; a rounded value leaves the rounding error behind.
@@ -67,6 +71,10 @@ class Sender:
         else:
             velocity = update.add_(self._velocity.flat(layout, update), alpha=self.momentum)
             total = velocity + self._residual.flat(layout, update)
+        if within is not None and self.feedback != "none":
+            total.mul_(within)
+            if velocity is not None:
+                velocity.mul_(within)
         payload, decoded, factors = self.codec.encode_warm(total, layout, key=key, memory=self._factors)
         if self.feedback == "none":
             self._pending.append((layout, None, None, factors))

@@ -37,8 +37,8 @@ from .values import ValueFormat, value_of
 
 MAGIC = b"LF"
 VERSION = 2
-_HEADER = struct.Struct("<2sBBBBBBIIII")
-HEADER_BYTES = _HEADER.size
+HEADER = struct.Struct("<2sBBBBBBIIII")
+HEADER_BYTES = HEADER.size
 _NEVER = 1 << 62  # bits
 
 
@@ -48,23 +48,27 @@ class Kind(IntEnum):
     UPDATE = 0
     BUFFERS = 1
     FACTORS = 2
+    MASK = 3
+    WEIGHTS = 4
 
 
 @dataclass(frozen=True)
 class Sparse:
     """A vector of n coordinates of which only some are given; the others are zero.
 
-    `indices`: ascending int64 [k], or None when all n are given. `values`: fp32 [k].
+    `indices`: ascending int64 [k], or None when all n are given. `values`: fp32 [k]. `sent`: how many were sent to give
+    it, where that is not k.
     """
 
     n: int
     indices: Tensor | None
     values: Tensor
+    sent: int | None = None
 
     @property
     def kept(self) -> int:
-        """Number of coordinates given."""
-        return self.values.numel()
+        """Number of coordinates sent."""
+        return self.values.numel() if self.sent is None else self.sent
 
     def dense(self) -> Tensor:
         """The whole vector, fp32 [n]."""
@@ -137,7 +141,7 @@ def write(
             k = n
     is_coded, packed = _pack(codes, value, k, coded)
     parts = [side, packed] if index is None else [index, side, packed]
-    header = _HEADER.pack(
+    header = HEADER.pack(
         *(MAGIC, VERSION, kind, form, value.code, value.parameter, is_coded),
         *(n, k, 0 if index is None else index.numel(), side.numel() + packed.numel()),
     )
@@ -163,7 +167,7 @@ def read_header(data: Tensor) -> Header:
     if data.numel() < HEADER_BYTES:
         raise PayloadError(f"{data.numel()} bytes are too few for a header of {HEADER_BYTES}")
     raw = data[:HEADER_BYTES].cpu().numpy().tobytes()
-    magic, version, kind, index, value, parameter, coded, n, k, index_bytes, value_bytes = _HEADER.unpack(raw)
+    magic, version, kind, index, value, parameter, coded, n, k, index_bytes, value_bytes = HEADER.unpack(raw)
     if magic != MAGIC:
         raise PayloadError("not a payload: wrong magic bytes")
     if version != VERSION:

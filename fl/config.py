@@ -76,6 +76,16 @@ class ExchangeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """Which weights are pruned, when, and by whom."""
+
+    prune: str = option("none", "METHOD:SPARSITY, METHOD magnitude, random or gradient; see docs/pruning.md")
+    prune_schedule: str = option(
+        "constant", "constant, cubic:BEGIN,END,EVERY, linear:..., iterative:... (rounds), or oneshot:ROUND"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServerOptions:
     """The optimizer on rank 0."""
 
@@ -109,8 +119,8 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(DataOptions, ModelOptions, TrainOptions, ExchangeOptions, ServerOptions, RunOptions):
+class Config(DataOptions, ModelOptions, TrainOptions, PruneOptions, ExchangeOptions, ServerOptions, RunOptions):
     """All options of a run."""
 
 
-GROUPS = (DataOptions, ModelOptions, TrainOptions, ExchangeOptions, ServerOptions, RunOptions)
+GROUPS = (DataOptions, ModelOptions, TrainOptions, PruneOptions, ExchangeOptions, ServerOptions, RunOptions)

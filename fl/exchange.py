@@ -8,11 +8,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compression import Sender, make_codec
+from compression import Codec, Sender, make_codec
+from compression.pruning.inside import Inside
+from compression.pruning.masked import MaskedCodec
 
 from .client import Update
 from .errors import RoundError
 from .model_state import ModelState
+from .pruning import AfterTraining
 from .ranks import Ranks
 from .seeds import derive_seed
 from .server import Mean, Server, apply_change, join_payloads, part_payloads
@@ -54,6 +57,8 @@ class RoundOutcome:
     update_norm: float = 0.0
     received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
     exchanges: int = 0  # between clients, through a hook
+    mask_bytes: int = 0  # of the mask that began the round, if one did
+    held: int | None = None  # coordinates inside the mask
 
     def gather(self, ranks: Ranks, report: ClientReport, received_bytes: int) -> None:
         """Where every rank is one client: collect each one's report and what it received from the others; collective."""
@@ -77,6 +82,8 @@ class Exchange(ABC):
         self.server = server
         self.downlink = make_codec(downlink)
         self.seed = seed
+        self.inside: Inside | None = None  # the mask that all clients and the server know, if there is one
+        self.after: AfterTraining | None = None  # what makes clients send pruned weights, if anything does
 
     @abstractmethod
     def open(self, round_: int, cohort: Sequence[int]) -> None:
@@ -117,14 +124,23 @@ class Exchange(ABC):
                     raise failure
                 mean.close()
                 key = derive_seed(self.seed, "downlink", round_)
-                payload, outcome.change_bytes, outcome.update_norm = self.server.step(mean, key=key)
+                payload, outcome.change_bytes, outcome.update_norm = self.server.step(mean, key=key, inside=self.inside)
                 outcome.buffers_bytes = payload.numel() - outcome.change_bytes
             except Exception:
                 if self.ranks.world_size > 1:
                     self.ranks.broadcast_failure()
                 raise
         payload = self.ranks.broadcast(payload)
-        apply_change(self.state, *part_payloads(payload, self.state, self.downlink))
+        apply_change(self.state, *part_payloads(payload, self.state, self.masked(self.downlink)))
+
+    @property
+    def mean_update(self) -> Tensor | None:
+        """On rank 0 the mean update of the last round, fp32 [n], where updates go through payloads."""
+        return None
+
+    def masked(self, codec: Codec) -> Codec:
+        """`codec` inside the mask, if there is one."""
+        return codec if self.inside is None else MaskedCodec(codec, self.inside)
 
 
 class ServerExchange(Exchange):
@@ -174,9 +190,10 @@ class ServerExchange(Exchange):
         while update.client not in self._batches[0]:
             self._flush()
         sender = self._sender(update.client)
-        sender.codec = self.uplink.at(self._round)
+        sender.codec = self._codec(update.client)
+        within = None if self.inside is None else self.inside.mask
         key = derive_seed(self.seed, "uplink", self._round, update.client)
-        payload, sparse = sender.encode(update.values, self.state.layout, key)
+        payload, sparse = sender.encode(update.values, self.state.layout, key, within=within)
         payload = join_payloads(payload, update.buffers)
         self._payloads[update.client] = payload
         self._own[update.client] = ClientReport(
@@ -254,10 +271,15 @@ class ServerExchange(Exchange):
                 payload = self._payloads.pop(report.client)
             if self._failure is None:
                 try:
-                    mean.add(*part_payloads(payload, self.state, self.uplink.codec), report.samples)
+                    mean.add(*part_payloads(payload, self.state, self._codec(report.client)), report.samples)
                 except Exception as error:
                     # The others are still sending: they hear of it when they wait for the server's answer.
                     self._failure = error
+
+    @property
+    def mean_update(self) -> Tensor | None:
+        """As in `Exchange.mean_update`."""
+        return None if self._mean is None else self._mean.update
 
     def client_state(self, client: int) -> dict[str, Tensor]:
         """As in `Exchange.client_state`: what its sender remembers, by parameter name."""
@@ -271,6 +293,13 @@ class ServerExchange(Exchange):
     def has_client_state(self) -> bool:
         """As in `Exchange.has_client_state`."""
         return Sender(self.uplink.codec, self.error_feedback).has_state
+
+    def _codec(self, client: int) -> Codec:
+        """What this client's payload of this round is encoded and decoded by."""
+        codec = self.uplink.at(self._round)
+        if self.after is not None:
+            return self.after.codec(codec, self._round, client, self.seed)
+        return self.masked(codec)
 
     def _sender(self, client: int) -> Sender:
         if client not in self.senders:

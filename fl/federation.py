@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from compression import make_codec
+from compression.pruning.spec import parse_pruning
 
 from .client import ClientTrainer
 from .config import Config
@@ -24,6 +25,7 @@ from .exchange import Exchange, ServerExchange
 from .hook_exchange import HookExchange
 from .model_state import ModelState
 from .models import build_model
+from .pruning import AfterTraining, GlobalMask
 from .ranks import Ranks
 from .seeds import numpy_generator
 from .server import Server, join_payloads, part_payloads
@@ -99,6 +101,18 @@ class Federation:
             error_feedback=feedback,
             seed=config.seed,
         )
+
+    def make_mask(self) -> GlobalMask | None:
+        """The global mask, if `--prune` asks for one."""
+        if self.config.prune == "none" or parse_pruning(self.config.prune).by != "server":
+            return None
+        return GlobalMask(self.config, self.ranks, self.state, seed=self.config.seed)
+
+    def make_after(self) -> AfterTraining | None:
+        """What prunes after local training, if `--prune` asks for it."""
+        if self.config.prune == "none" or parse_pruning(self.config.prune).by != "after":
+            return None
+        return AfterTraining(self.config, self.state)
 
     def share_model(self) -> None:
         """Rank 0's global model to every rank: the first download."""

@@ -27,6 +27,8 @@ METRICS = (
     "uplink_ratio",
     "kept_fraction",
     "update_norm",
+    "sparsity",
+    "mask_bytes",
 )
 CLIENTS = ("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes")
 

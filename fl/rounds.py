@@ -8,6 +8,7 @@ from torch import Tensor
 from .errors import RoundError
 from .exchange import RoundOutcome
 from .federation import Federation
+from .pruning import MaskedGradients
 
 
 class Rounds(Protocol):
@@ -40,9 +41,35 @@ class FederatedRounds:
         self.federation = federation
         self.trainer = federation.make_trainer()
         self.exchange = federation.make_exchange()
+        self.mask = federation.make_mask()
+        self.exchange.after = federation.make_after()
+        self._gradients = MaskedGradients(federation.engine.model, federation.state.layout.names) if self.mask else None
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
         """As in `Rounds.run`. If any client fails, every rank raises and nothing has changed."""
+        if self.mask is None:
+            return self._run(round_, cohort)
+        before = self.mask.snapshot(round_)
+        try:
+            changed = self.mask.begin(round_)
+            self._use_mask()
+            outcome = self._run(round_, cohort)
+        except Exception:
+            self.mask.restore(before)
+            self._use_mask()
+            raise
+        if self.exchange.mean_update is not None:
+            self.mask.observe(self.exchange.mean_update)
+        outcome.mask_bytes, outcome.held = self.mask.mask_bytes if changed else 0, self.mask.held
+        return outcome
+
+    def _use_mask(self) -> None:
+        assert self.mask is not None
+        self.exchange.inside = self.mask.inside
+        if self.mask.inside is not None and self._gradients is not None:
+            self._gradients.use(self.federation.state.layout.views(self.mask.inside.mask))
+
+    def _run(self, round_: int, cohort: list[int]) -> RoundOutcome:
         ranks, exchange = self.federation.ranks, self.exchange
         exchange.open(round_, cohort)
         try:
@@ -75,11 +102,14 @@ class FederatedRounds:
         state = {"parameters": self.federation.state.parameters, "buffers": self.federation.state.buffers}
         if self.exchange.server is not None:
             state.update(self.exchange.server.state_dict())
-        return state
+        return state if self.mask is None else {**state, **self.mask.state_dict()}
 
     def load_server_state(self, state: dict[str, Tensor]) -> None:
         """As in `Rounds.load_server_state`."""
         self.federation.state.parameters.copy_(state.pop("parameters"))
         self.federation.state.buffers.copy_(state.pop("buffers"))
+        if self.mask is not None:
+            self.mask.load_state_dict(state)
+            self._use_mask()
         if self.exchange.server is not None:
             self.exchange.server.load_state_dict(state)

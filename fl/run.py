@@ -147,6 +147,8 @@ class _Run:
             "samples": samples,
             "kept_fraction": sum(report.kept for report in reports) / max(1, coordinates),
             "update_norm": outcome.update_norm,
+            "sparsity": 0.0 if outcome.held is None else 1 - outcome.held / self.federation.state.layout.total,
+            "mask_bytes": outcome.mask_bytes,
         }
 
     def _book(self, round_: int, outcome: RoundOutcome, metrics: dict[str, Any], *, is_last: bool) -> None:
@@ -157,6 +159,8 @@ class _Run:
             buffers_bytes=outcome.buffers_bytes,
             from_peers=outcome.received_bytes,
             exchanges=outcome.exchanges,
+            mask_bytes=outcome.mask_bytes,
+            held=outcome.held,
             is_last=is_last,
         )
         uplink = sum(row.uplink_bytes for row in charged)

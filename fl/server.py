@@ -8,6 +8,8 @@ from torch import Tensor
 from compression import Codec, NonFiniteError, PayloadError, Sender
 from compression.codec import BUFFERS
 from compression.finite import all_finite
+from compression.pruning.inside import Inside
+from compression.pruning.masked import MaskedCodec
 from compression.wire import Sparse, dense_bytes
 
 from .model_state import ModelState
@@ -59,13 +61,17 @@ class Server:
         error_feedback: bool,
     ) -> None:
         self.state = state
+        self.downlink = downlink
         self.sender = Sender(downlink, "residual" if error_feedback else "none")
+        self._inside: Inside | None = None
         self._spare: Tensor | None = None
         self._copy = torch.nn.Parameter(state.parameters.clone())
         self.optimizer = make_optimizer([self._copy])
 
-    def step(self, mean: Mean, *, key: int = 0) -> tuple[Tensor, int, float]:
+    def step(self, mean: Mean, *, key: int = 0, inside: Inside | None = None) -> tuple[Tensor, int, float]:
         """One optimizer step on the mean; `key` seeds the downlink's random choices.
+
+        Outside the mask of `inside` nothing moves and nothing is sent; moments and residuals there are forgotten.
 
         Returns the broadcast payload, uint8, how many bytes of it are the change, and the norm of the mean update.
         Raises NonFiniteError, with nothing changed, if the mean is not finite; if the change is not, the moments have moved.
@@ -73,6 +79,10 @@ class Server:
         norm = torch.linalg.vector_norm(mean.update)
         if not all_finite(mean.update) or not all_finite(mean.buffers):
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
+        mask = None if inside is None else inside.mask
+        if mask is not None and inside is not self._inside:
+            self._forget(mask)
+            self._inside = inside
         with torch.no_grad():
             self._copy.copy_(self.state.parameters)
         self._copy.grad = mean.update
@@ -80,10 +90,17 @@ class Server:
         self._copy.grad = None
         change = torch.empty_like(mean.update) if self._spare is None else self._spare
         torch.sub(self._copy.detach(), self.state.parameters, out=change)
-        payload, _ = self.sender.encode(change, self.state.layout, key)
+        self.sender.codec = self.downlink if inside is None else MaskedCodec(self.downlink, inside)
+        payload, _ = self.sender.encode(change, self.state.layout, key, within=mask)
         free = self.sender.keep()
         self._spare = change if self.sender.feedback == "none" else free
         return join_payloads(payload, mean.buffers), payload.numel(), float(norm)
+
+    def _forget(self, mask: Tensor) -> None:
+        """Moments outside the mask as they were at first: the second is tau^2, all others are 0."""
+        for name, moment in self.optimizer.state[self._copy].items():
+            first = self.optimizer.param_groups[0]["tau"] ** 2 if name == "v" else 0.0
+            moment.masked_fill_(~mask, first)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's moments and the downlink residual, by name."""

@@ -32,7 +32,7 @@ NAMES = [
 ]
 METRICS = (
     "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,samples,"
-    "uplink_bytes,downlink_bytes,uplink_dense_bytes,downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm"
+    "uplink_bytes,downlink_bytes,uplink_dense_bytes,downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm,sparsity,mask_bytes"
 )
 DENSE = 40_000_000
 
@@ -63,6 +63,8 @@ def make_run(folder: Path, *, rounds: int = 4, clients: int = 3, **cells: Any) -
                 "uplink_ratio": 40 / (t + 1),
                 "kept_fraction": 0.01,
                 "update_norm": 1.5,
+                "sparsity": 0.0,
+                "mask_bytes": 0,
             }
             writer.writerow(row | cells)
     with (folder / "clients.csv").open("w", newline="") as file:
@@ -213,7 +215,7 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     [
         ("metrics.csv", None, "metrics.csv does not exist"),
         ("metrics.csv", "round,train_s\n", "no column 'time_s'"),
-        ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 18) + "\n", "holds 'x'"),
+        ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 20) + "\n", "holds 'x'"),
         ("config.json", "{", "config.json is not valid JSON"),
         ("partition.json", '{"labels": [[1, 2], [3]]}', "partition.json must hold"),
     ],

@@ -1,0 +1,69 @@
+"""Sub-models by width alone: the same fraction of every layer, whatever the weights.
+
+HeteroFL (Diao, Ding and Tarokh 2021): the first channels of every layer, so that narrower models lie inside wider ones.
+FedRolex (Alam et al. 2022): a window of channels that moves by one every round and wraps, so that all are trained.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .channels import find_groups
+from .group import Example, Group
+from .structured import channels_of, units_kept
+from .submodel import SubModel, cut
+
+
+class Scaler:
+    """A forward hook that divides a layer's output by `ratio` while training, not in evaluation.
+
+    HeteroFL, section 3 ("Scaler"): what follows then sees, in a narrow model that trains, the magnitude that it will
+    see in the whole one.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        self.ratio = ratio
+
+    def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        """The layer's output, scaled."""
+        return output / self.ratio if module.training else output
+
+
+def width(
+    model: nn.Module,
+    ratio: float,
+    example_input: Example | None = None,
+    *,
+    shift: int = 0,
+    scaler: bool = False,
+    round_to: int = 1,
+    groups: Sequence[Group] | None = None,
+) -> SubModel:
+    """The sub-model of `model` with the fraction `ratio` in (0, 1] of the channels of every group, rounded up.
+
+    `shift` 0: the first channels (HeteroFL). Otherwise the window that begins at channel `shift` modulo their number
+    and wraps (FedRolex, Algorithm 1: the shift is the round); where GroupNorm holds channels together it moves by its
+    groups. The model's outputs stay whole. `scaler`: put a `Scaler` behind every convolution and linear layer that
+    was narrowed. `groups` as for `shrink`. ValueError for what cannot be.
+    """
+    if groups is None:
+        if example_input is None:
+            raise ValueError("width needs an example input or the groups found with one")
+        groups = find_groups(model, example_input)
+    kept = []
+    for group in groups:
+        count = units_kept(group, ratio, round_to, up=True)
+        kept.append(channels_of(group, torch.arange(shift, shift + count).remainder(group.units)))
+    sub = cut(model, groups, kept)
+    if scaler and ratio < 1:
+        for name in sorted({maker for group in groups for maker in group.makers}):
+            _put_behind(sub.model, name, Scaler(ratio))
+    return sub
+
+
+def _put_behind(model: nn.Module, name: str, scaler: Scaler) -> None:
+    modules = dict(model.named_modules())
+    if name in modules:  # a stand-in's part is none: an LSTM's output is bounded by its gates, not by its width
+        modules[name].register_forward_hook(scaler)

@@ -1,0 +1,237 @@
+"""Runs that prune: what is outside the mask stays out, and everything replays. Oracle: the run itself, uninterrupted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from compression import Layout, NonFiniteError
+from compression.pruning.choose import protected_layers
+from compression.pruning.schedule import parse_prune_schedule, sparsity_at
+from fl.config import ModelOptions
+from fl.errors import ConfigError
+from fl.models import build_model
+from fl.rounds import FederatedRounds
+from tests.end_to_end.test_resume import OPTIONS, assert_same_run
+from tests.support import make_federation, on_ranks, resume_here, rows, run_here
+
+_RUNS: dict[str, dict[str, Any]] = {
+    "cubic": {"prune": "magnitude:0.8", "prune_schedule": "cubic:0,6,2", "uplink": "topk:0.2+log3", "downlink": "int8"},
+    "gradient": {
+        "prune": "gradient:0.5,scope=layer",
+        "prune_schedule": "oneshot:2",
+        "uplink": "none",
+        "downlink": "none",
+    },
+    "random": {"prune": "random:0.9,min=0.05", "uplink": "topk:0.3", "downlink": "topk:0.5"},
+    "dgc": {
+        "prune": "magnitude:0.7",
+        "prune_schedule": "iterative:1,5,2",
+        "uplink": "topk:0.2",
+        "error_feedback": "dgc:0.5",
+        "momentum": 0.0,
+        "server": "fedavg",
+    },
+    "filters": {
+        "prune": "filters:0.5",
+        "prune_schedule": "linear:1,5,2",
+        "uplink": "topk:0.1+int8",
+        "downlink": "bf16",
+    },
+    "after": {"prune": "magnitude:0.7,by=after", "uplink": "bf16+zstd", "downlink": "none", "error_feedback": "none"},
+    "after, rows": {"prune": "filters:0.5,by=after", "uplink": "csr", "downlink": "none", "error_feedback": "none"},
+}
+
+
+def _options(name: str) -> dict[str, Any]:
+    return {**OPTIONS, "model": "lenet5", "rounds": 8, "lr_schedule": "constant", **_RUNS[name]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs in one process."""
+    folder = tmp_path_factory.mktemp("whole")
+    for name in _RUNS:
+        run_here(folder, name, **_options(name))
+    return folder
+
+
+def _whole_runs(rank: int, world_size: int, folder: Path) -> None:
+    for name in _RUNS:
+        run_here(folder, name, **_options(name))
+
+
+def _first_half(rank: int, world_size: int, folder: Path) -> None:
+    for name in _RUNS:
+        run_here(folder, name, **{**_options(name), "rounds": 3})
+
+
+def test_two_ranks_end_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    """Model, metrics, bytes."""
+    on_ranks(2, _whole_runs, tmp_path)
+    for name in _RUNS:
+        assert_same_run(tmp_path / name, whole / name)
+
+
+def test_resumed_on_another_number_of_ranks(whole: Path, tmp_path: Path) -> None:
+    """Two ranks, stopped between two steps of a schedule, go on in one process."""
+    on_ranks(2, _first_half, tmp_path)
+    for name in _RUNS:
+        resume_here(tmp_path, name, rounds=8)
+        ours, theirs = (json.loads((folder / name / "summary.json").read_text()) for folder in (tmp_path, whole))
+        assert ours["model_sha256"] == theirs["model_sha256"], name
+        assert rows(tmp_path / name)[4:] == rows(whole / name)[4:], name
+
+
+def test_the_schedule_is_obeyed_to_the_weight(whole: Path) -> None:
+    """Sparsity of the prunable weights after every round, and the final model's zeros, to within one weight."""
+    schedule = parse_prune_schedule("cubic:0,6,2")
+    layout = layout_of_lenet5()
+    whole_layers = protected_layers(layout)
+    sizes = dict(zip(layout.names, layout.sizes, strict=True))
+    prunable = sum(size for name, size in sizes.items() if name not in whole_layers)
+    for row in rows(whole / "cubic"):
+        dropped = float(row["sparsity"]) * sum(sizes.values())
+        assert abs(dropped - sparsity_at(schedule, 0.8, int(row["round"])) * prunable) <= 1
+        assert (int(row["mask_bytes"]) > 0) == (int(row["round"]) in (0, 2, 4, 6))
+    model = load_file(whole / "cubic" / "final_model.safetensors")
+    zeros = sum(int((tensor == 0).sum()) for name, tensor in model.items() if name not in whole_layers)
+    assert abs(zeros - 0.8 * prunable) <= 2
+
+
+def layout_of_lenet5() -> Layout:
+    """For the digits."""
+    model = build_model(ModelOptions(model="lenet5"), classes=10, in_channels=3, image_size=32, seed=0)
+    return Layout.of(model.named_parameters())
+
+
+def test_masks_save_bytes_both_ways(whole: Path) -> None:
+    """Nine tenths pruned at random, exact top-k inside: a first download without them, and payloads without them."""
+    first = rows(whole / "random", "clients")[0]
+    layout = layout_of_lenet5()
+    assert int(first["downlink_bytes"]) < 0.5 * 4 * layout.total
+    kept = [float(row["kept_fraction"]) for row in rows(whole / "random")]
+    sparsity = float(rows(whole / "random")[-1]["sparsity"])
+    assert kept == pytest.approx([0.3 * (1 - sparsity)] * len(kept), abs=1e-3)
+
+
+def _train_ten_rounds(rank: int, world_size: int) -> None:
+    federation = make_federation(**{**_options("cubic"), "prune_schedule": "oneshot:1", "momentum": 0.9})
+    rounds = FederatedRounds(federation)
+    state, train = federation.state, rounds.trainer.train
+    updates = []
+
+    def recording(client: int, round_: int, given: Any) -> Any:
+        update = train(client, round_, given)
+        updates.append(update.values.clone())
+        return update
+
+    rounds.trainer.train = recording
+    for round_ in range(10):
+        before = state.parameters.clone()
+        updates.clear()
+        rounds.run(round_, federation.cohort(round_))
+        assert rounds.mask is not None
+        if round_ >= 1:
+            outside = ~rounds.mask.mask
+            assert int(outside.sum()) > 1000
+            assert not state.parameters[outside].any()
+            assert not any(update[outside].any() for update in updates), "gradients are masked in every step"
+            for name, tensor in rounds.server_state().items():
+                if name.startswith("downlink.residual."):
+                    assert tensor.isfinite().all()
+        assert not torch.equal(before, state.parameters)
+
+
+def test_nothing_outside_the_mask_changes() -> None:
+    """Ten rounds with momentum and weight decay: weights outside are zero, and so is every client's update there."""
+    on_ranks(1, _train_ten_rounds)
+
+
+def _average_of_pruned_weights(rank: int, world_size: int) -> None:
+    options = {
+        **_options("after"),
+        "prune": "magnitude:0.6,by=after,protect=vectors",
+        "uplink": "none",
+        "server": "fedavg",
+    }
+    federation = make_federation(**{**options, "partition": "quantity:0.7"})
+    rounds, layout = FederatedRounds(federation), federation.state.layout
+    start, cohort = federation.state.parameters.clone(), federation.cohort(0)
+    total, samples = torch.zeros(layout.total, dtype=torch.float64), 0
+    for client in cohort:
+        update = rounds.trainer.train(client, 0, federation.state)
+        weights = start - update.values
+        matrices = torch.cat(
+            [torch.full((size,), len(shape) > 1) for size, shape in zip(layout.sizes, layout.shapes, strict=True)]
+        )
+        order = weights.abs().masked_fill(~matrices, float("inf")).sort(stable=True).indices
+        weights[order[: round(0.6 * int(matrices.sum()))]] = 0
+        total += update.samples * weights.double()
+        samples += update.samples
+    outcome = rounds.run(0, cohort)
+    torch.testing.assert_close(federation.state.parameters, (total / samples).float(), rtol=1e-5, atol=1e-6)
+    left = layout.total - round(0.6 * int(matrices.sum()))
+    assert all(abs(report.kept - left) <= 2 for report in outcome.reports), "a trained weight may be zero by itself"
+    for report in outcome.reports:
+        assert 4 * report.kept < report.uplink_bytes < 4 * report.kept + layout.total / 8 + 100, "a bitmap or less"
+
+
+def test_after_training_the_server_averages_pruned_weights() -> None:
+    """Clients of unequal size: the new model is the weighted mean of what is left of each, by NumPy-style ranking."""
+    on_ranks(1, _average_of_pruned_weights)
+
+
+def _fail_the_pruning_round(rank: int, world_size: int) -> None:
+    federation = make_federation(**_options("cubic"))
+    rounds = FederatedRounds(federation)
+    for round_ in (0, 1):
+        rounds.run(round_, federation.cohort(round_))
+    before = {name: tensor.clone() for name, tensor in rounds.server_state().items()}
+    train = rounds.trainer.train
+
+    def failing(client: int, round_: int, state: Any) -> Any:
+        update = train(client, round_, state)
+        update.values[3] = float("nan")
+        return update
+
+    rounds.trainer.train = failing
+    with pytest.raises(NonFiniteError):
+        rounds.run(2, federation.cohort(2))
+    after = rounds.server_state()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    rounds.trainer.train = train
+    rounds.run(2, federation.cohort(2))
+    assert rounds.mask is not None
+    assert rounds.mask.held < federation.state.layout.total
+
+
+def test_a_failed_round_takes_its_mask_back() -> None:
+    """The round that prunes fails: weights, moments and mask are as before, and the round can be run again."""
+    on_ranks(1, _fail_the_pruning_round)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prune": "magnitud:0.5"}, "did you mean 'magnitude'"),
+        ({"prune": "magnitude:1.5"}, "between 0 and 1"),
+        ({"prune": "magnitude:0.5", "prune_schedule": "cubic:5,1,1"}, "--prune-schedule"),
+        ({"prune": "gradient:0.5"}, "must begin after round 0"),
+        ({"prune": "magnitude:0.5,by=after", "uplink": "none"}, "--error-feedback residual must be none"),
+        ({"prune": "magnitude:0.5,by=after", "error_feedback": "none", "uplink": "topk:0.1"}, "sends weights"),
+        ({"prune": "magnitude:0.5,by=client"}, "leave out by=client"),
+        ({"prune": "magnitude:0.5,protect=none+fc"}, "protect must be"),
+        ({"prune": "magnitude:0.5", "mode": "step"}, "--mode sync"),
+        ({"prune": "magnitude:0.5", "uplink": "powersgd:2"}, "inside a mask"),
+    ],
+)
+def test_what_cannot_work_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    """In one sentence, before anything is written."""
+    with pytest.raises(ConfigError, match=words):
+        run_here(tmp_path, "run", **options)
+    assert not list(tmp_path.iterdir())
