@@ -79,7 +79,7 @@ class ExchangeOptions:
 class PruneOptions:
     """Which weights are pruned, when, and by whom."""
 
-    prune: str = option("none", "METHOD:SPARSITY, METHOD magnitude, random or gradient; see docs/pruning.md")
+    prune: str = option("none", "METHOD:SPARSITY, METHOD magnitude, random, gradient or filters; see docs/pruning.md")
     prune_schedule: str = option(
         "constant", "constant, cubic:BEGIN,END,EVERY, linear:..., iterative:... (rounds), or oneshot:ROUND"
     )
