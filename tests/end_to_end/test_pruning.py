@@ -118,8 +118,9 @@ def test_masks_save_bytes_both_ways(whole: Path) -> None:
     assert kept == pytest.approx([0.3 * (1 - sparsity)] * len(kept), abs=1e-3)
 
 
-def _train_ten_rounds(rank: int, world_size: int) -> None:
-    federation = make_federation(**{**_options("cubic"), "prune_schedule": "oneshot:1", "momentum": 0.9})
+def _train_ten_rounds(rank: int, world_size: int, engine: str, optimizer: str) -> None:
+    options = {"prune_schedule": "oneshot:1", "momentum": 0.9, "engine": engine, "optimizer": optimizer}
+    federation = make_federation(**{**_options("cubic"), **options})
     rounds = FederatedRounds(federation)
     state, train = federation.state, rounds.trainer.train
     updates = []
@@ -146,9 +147,10 @@ def _train_ten_rounds(rank: int, world_size: int) -> None:
         assert not torch.equal(before, state.parameters)
 
 
-def test_nothing_outside_the_mask_changes() -> None:
+@pytest.mark.parametrize(("engine", "optimizer"), [("ddp", "sgd"), ("accelerate", "adamw"), ("deepspeed", "sgd")])
+def test_nothing_outside_the_mask_changes(engine: str, optimizer: str) -> None:
     """Ten rounds with momentum and weight decay: weights outside are zero, and so is every client's update there."""
-    on_ranks(1, _train_ten_rounds)
+    on_ranks(1, _train_ten_rounds, engine, optimizer)
 
 
 def _average_of_pruned_weights(rank: int, world_size: int) -> None:
