@@ -8,7 +8,7 @@ import pytest
 
 from fl.errors import ConfigError
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
-from tests.support import on_ranks, resume_here, rows, run_here
+from tests.support import resume_here, rows, run_here, run_on_ranks
 
 _RUNS: dict[str, dict[str, Any]] = {
     "stochastic": {"uplink": "topk:0.1+int4+zstd", "downlink": "qsgd:31"},
@@ -42,26 +42,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _first_half(rank: int, world_size: int, folder: Path) -> None:
-    for name in _RUNS:
-        run_here(folder, name, **{**_options(name), "rounds": 3})
-
-
-def _whole_runs(rank: int, world_size: int, folder: Path) -> None:
-    for name in _RUNS:
-        run_here(folder, name, **_options(name))
-
-
 def test_two_ranks_end_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
     """Model, metrics, bytes."""
-    on_ranks(2, _whole_runs, tmp_path)
+    run_on_ranks(2, tmp_path, {name: _options(name) for name in _RUNS})
     for name in _RUNS:
         assert_same_run(tmp_path / name, whole / name)
 
 
 def test_resumed_on_another_number_of_ranks(whole: Path, tmp_path: Path) -> None:
     """Three ranks, stopped after three rounds, go on in one process: residuals, velocities, factors and keys come along."""
-    on_ranks(3, _first_half, tmp_path)
+    run_on_ranks(3, tmp_path, {name: {**_options(name), "rounds": 3} for name in _RUNS})
     for name in _RUNS:
         resume_here(tmp_path, name, rounds=6)
         ours, theirs = (json.loads((folder / name / "summary.json").read_text()) for folder in (tmp_path, whole))

@@ -16,7 +16,7 @@ from fl.errors import ConfigError
 from fl.models import build_model
 from fl.rounds import FederatedRounds
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
-from tests.support import make_federation, on_ranks, resume_here, rows, run_here
+from tests.support import make_federation, on_ranks, resume_here, rows, run_here, run_on_ranks
 
 _RUNS: dict[str, dict[str, Any]] = {
     "cubic": {"prune": "magnitude:0.8", "prune_schedule": "cubic:0,6,2", "uplink": "topk:0.2+log3", "downlink": "int8"},
@@ -59,26 +59,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _whole_runs(rank: int, world_size: int, folder: Path) -> None:
-    for name in _RUNS:
-        run_here(folder, name, **_options(name))
-
-
-def _first_half(rank: int, world_size: int, folder: Path) -> None:
-    for name in _RUNS:
-        run_here(folder, name, **{**_options(name), "rounds": 3})
-
-
 def test_two_ranks_end_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
     """Model, metrics, bytes."""
-    on_ranks(2, _whole_runs, tmp_path)
+    run_on_ranks(2, tmp_path, {name: _options(name) for name in _RUNS})
     for name in _RUNS:
         assert_same_run(tmp_path / name, whole / name)
 
 
 def test_resumed_on_another_number_of_ranks(whole: Path, tmp_path: Path) -> None:
     """Two ranks, stopped between two steps of a schedule, go on in one process."""
-    on_ranks(2, _first_half, tmp_path)
+    run_on_ranks(2, tmp_path, {name: {**_options(name), "rounds": 3} for name in _RUNS})
     for name in _RUNS:
         resume_here(tmp_path, name, rounds=8)
         ours, theirs = (json.loads((folder / name / "summary.json").read_text()) for folder in (tmp_path, whole))

@@ -6,11 +6,11 @@ import random
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from compression import PayloadError
 from compression.entropy import compress, pack_symbols
 from compression.index import IndexFormat, decode_index, encode_index
+from tests.compression.damage import LargestTensor
 
 WRITTEN = [IndexFormat.BITMAP, IndexFormat.ELIAS_FANO, IndexFormat.RICE, IndexFormat.GAPS]
 SPARSE = [*WRITTEN, IndexFormat.SEEDED]
@@ -143,18 +143,6 @@ def test_gaps_that_would_overflow() -> None:
     assert not check(IndexFormat.RICE, tensor(data), 2**32 - 1, 200)
     many = gaps_part([15] * 3000, b"\xff" * (3000 * 4))
     assert not check(IndexFormat.GAPS, tensor(many), 2**32 - 1, 3000)
-
-
-class LargestTensor(TorchDispatchMode):
-    """Elements of the largest tensor that any operation returned."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            self.elements = max(self.elements, result.numel())
-        return result
 
 
 @pytest.mark.parametrize("n", [100, 2**31, 2**32 - 1])
