@@ -14,7 +14,7 @@ from compression.pruning.choose import budgets, choose_mask, protected_layers, s
 from compression.pruning.filters import choose_filters
 from compression.pruning.inside import Inside
 from compression.pruning.mask_wire import decode_mask, encode_mask
-from compression.pruning.schedule import changes_at, parse_prune_schedule, pruning_at
+from compression.pruning.schedule import changes_at, parse_prune_schedule, pruning_at, sparsity_at
 from compression.pruning.score import accumulate, gradient, magnitude, random
 from compression.pruning.spec import Pruning, parse_pruning
 from compression.select import Threshold
@@ -114,7 +114,7 @@ class GlobalMask:
 
         Returns whether the mask is a new one. The global model is zero outside it.
         """
-        if not changes_at(self.schedule, round_):
+        if not self._changes(round_):
             return False
         payload = encode_mask(self._choose(round_)) if self.ranks.is_server else None
         payload = self.ranks.broadcast(payload)
@@ -125,7 +125,7 @@ class GlobalMask:
 
     def snapshot(self, round_: int) -> tuple[Tensor, Inside | None, int, Tensor | None]:
         """What `restore` needs to take a round back: the weights, if it begins with a new mask, and the old one."""
-        weights = self.state.parameters.clone() if changes_at(self.schedule, round_) else None
+        weights = self.state.parameters.clone() if self._changes(round_) else None
         return self.mask, self.inside, self.mask_bytes, weights
 
     def restore(self, before: tuple[Tensor, Inside | None, int, Tensor | None]) -> None:
@@ -133,6 +133,10 @@ class GlobalMask:
         self.mask, self.inside, self.mask_bytes, weights = before
         if weights is not None:
             self.state.parameters.copy_(weights)
+
+    def _changes(self, round_: int) -> bool:
+        """Whether a mask is chosen now; one that holds everything need not be."""
+        return changes_at(self.schedule, round_) and sparsity_at(self.schedule, 1.0, round_) > 0
 
     def _choose(self, round_: int) -> Tensor:
         pruning, layout = pruning_at(self.pruning, self.schedule, round_), self.state.layout

@@ -63,7 +63,6 @@ class Server:
         self.state = state
         self.downlink = downlink
         self.sender = Sender(downlink, "residual" if error_feedback else "none")
-        self._inside: Inside | None = None
         self._spare: Tensor | None = None
         self._copy = torch.nn.Parameter(state.parameters.clone())
         self.optimizer = make_optimizer([self._copy])
@@ -80,9 +79,8 @@ class Server:
         if not all_finite(mean.update) or not all_finite(mean.buffers):
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
         mask = None if inside is None else inside.mask
-        if mask is not None and inside is not self._inside:
+        if mask is not None:
             self._forget(mask)
-            self._inside = inside
         with torch.no_grad():
             self._copy.copy_(self.state.parameters)
         self._copy.grad = mean.update
