@@ -12,9 +12,10 @@ from compression.hooks import Traffic
 
 from .client import Update
 from .errors import RoundError
-from .exchange import ClientReport, Exchange, RoundOutcome
+from .exchange import Exchange
 from .foreign_hook import Hook, count_collectives, load_hook
 from .model_state import ModelState
+from .outcome import ClientReport, RoundOutcome
 from .ranks import Ranks
 from .server import Mean, Server
 from .uplink import Uplink

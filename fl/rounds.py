@@ -6,8 +6,8 @@ from typing import Protocol
 from torch import Tensor
 
 from .errors import RoundError
-from .exchange import RoundOutcome
 from .federation import Federation
+from .outcome import RoundOutcome
 from .pruning import MaskedGradients
 
 

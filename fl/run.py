@@ -14,10 +14,10 @@ from .checks import check_options, resolve
 from .config import Config
 from .engine.deepspeed_config import reconcile
 from .errors import ConfigError
-from .exchange import RoundOutcome
 from .federation import Federation, assemble
 from .folder import continue_options, create_folder
 from .ledger import Ledger
+from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
 from .record import Record, write_summary
 from .rounds import FederatedRounds, Rounds

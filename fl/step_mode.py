@@ -14,8 +14,8 @@ from compression import CodecHook, codec_hook
 from .data.batches import count_steps
 from .engine.optimizer import make_optimizer
 from .engine.plain import PlainEngine
-from .exchange import ClientReport, RoundOutcome
 from .federation import Federation
+from .outcome import ClientReport, RoundOutcome
 from .uplink import Uplink
 
 _ONE_BUCKET_MB = 1 << 20
