@@ -117,6 +117,21 @@ def test_state_by_parameter_name_continues_to_the_bit(spec: str, feedback: str) 
     assert torch.equal(one.encode(update(1), LAYOUT, 2)[0], other.encode(update(1), LAYOUT, 2)[0])
 
 
+@pytest.mark.parametrize("feedback", ["residual", "dgc:0.5"])
+def test_what_is_outside_a_mask_is_forgotten(feedback: str) -> None:
+    """`within`: residual and velocity are zero where it is False, and go on as ever where it is True."""
+    sender, other = (Sender(make_codec("threshold:1000"), feedback) for _ in range(2))
+    within = torch.arange(LAYOUT.total) % 3 > 0
+    for round_ in range(2):
+        sender.encode(update(round_), LAYOUT, within=within if round_ else None)
+        other.encode(update(round_), LAYOUT)
+        sender.keep()
+        other.keep()
+    for kind in ("residual", "velocity") if feedback != "residual" else ("residual",):
+        assert torch.equal(flat(sender, kind), flat(other, kind) * within)
+        assert flat(other, kind)[~within].any()
+
+
 def test_not_finite_is_refused_and_forgotten() -> None:
     """NaN, or a sum that overflows; the residual of earlier rounds stays."""
     sender = Sender(make_codec("topk:0.01"))

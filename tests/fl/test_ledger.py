@@ -87,3 +87,20 @@ def test_state_survives_json():
         {0: 1, 3: 1, 4: 1}, change_bytes=1, buffers_bytes=56
     )
     assert one.state_dict() == other.state_dict()
+
+
+def test_a_mask_is_paid_once_and_then_saves_bytes():
+    """Round 0 without a mask. Round 1 begins with a mask of 30 bytes that holds 200 of 1,000: client 0 gets round 0's change
+    and the mask; client 1, new, the mask, 200 weights and the buffers. Round 2: only what was missed."""
+    ledger = make()
+    assert down(ledger.close_round({0: 7}, change_bytes=100, buffers_bytes=64, held=1000)) == {0: MODEL}
+    rows = ledger.close_round({0: 7, 1: 7}, change_bytes=50, buffers_bytes=64, mask_bytes=30, held=200)
+    assert down(rows) == {0: 100 + 30 + 64, 1: 30 + (24 + 4 * 200) + 64}
+    assert [row.downlink_dense_bytes for row in rows] == [MODEL, MODEL]
+    again = make()
+    again.load_state_dict(json.loads(json.dumps(ledger.state_dict())))
+    for each in (ledger, again):
+        assert down(each.close_round({0: 7, 2: 7}, change_bytes=50, buffers_bytes=64, held=200)) == {
+            0: 50 + 64,
+            2: 30 + (24 + 4 * 200) + 64,
+        }

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from compression import NonFiniteError, PayloadError, Sparse, make_codec
+from compression.pruning.inside import Inside
+from compression.pruning.masked import MaskedCodec
 from fl.config import ServerOptions
 from fl.model_state import ModelState
 from fl.server import Mean, Server, apply_change, join_payloads, part_payloads
@@ -112,3 +114,23 @@ def test_payloads_of_another_model_are_refused():
     ):
         with pytest.raises(PayloadError):
             part_payloads(bad, state, EXACT)
+
+
+def test_outside_a_mask_nothing_moves_and_moments_are_forgotten():
+    """FedYogi with a lossy downlink: a step without a mask, then one with coordinates 1 and 4 pruned. There no change is
+    sent, m and the residual are 0, and v is tau^2 again, which Yogi's step without a gradient leaves."""
+    server = make("topk:0.16", server="fedyogi", tau=0.1)
+    server.step(mean_of(server, ([3.0, 1.0, 2.0, 0.5, 0.1, 5.0], 0.0, 1)))
+    before = server.state_dict()
+    assert before["optimizer.m"][1] != 0
+    assert before["downlink.residual.0.weight"].flatten()[1] != 0
+    mask = torch.tensor([True, False, True, True, False, True])
+    inside = Inside(mask, server.state.layout)
+    payload, _, _ = server.step(mean_of(server, ([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 0.0, 1)), inside=inside)
+    change, _ = part_payloads(payload, server.state, MaskedCodec(make_codec("topk:0.16"), inside))
+    assert not change.dense()[~mask].any()
+    after = server.state_dict()
+    assert after["optimizer.m"][~mask].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(after["optimizer.v"][~mask], torch.full((2,), 0.01))
+    assert after["downlink.residual.0.weight"].flatten()[~mask].tolist() == [0.0, 0.0]
+    assert bool((after["optimizer.m"][mask] != 0).all())
