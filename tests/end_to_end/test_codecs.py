@@ -1,14 +1,14 @@
 """Every kind of codec, in both directions, in whole runs. Oracle: the same run in one process, uninterrupted."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fl.errors import ConfigError
-from tests.end_to_end.test_resume import OPTIONS, assert_same_run
-from tests.support import resume_here, rows, run_here, run_on_ranks
+from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
+from tests.end_to_end.test_resume import OPTIONS
+from tests.support import rows, run_here
 
 _RUNS: dict[str, dict[str, Any]] = {
     "stochastic": {"uplink": "topk:0.1+int4+zstd", "downlink": "qsgd:31"},
@@ -33,30 +33,23 @@ def _options(name: str) -> dict[str, Any]:
     return {**OPTIONS, "rounds": 6, "lr_schedule": "constant", **_RUNS[name]}
 
 
+_ALL = {name: _options(name) for name in _RUNS}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs in one process."""
-    folder = tmp_path_factory.mktemp("whole")
-    for name in _RUNS:
-        run_here(folder, name, **_options(name))
-    return folder
+    return run_all_here(tmp_path_factory.mktemp("whole"), _ALL)
 
 
 def test_two_ranks_end_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
     """Model, metrics, bytes."""
-    run_on_ranks(2, tmp_path, {name: _options(name) for name in _RUNS})
-    for name in _RUNS:
-        assert_same_run(tmp_path / name, whole / name)
+    check_two_ranks(tmp_path, _ALL, whole)
 
 
 def test_resumed_on_another_number_of_ranks(whole: Path, tmp_path: Path) -> None:
     """Three ranks, stopped after three rounds, go on in one process: residuals, velocities, factors and keys come along."""
-    run_on_ranks(3, tmp_path, {name: {**_options(name), "rounds": 3} for name in _RUNS})
-    for name in _RUNS:
-        resume_here(tmp_path, name, rounds=6)
-        ours, theirs = (json.loads((folder / name / "summary.json").read_text()) for folder in (tmp_path, whole))
-        assert ours["model_sha256"] == theirs["model_sha256"], name
-        assert rows(tmp_path / name)[4:] == rows(whole / name)[4:], name
+    check_resumed(tmp_path, _ALL, whole, ranks=3, stop=3)
 
 
 def test_warm_up_falls_by_equal_factors(whole: Path) -> None:

@@ -1,6 +1,5 @@
 """Runs that prune: what is outside the mask stays out, and everything replays. Oracle: the run itself, uninterrupted."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from fl.config import ModelOptions
 from fl.errors import ConfigError
 from fl.models import build_model
 from fl.rounds import FederatedRounds
-from tests.end_to_end.test_resume import OPTIONS, assert_same_run
-from tests.support import make_federation, on_ranks, resume_here, rows, run_here, run_on_ranks
+from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
+from tests.end_to_end.test_resume import OPTIONS
+from tests.support import make_federation, on_ranks, rows, run_here
 
 _RUNS: dict[str, dict[str, Any]] = {
     "cubic": {"prune": "magnitude:0.8", "prune_schedule": "cubic:0,6,2", "uplink": "topk:0.2+log3", "downlink": "int8"},
@@ -50,30 +50,23 @@ def _options(name: str) -> dict[str, Any]:
     return {**OPTIONS, "model": "lenet5", "rounds": 8, "lr_schedule": "constant", **_RUNS[name]}
 
 
+_ALL = {name: _options(name) for name in _RUNS}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs in one process."""
-    folder = tmp_path_factory.mktemp("whole")
-    for name in _RUNS:
-        run_here(folder, name, **_options(name))
-    return folder
+    return run_all_here(tmp_path_factory.mktemp("whole"), _ALL)
 
 
 def test_two_ranks_end_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
     """Model, metrics, bytes."""
-    run_on_ranks(2, tmp_path, {name: _options(name) for name in _RUNS})
-    for name in _RUNS:
-        assert_same_run(tmp_path / name, whole / name)
+    check_two_ranks(tmp_path, _ALL, whole)
 
 
 def test_resumed_on_another_number_of_ranks(whole: Path, tmp_path: Path) -> None:
     """Two ranks, stopped between two steps of a schedule, go on in one process."""
-    run_on_ranks(2, tmp_path, {name: {**_options(name), "rounds": 3} for name in _RUNS})
-    for name in _RUNS:
-        resume_here(tmp_path, name, rounds=8)
-        ours, theirs = (json.loads((folder / name / "summary.json").read_text()) for folder in (tmp_path, whole))
-        assert ours["model_sha256"] == theirs["model_sha256"], name
-        assert rows(tmp_path / name)[4:] == rows(whole / name)[4:], name
+    check_resumed(tmp_path, _ALL, whole, ranks=2, stop=3)
 
 
 def test_the_schedule_is_obeyed_to_the_weight(whole: Path) -> None:
