@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from .accounts import Accounts
+from .assemble import assemble
 from .buffered import BufferedRounds
 from .checkpoint import Checkpoints, write_json, write_tensors
 from .checks import check_options, resolve
@@ -17,15 +18,17 @@ from .config import Config
 from .deadline import DeadlineRounds
 from .engine.deepspeed_config import reconcile
 from .errors import ConfigError
-from .federation import Federation, assemble
+from .federation import Federation
 from .folder import continue_options, create_folder
+from .judgement import Judgement, write_predictions
 from .layer_rows import layer_rows
 from .modes import is_buffered
 from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
-from .record import Record, write_summary
+from .record import Record
 from .rounds import FederatedRounds, Rounds
 from .step_mode import StepMode
+from .summary import write_summary
 
 
 def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -82,10 +85,18 @@ class _Run:
             able = self.rounds.capabilities
             parts = {"labels": federation.label_counts()}
             write_json(folder / "partition.json", parts if able is None else {**parts, "capabilities": able})
-            self.record = Record(folder, keep, layers=self.config.prune != "none")
+            self.record = Record(
+                folder,
+                federation.task,
+                keep,
+                layers=self.config.prune != "none",
+                client_eval=self.config.client_eval > 0,
+            )
             self.record.log.info(
                 "%s round %d on %s", "continues at" if resumed else "starts at", self.first_round, self
             )
+            for note in federation.notes:
+                self.record.log.info("data: %s", note)
 
     def __str__(self) -> str:
         ranks = self.ranks
@@ -105,7 +116,7 @@ class _Run:
                 for round_ in range(self.first_round, self.config.all_rounds):
                     metrics = self._round(round_)
                     if metrics:
-                        shown = {"loss": metrics["train_loss"], "val": metrics["val_accuracy"]}
+                        shown = {"loss": metrics["train_loss"], "val": metrics[self.federation.task.score.columns[0]]}
                         bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items() if value is not None})
                     bar.update()
             return self._finish()
@@ -123,13 +134,11 @@ class _Run:
         outcome = self.rounds.run(round_, cohort)
         exchanged = time.perf_counter()
         is_last = round_ == self.config.all_rounds - 1
-        validation: tuple[float | None, float | None] = (None, None)
-        test = validation
+        judged = Judgement()
         if is_last or (round_ + 1) % self.config.eval_every == 0:
             self.rounds.before_evaluation(round_, cohort)
-            validation = self.federation.evaluate(self.federation.validation)
-            test = self.federation.evaluate(self.federation.test)
-        self.rounds.evaluated(round_, validation[1])
+            judged = self.federation.judge()
+        self.rounds.evaluated(round_, judged.score(self.federation.task))
         finished = time.perf_counter()
         metrics: dict[str, Any] = {}
         if self.record is not None:
@@ -148,13 +157,13 @@ class _Run:
                 "train_s": train_s,
                 "exchange_s": max(0.0, exchanged - started - train_s),
                 "eval_s": finished - exchanged,
-                "val_loss": validation[0],
-                "val_accuracy": validation[1],
-                "test_accuracy": test[1],
+                **judged.columns(self.federation.task),
                 **charged,
             }
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
-            self.record.add_round(metrics, clients, layers)
+            self.record.add_round(metrics, clients, layers, judged.rows(round_))
+            if is_last and judged.test is not None:
+                write_predictions(self.folder, self.federation.task, self.federation.test, judged.test)
         trained = cohort if outcome.trained is None else outcome.trained
         self.changed |= set(trained) if self.rounds.has_client_state else set()
         every = self.config.checkpoint_every
@@ -211,7 +220,8 @@ class _Run:
         from .report import write_report
 
         write_report(self.folder)
-        self.record.log.info("ends: test accuracy %s", summary["final_test_accuracy"])
+        score = self.federation.task.score
+        self.record.log.info("ends: test %s %s", score.title, summary[f"final_test_{score.name}"])
         return summary
 
 
