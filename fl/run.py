@@ -29,6 +29,7 @@ from .record import Record
 from .rounds import FederatedRounds, Rounds
 from .step_mode import StepMode
 from .summary import write_summary
+from .trackers import Trackers
 
 
 def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -80,6 +81,7 @@ class _Run:
         keep = self._load() if resumed else None
         federation.share_model()
         self.record: Record | None = None
+        self.trackers: Trackers | None = None
         if self.ranks.is_server:
             write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
             able = self.rounds.capabilities
@@ -97,6 +99,7 @@ class _Run:
             )
             for note in federation.notes:
                 self.record.log.info("data: %s", note)
+            self.trackers = Trackers(self.config, folder, self.first_round)
 
     def __str__(self) -> str:
         ranks = self.ranks
@@ -125,6 +128,8 @@ class _Run:
                 self.record.log.error("%s: %s", type(error).__name__, error)
             raise
         finally:
+            if self.trackers is not None:
+                self.trackers.close()
             if self.record is not None:
                 self.record.close()
 
@@ -162,6 +167,8 @@ class _Run:
             }
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
             self.record.add_round(metrics, clients, layers, judged.rows(round_))
+            if self.trackers is not None:
+                self.trackers.log(metrics)
             if is_last and judged.test is not None:
                 write_predictions(self.folder, self.federation.task, self.federation.test, judged.test)
         trained = cohort if outcome.trained is None else outcome.trained
@@ -217,6 +224,8 @@ class _Run:
             "torch": torch.__version__,
         }
         summary = write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
+        if self.trackers is not None:
+            self.trackers.summarise(summary)
         from .report import write_report
 
         write_report(self.folder)
