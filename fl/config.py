@@ -173,7 +173,9 @@ class RunOptions:
     checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
     quiet: bool = option(False, "no progress bar and no table")
     tensorboard: bool = option(False, "TensorBoard event files in the run folder, a scalar for every column and round")
-    track: str = option("none", "trackers to tell of every round, joined by +: wandb, mlflow, ...; see docs/tracking.md")
+    track: str = option(
+        "none", "trackers to tell of every round, joined by +: wandb, mlflow, ...; see docs/tracking.md"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
