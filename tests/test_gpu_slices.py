@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from tests.support import ROOT
@@ -107,3 +108,17 @@ def test_step_times_leave_out_the_warm_up(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("round,exchange_s\n0,1\n")
     with pytest.raises(ValueError, match="more than 5 rounds"):
         tool.step_times(tmp_path)
+
+
+def test_equal_parts_of_unequal_classes() -> None:
+    """Reddi et al.'s partition: all samples dealt, equal sizes; few classes a client at alpha 0.1, nearly all at 100."""
+    tool = _load(ROOT / "benchmarks" / "equal_dirichlet.py")
+    labels = np.arange(2000) % 10
+    classes = {}
+    for alpha in (0.1, 100.0):
+        owner = tool.equal_dirichlet(labels, 20, alpha, np.random.default_rng(3))
+        assert np.bincount(owner).tolist() == [100] * 20
+        classes[alpha] = np.mean([len(np.unique(labels[owner == client])) for client in range(20)])
+    assert classes[0.1] < 5 < 9 < classes[100.0]
+    with pytest.raises(ValueError, match="2000 samples cannot be shared out equally among 30 clients"):
+        tool.equal_dirichlet(labels, 30, 0.1, np.random.default_rng(3))

@@ -41,7 +41,7 @@ def test_published_settings_of_the_adaptive_experiment() -> None:
     """Reddi et al. (2020), section 5 and appendix: CIFAR-10 rates 10^-1.5 and 10^-2, tau 10^-3, FedAvg 10^-0.5."""
     experiment = _read("gpu_adaptive")
     base, arms = experiment.base, {arm.name: arm.varied for arm in experiment.arms}
-    assert (base["clients"], base["clients_per_round"], base["partition"]) == (500, 10, "dirichlet:0.1")
+    assert (base["clients"], base["clients_per_round"], base["dataset"]) == (500, 10, "benchmarks.equal_dirichlet:load")
     assert (base["rounds"], base["local_epochs"], base["batch_size"], base["norm"]) == (4000, 1, 20, "group")
     assert base["tau"] == pytest.approx(1e-3)
     for name in ("FedYogi", "FedAdam"):
