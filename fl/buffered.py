@@ -9,7 +9,8 @@ version that it started from, so it is trained at the latest moment before its p
 ends, with all others that wait for the same.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,19 +30,22 @@ from .engine.precision import autocast_dtype
 from .errors import RoundError
 from .federation import Federation
 from .ledger import Ledger
-from .outcome import ClientReport, RoundOutcome
+from .outcome import ClientReport, RoundOutcome, Wasted
 from .pruning.part import Part
 from .rounds import FederatedRounds
+from .seeds import numpy_generator
 
 
 class Work(NamedTuple):
-    """A client at work: the version that it started from, what it downloaded, the coordinates it holds and the cost."""
+    """A client at work: the version that it started from, when, what it downloaded, the coordinates it holds, the cost."""
 
     begun: int
+    begun_s: float
     download_bytes: int
     held: int
     flops: int
     memory_bytes: int
+    shares: dict[str, float]  # columns of clients.csv
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class BufferedRounds(FederatedRounds):
         mode = parse_stage(config.mode)
         self._models = mode.name == "async"
         self._size = int(mode.args[0]) if mode.name == "buffered" else 1
+        self._latest = config.buffer == "latest"
+        self._timeout = config.timeout or math.inf
         self._keeps = True  # whether what was not sent is a client's own as soon as it has sent the rest
         self._concurrency = config.clients_per_round
         self._profiles = profiles(config.profiles, config.clients, config.seed)
@@ -87,15 +93,29 @@ class BufferedRounds(FederatedRounds):
         self._version = round_
         landed: list[Landed] = []
         self._trained: set[int] = set()
+        self._wasted: list[Wasted] = []
         self._start_free()
         while len(landed) < self._size:
-            landed.append(self._next())
+            each = self._next()
+            if each is not None:
+                landed = self._with(landed, each)
             if len(landed) < self._size:
                 self._start_free()
         self._train()  # whoever else has started from this version
         outcome = self._step(round_, landed)
+        outcome.wasted = self._wasted
         outcome.trained = sorted(self._trained)
         return outcome
+
+    def _with(self, landed: list[Landed], new: Landed) -> list[Landed]:
+        """The buffer with a further arrival; with `--buffer latest` that takes the place of what the client sent before."""
+        client = new.arrival.client
+        for old in landed if self._latest else []:
+            if old.arrival.client == client:
+                self.buffered.waiting.pop((client, old.arrival.number), None)
+                self._wasted.append(Wasted(client, old.work.download_bytes, old.report.uplink_bytes))
+                return [*(each for each in landed if each is not old), new]
+        return [*landed, new]
 
     def _step(self, round_: int, landed: Sequence[Landed]) -> RoundOutcome:
         text = self.federation.config.staleness
@@ -111,6 +131,7 @@ class BufferedRounds(FederatedRounds):
         outcome.reports = [each.report for each in landed]
         outcome.begin_bytes = [each.work.download_bytes for each in landed]
         outcome.times = [{**columns(each.arrival), "staleness": age} for each, age in zip(landed, ages, strict=True)]
+        outcome.shares = [each.work.shares for each in landed]
         outcome.cost = {
             "train_flops": sum(each.work.flops for each in landed),
             "client_memory_bytes": max(each.work.memory_bytes for each in landed),
@@ -125,17 +146,44 @@ class BufferedRounds(FederatedRounds):
         self.federation.sampler.observe(outcome.reports)
         return outcome
 
-    def _next(self) -> Landed:
+    def _next(self) -> Landed | None:
         """The next arrival, which frees its place. All of a moment come, in the order of their numbers, before anyone
-        starts again."""
+        starts again. None if before that the server gave up on a client, which frees its place too."""
         if not self._ready:
-            first = self._simulator.next_arrival()
+            first = self._simulator.next_arrival(self._patience())
+            if first is None and (late := self._overdue()):
+                self._wasted += self._give_up(late)
+                return None
             if first is None:
                 raise RoundError("no client is on its way any more, and the server still waits")
             self._ready = [first]
             while (another := self._simulator.next_arrival(until=first.time)) is not None:
                 self._ready.append(another)
         return self._land(self._ready.pop(0))
+
+    def _patience(self) -> float | None:
+        """When the server gives up on the client that has been at work longest; None: never."""
+        ends = min((work.begun_s for work in self._works.values()), default=math.inf) + self._timeout
+        return ends if ends < math.inf else None
+
+    def _overdue(self) -> list[int]:
+        now = self._simulator.now
+        return [client for client, work in self._works.items() if work.begun_s + self._timeout <= now]
+
+    def _give_up(self, late: Iterable[int]) -> list[Wasted]:
+        """The server no longer waits for these. What they downloaded is charged, and what they sent if they had begun to."""
+        wasted = []
+        for client in sorted(late):
+            report = self._reports.pop(client, None)
+            sent = report.uplink_bytes if report is not None and self._simulator.uploads(client) else 0
+            self._simulator.abandon(client)
+            if client in self._untrained:
+                self._untrained.remove(client)
+                self._number[client] = self._number.get(client, 0) + 1
+            else:
+                self.buffered.waiting.pop((client, self._number.get(client, 0) - 1), None)
+            wasted.append(Wasted(client, self._works.pop(client).download_bytes, sent))
+        return wasted
 
     def _land(self, arrival: Arrival) -> Landed:
         client = arrival.client
@@ -149,7 +197,10 @@ class BufferedRounds(FederatedRounds):
             return
         while len(self._works) < self._concurrency:
             free = [client for client in range(config.clients) if client not in self._works]
-            [client] = self.federation.sampler.draw(free, 1, self._version, purpose="start", number=self._starts)
+            now = self._simulator.now
+            [client] = self.federation.sampler.draw(
+                free, 1, self._version, now=now, purpose="start", number=self._starts
+            )
             self._start(client)
 
     def _start(self, client: int) -> None:
@@ -166,13 +217,24 @@ class BufferedRounds(FederatedRounds):
         [flops], memory = self._costs.each([model], [samples]), self._costs.of(model)
         download = self.ledger.start(client, holding)
         held = federation.state.layout.total if holding is None else holding.held
-        self._works[client] = Work(
-            self._version, download, held, int(flops), 0 if memory is None else memory.memory_bytes
-        )
+        starts = self._simulator.now + federation.sampler.wait_s(client, self._simulator.now)
+        memory_bytes = 0 if memory is None else memory.memory_bytes
+        self._works[client] = Work(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client))
         compute_s = flops / self._profiles[client].compute_flops
-        self._simulator.start(client, self._simulator.now, download, compute_s)
+        self._simulator.start(client, starts, download, compute_s)
+        lost = federation.config.lost
+        if lost and numpy_generator(federation.config.seed, "lost", client, self._starts).random() < lost:
+            self._lose(client)
+            return
         if self._models and federation.ranks.is_server and self._version not in self._versions:
             self._versions[self._version] = federation.state.parameters.clone()
+
+    def _lose(self, client: int) -> None:
+        """A client goes away with what it downloaded: it is not trained, and must download everything if it comes back."""
+        self._simulator.never(client)
+        self._untrained.remove(client)
+        self._number[client] = self._number.get(client, 0) + 1
+        self.ledger.forget(client)
 
     def _upload_bytes(self, client: int) -> int:
         """The simulator needs to know how much this client sends."""

@@ -31,11 +31,12 @@ from .models import build_model
 from .modes import is_buffered
 from .quantise import fake_quantise
 from .ranks import Ranks
-from .sampling import Sampler
+from .sampling import Sampler, make_sampler
 from .server import Server, join_payloads, part_payloads
 from .server_exchange import ServerExchange
 from .server_optim import make_server_optimizer
 from .uplink import Uplink
+from .uplink_shares import uplink_shares
 
 
 @dataclass
@@ -56,9 +57,10 @@ class Federation:
     course: Course
     sampler: Sampler
 
-    def cohort(self, round_: int) -> list[int]:
-        """The clients of a round, ascending; a function of (seed, round) and of what the sampler was told."""
-        return self.sampler.draw(range(self.config.clients or 0), self.config.clients_per_round or 0, round_)
+    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
+        """The clients of a round that begins at virtual second `now`, ascending; a function of these, the seed, and what
+        the sampler was told."""
+        return self.sampler.draw(range(self.config.clients or 0), self.config.clients_per_round or 0, round_, now=now)
 
     def make_trainer(self) -> ClientTrainer:
         """What trains this rank's clients."""
@@ -106,6 +108,7 @@ class Federation:
             course=self.course,
         )
         exchange.count_layers = config.prune != "none"
+        exchange.shares = uplink_shares(config)
         return exchange
 
     def share_model(self) -> None:
@@ -180,7 +183,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         engine=engine,
         state=state,
         course=Course(algorithm, config),
-        sampler=Sampler(config.sampling, [len(part) for part in parts], config.seed),
+        sampler=make_sampler(config, [len(part) for part in parts]),
     )
 
 

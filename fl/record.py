@@ -35,7 +35,10 @@ METRICS = (
     "client_memory_bytes",
 )
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
-CLIENTS = ("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes", *TIMES, "staleness")
+CLIENTS = (
+    *("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes"),
+    *(*TIMES, "staleness", "capability", "uplink_share"),
+)
 
 
 class Table:

@@ -1,7 +1,7 @@
 """The rounds of a federated run: sample, train, upload, step."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -16,6 +16,9 @@ from .local import LocalModel, WholeModel
 from .outcome import RoundOutcome
 from .pruning.build import make_after, make_masks
 from .static_statistics import ask_statistics, norms
+
+CAPABILITY, UPLINK_SHARE = "capability", "uplink_share"
+"""Columns of clients.csv."""
 
 
 class Rounds(Protocol):
@@ -45,6 +48,14 @@ class Rounds(Protocol):
 
     def evaluated(self, round_: int, val_accuracy: float | None) -> None:
         """After every round: its validation accuracy, where it was evaluated; the same on every rank."""
+
+    @property
+    def learns(self) -> bool:
+        """Whether `timed` is to be called."""
+
+    def timed(self, round_: int, rows: Sequence[Mapping[str, float]]) -> list[str]:
+        """After every round of clients that take virtual time: their rows of clients.csv, the same on every rank.
+        What follows from them, in words."""
 
     @property
     def capabilities(self) -> list[float] | None:
@@ -77,12 +88,18 @@ class FederatedRounds:
         self.exchange.masks = self.masks
         self.after = make_after(federation)
         self._whole = WholeModel(federation.engine, federation.state)
+        shares = {
+            CAPABILITY: None if self.masks is None else self.masks.shares,
+            UPLINK_SHARE: self.exchange.shares,
+        }
+        self._learning = {name: each for name, each in shares.items() if each is not None and each.learns}
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
         """As in `Rounds.run`. If any client fails, every rank raises and nothing has changed."""
         self.exchange.after = self.after if round_ < self.federation.config.rounds else None
         if self.masks is None:
             outcome = self._run(round_, cohort)
+            outcome.shares = [self.shares(client) for client in cohort]
             self.federation.sampler.observe(outcome.reports)
             return outcome
         before = self.masks.snapshot(round_)
@@ -93,6 +110,7 @@ class FederatedRounds:
             self.masks.restore(before)
             raise
         self.masks.close(self.exchange.mean_update)
+        outcome.shares = [self.shares(client) for client in cohort]
         self.federation.sampler.observe(outcome.reports)
         if self.federation.ranks.is_server:
             outcome.mask_bytes, outcome.holdings = self.masks.mask_bytes, self.masks.holdings(cohort)
@@ -106,13 +124,46 @@ class FederatedRounds:
         """As in `Rounds.capabilities`."""
         return None if self.masks is None else self.masks.able
 
+    def shares(self, client: int) -> dict[str, float]:
+        """The columns of clients.csv that say how much of the model, and of the uplink, are a client's now."""
+        shares = {
+            CAPABILITY: None if self.masks is None else self.masks.capability(client),
+            UPLINK_SHARE: None if self.exchange.shares is None else self.exchange.shares[client],
+        }
+        return {name: share for name, share in shares.items() if share is not None}
+
+    @property
+    def learns(self) -> bool:
+        """As in `Rounds.learns`."""
+        return bool(self._learning)
+
+    def timed(self, round_: int, rows: Sequence[Mapping[str, float]]) -> list[str]:
+        """As in `Rounds.timed`: a line for each kind of shares that changed."""
+        config = self.federation.config
+        if config.finetune_rounds and round_ >= config.rounds - 1:
+            return []  # parts stay
+        lines = []
+        for name, shares in self._learning.items():
+            begin = "start_s" if name == CAPABILITY else "sent_s"
+            times = {int(row["client"]): (row["arrive_s"] - row[begin], row[name]) for row in rows}
+            changes = shares.observe(times)
+            if changes:
+                words = ", ".join(f"{each.client} {each.before:g} to {each.after:g}" for each in changes)
+                lines.append(
+                    f"after round {round_} the {name.replace('_', ' ')} changes, from virtual times: client {words}"
+                )
+        return lines
+
     def plan(self) -> dict[str, Any]:
-        """As in `Rounds.plan`: the losses that sampling goes by."""
-        return {"losses": sorted(self.federation.sampler.losses.items())}
+        """As in `Rounds.plan`: the losses that sampling goes by, and what was learnt of the clients' times."""
+        learnt = {name: each.state_dict() for name, each in self._learning.items()}
+        return {"losses": sorted(self.federation.sampler.losses.items()), "learnt": learnt}
 
     def load_plan(self, plan: dict[str, Any]) -> None:
         """As in `Rounds.load_plan`."""
         self.federation.sampler.losses = dict(plan["losses"])
+        for name, each in self._learning.items():
+            each.load_state_dict(plan["learnt"][name])
 
     def before_evaluation(self, round_: int, cohort: list[int]) -> None:
         """As in `Rounds.before_evaluation`: statistics that no client sends are asked for."""

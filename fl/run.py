@@ -1,12 +1,15 @@
 """A whole run: from options to a run folder with results."""
 
 import dataclasses
+import json
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .accounts import Accounts
@@ -73,6 +76,8 @@ class _Run:
         self.checkpoints = Checkpoints(folder, self.ranks)
         self.rounds = rounds
         self.first_round = 0
+        self.now = 0.0  # virtual seconds, where anything goes by them
+        self._by_time = federation.sampler.by_time or rounds.learns
         self.changed: set[int] = set()
         keep = self._load() if resumed else None
         federation.share_model()
@@ -119,7 +124,7 @@ class _Run:
 
     def _round(self, round_: int) -> dict[str, Any]:
         started = time.perf_counter()
-        cohort = self.federation.cohort(round_)
+        cohort = self.federation.cohort(round_, self.now)
         outcome = self.rounds.run(round_, cohort)
         exchanged = time.perf_counter()
         is_last = round_ == self.config.all_rounds - 1
@@ -129,9 +134,9 @@ class _Run:
             self.rounds.before_evaluation(round_, cohort)
             validation = self.federation.evaluate(self.federation.validation)
             test = self.federation.evaluate(self.federation.test)
-        self.rounds.evaluated(round_, validation[1])
         finished = time.perf_counter()
         metrics: dict[str, Any] = {}
+        clients: list[dict[str, Any]] = []
         if self.record is not None:
             train_s = self._busiest_rank_s(outcome)
             query_bytes = self.rounds.query_bytes if is_last else (0, 0)
@@ -155,12 +160,30 @@ class _Run:
             }
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
             self.record.add_round(metrics, clients, layers)
+        self._tell_times(round_, metrics, clients)
+        self.rounds.evaluated(round_, validation[1])
         trained = cohort if outcome.trained is None else outcome.trained
         self.changed |= set(trained) if self.rounds.has_client_state else set()
         every = self.config.checkpoint_every
         if every and (is_last or (round_ + 1) % every == 0):
             self._save(round_ + 1)
         return metrics
+
+    def _tell_times(self, round_: int, metrics: dict[str, Any], clients: list[dict[str, Any]]) -> None:
+        """Rank 0 knows when a round ended in virtual time, and who took how long; what follows is the same on every rank."""
+        if not self._by_time:
+            return
+
+        def tell() -> Tensor:
+            told = [metrics["virtual_time_s"], [row for row in clients if row.get("arrive_s") is not None]]
+            return torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8).to(self.ranks.device)
+
+        self.now, rows = json.loads(self.ranks.share(tell).cpu().numpy().tobytes())
+        for line in self.rounds.timed(round_, rows):
+            if self.record is not None:
+                self.record.log.info(line)
+                if not self.config.quiet:
+                    tqdm.write(line, file=sys.stderr)
 
     def _busiest_rank_s(self, outcome: RoundOutcome) -> float:
         busy = dict.fromkeys(range(self.ranks.world_size), 0.0)
@@ -191,6 +214,7 @@ class _Run:
             if self.ranks.hosts(client):
                 self.rounds.load_client_state(client, self.checkpoints.load(name))
         self.accounts.load_state_dict(manifest.accounts)
+        self.now = 0.0 if self.accounts.clock is None else self.accounts.clock.now
         return manifest.record
 
     def _finish(self) -> dict[str, Any]:

@@ -230,6 +230,8 @@ class ServerExchange(Exchange):
     def _codec(self, client: int) -> Codec:
         """What this client's payload of this round is encoded and decoded by."""
         codec = self.uplink.at(self._round)
+        if self.shares is not None and codec.density is not None:
+            codec = codec.with_density(codec.density * self.shares[client])
         if self.after is not None:
             return self.after.codec(codec, self._round, client, self.seed)
         return self.part(client).codec(codec)
