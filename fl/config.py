@@ -117,6 +117,9 @@ class PruneOptions:
         "fraction of the model that each client can hold: uniform:LOW,HIGH, groups:1.0x2+0.3x4, "
         "equal_time:FLOOR, online:FLOOR, or a CSV file",
     )
+    part_mean: Literal["holders", "cohort"] = option(
+        "holders", "the mean of a coordinate that not all hold: over its holders, or over all clients of the round"
+    )
     recover: str = option(
         "none", "when smaller clients hold more: plateau:PATIENCE[,DELTA] (validation), or schedule:BEGIN,EVERY"
     )

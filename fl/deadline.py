@@ -45,13 +45,13 @@ class DeadlineRounds(BufferedRounds):
 
     def _collect(self, round_: int) -> list[Landed]:
         """Start the clients of a round, and wait for what arrives in time."""
-        begins = self._simulator.now
+        begins = self.at_work.now
         for client in self._draw(round_):
             self._start(client)
         landed: list[Landed] = []
         until = begins + self._deadline if self._deadline < math.inf else None
-        while self._works and len(landed) < self._concurrency:
-            arrival = self._simulator.next_arrival(until) if landed else self._first(until)
+        while self.at_work.works and len(landed) < self._concurrency:
+            arrival = self.at_work.next_until(until) if landed else self._first(until)
             if arrival is None:
                 break
             landed.append(self._land(arrival))
@@ -59,22 +59,22 @@ class DeadlineRounds(BufferedRounds):
             self._wasted += self._drop()
         else:
             self._train()  # before the version ends
-            self._wasted += self._give_up(self._overdue())
+            self._wasted += self._give_up(self.at_work.overdue())
         return landed
 
     def _draw(self, round_: int) -> list[int]:
         config = self.federation.config
         assert config.clients is not None
-        free = [client for client in range(config.clients) if client not in self._works]
-        return self.federation.sampler.draw(free, self._asked, round_, now=self._simulator.now)
+        free = [client for client in range(config.clients) if client not in self.at_work.works]
+        return self.federation.sampler.draw(free, self._asked, round_, now=self.at_work.now)
 
     def _first(self, until: float | None) -> Arrival | None:
         """The first arrival, by the deadline if it can be."""
-        return self._simulator.next_arrival(until) or self._simulator.next_arrival(self._patience())
+        return self.at_work.next_until(until) or self.at_work.next_until(self.at_work.patience())
 
     def _drop(self) -> list[Wasted]:
         """Give up on who is still on the way, as if it had not been asked."""
-        late = sorted(self._works)
+        late = sorted(self.at_work.works)
         wasted = self._give_up(late)
         for client in late:
             self.buffered.settle(client, arrived=False)

@@ -106,6 +106,7 @@ class Federation:
             error_feedback=feedback,
             seed=config.seed,
             course=self.course,
+            part_mean=config.part_mean,
         )
         exchange.count_layers = config.prune != "none"
         exchange.shares = uplink_shares(config)

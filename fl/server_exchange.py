@@ -45,11 +45,13 @@ class ServerExchange(Exchange):
         error_feedback: str = "residual",
         seed: int = 0,
         course: Course | None = None,
+        part_mean: str = "holders",
     ) -> None:
         super().__init__(ranks, state, server, downlink, seed=seed)
         self.course = course or Course(Algorithm(), TrainOptions(local_steps=1))
         self.algorithm = self.course.algorithm
         self.uplink = uplink
+        self.part_mean = part_mean
         self.error_feedback = error_feedback
         self.senders: dict[int, Sender] = {}
         dense = 4 * (state.parameters.numel() + state.buffers.numel())
@@ -70,7 +72,8 @@ class ServerExchange(Exchange):
         self._outcome = RoundOutcome()
         if self.server is not None:
             if self._mean is None:
-                self._mean = Mean(self.state, apart=self.masks is not None and not self.masks.alike)
+                apart = self.masks is not None and not self.masks.alike
+                self._mean = Mean(self.state, apart=apart, damped=self.part_mean == "cohort")
             self._mean.reset()
         self._failure: Exception | None = None
 
