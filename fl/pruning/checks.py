@@ -33,6 +33,7 @@ def _check_unpruned(config: Config) -> None:
     for name, value, usual in (
         ("capabilities", config.capabilities, "none"),
         ("recover", config.recover, "none"),
+        ("part-mean", config.part_mean, "holders"),
         ("prune-rewind", config.prune_rewind, False),
     ):
         if value != usual:
