@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -69,6 +69,20 @@ quantise: $(STAMP)
 recovery: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/cifar10_recovery.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/cifar10_recovery"
+
+# Time and bytes to an accuracy with unequal clients. Two processes at a time on two cores: about an hour.
+unequal: $(STAMP)
+	for each in cifar10 femnist; do \
+		$(BIN)/python -m fl.experiment experiments/$${each}_unequal.yaml --data-dir $(or $(DATA),data) \
+			--results "Bandwidth Analysis/$${each}_unequal" || exit 1; \
+	done
+
+# The same with five seeds each, several hours.
+unequal-long: $(STAMP)
+	for each in cifar10 femnist; do \
+		$(BIN)/python -m fl.experiment experiments/$${each}_unequal.yaml --data-dir $(or $(DATA),data) \
+			--seeds 0 1 2 3 4 --results "Bandwidth Analysis/$${each}_unequal" || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
