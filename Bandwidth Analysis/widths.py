@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fl.engine.precision import autocast_dtype  # noqa: E402
+from fl.assemble import assemble  # noqa: E402
 from fl.errors import ConfigError  # noqa: E402
 from fl.evaluate import evaluate  # noqa: E402
-from fl.federation import assemble  # noqa: E402
 from fl.folder import stored_options  # noqa: E402
 from fl.pruning.build import make_masks  # noqa: E402
 from fl.ranks import join_ranks  # noqa: E402
@@ -43,14 +42,9 @@ def widths(folder: Path) -> Table:
             if sub is None:
                 raise ConfigError(f"{folder}: its clients trained masks, not smaller models")
             sub.gather_into(sub.model, state.parameters, None if masks.static_statistics else state.buffers)
-            loss, accuracy = evaluate(
-                sub.model,
-                federation.validation,
-                ranks,
-                normalise=federation.normalise,
-                autocast=autocast_dtype(federation.engine.precision),
-                memory_format=federation.engine.memory_format,
-            )
+            forward = federation.forward(sub.model)
+            metrics = evaluate(forward, federation.validation, ranks, federation.task).metrics
+            loss, accuracy = metrics["loss"], metrics["accuracy"]
             samples = len(federation.parts[client])
             table.add_row(str(client), f"{masks.capability(client):g}", str(samples), f"{loss:.2f}", f"{accuracy:.1%}")
     table.title = folder.name

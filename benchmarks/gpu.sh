@@ -1,9 +1,40 @@
 #!/usr/bin/env bash
-# For a machine with a CUDA GPU: the tests that need one, the benchmark with kernels on and off, and a short training on
-# one NCCL rank. PYTHON names the interpreter of an environment with `pip install -e '.[dev]'`.
+# For a machine with a CUDA GPU. PYTHON names the interpreter of an environment with `pip install -e '.[dev]'`.
+#
+#   benchmarks/gpu.sh                        tests that need a GPU, kernels on and off, a short training on one NCCL rank
+#   benchmarks/gpu.sh resnet18 [OPTIONS]     a slice of experiments/gpu_resnet18.yaml: ResNet-18 to 94 %, eight clients
+#   benchmarks/gpu.sh adaptive [OPTIONS]     a slice of experiments/gpu_adaptive.yaml: FedYogi, FedAdam and FedAvg, 500 clients
+#   benchmarks/gpu.sh FILE.yaml [OPTIONS]    a slice of any experiment, on any machine
+#
+# A slice stops after GPU_SLICE_S seconds (540) and exits with 3; the same command goes on from the last checkpoint, until all runs
+# are finished: `until benchmarks/gpu.sh resnet18; do [ $? -eq 3 ] || break; done`. OPTIONS are those of the experiment runner
+# (--only ARM, --seeds SEED). DATA is the folder of the data (data), GPU_OUT that of the runs (outputFolder).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
+
+if [ $# -gt 0 ]; then
+    file=experiments/gpu_$1.yaml
+    if [ -f "$1" ]; then
+        file=$1
+    elif [ -f "$file" ]; then
+        "$python" benchmarks/gpu.py --check
+    else
+        echo "benchmarks/gpu.sh: there is no $file; give resnet18, adaptive, or the path of an experiment file" >&2
+        exit 2
+    fi
+    status=0
+    # A Python started in the background does not hear INT: then it is killed, which a checkpoint survives as well.
+    timeout --signal=INT --kill-after=30 "${GPU_SLICE_S:-540}" "$python" -m fl.experiment "$file" --data-dir "${DATA:-data}" \
+        --output-dir "${GPU_OUT:-outputFolder}" "${@:2}" || status=$?
+    case $status in
+        0) ;;
+        124 | 137) echo "$file: slice over, not finished; the same command goes on" && exit 3 ;;
+        *) exit "$status" ;;
+    esac
+    name=$(sed -n 's/^name: *//p' "$file")
+    exec "$python" benchmarks/gpu/last_rounds.py "${GPU_OUT:-outputFolder}/$name"/*/
+fi
 
 "$python" benchmarks/gpu.py --check
 "$python" -m pytest -rs tests -k "cuda or gpu"

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from compression import Layout
+from fl.assemble import assemble
 from fl.checks import resolve
 from fl.config import Config
-from fl.federation import assemble
 from fl.local import WholeModel
 from fl.ranks import join_ranks
 from fl.rounds import FederatedRounds

@@ -3,8 +3,7 @@
 from typing import Any
 
 from .clock.rounds import RoundClock, Work
-from .cost import Costs, samples_trained
-from .engine.precision import autocast_dtype
+from .cost import samples_trained
 from .federation import Federation
 from .ledger import ClientBytes, Ledger
 from .outcome import RoundOutcome, Wasted
@@ -18,8 +17,7 @@ class Accounts:
         self.config = federation.config
         state = federation.state
         self.ledger = Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
-        sample_shape, dtype = federation.train.x.shape[1:], autocast_dtype(federation.engine.precision)
-        self.costs = Costs(self.config, sample_shape, dtype)
+        self.costs = federation.make_costs()
         self.clock = RoundClock.of(self.config, federation.sampler.wait_s)
 
     def book(

@@ -24,8 +24,7 @@ from .buffered_exchange import BufferedExchange, Taken, Waiting
 from .clock.rounds import columns
 from .clock.simulator import Arrival
 from .clock.staleness import weight
-from .cost import Costs, samples_trained
-from .engine.precision import autocast_dtype
+from .cost import samples_trained
 from .federation import Federation
 from .ledger import Ledger
 from .outcome import ClientReport, RoundOutcome, Wasted
@@ -60,7 +59,7 @@ class BufferedRounds(FederatedRounds):
         self._concurrency = config.clients_per_round
         self.at_work = AtWork(config, self._upload_bytes)
         self.ledger = Ledger(parameters=federation.state.parameters.numel(), buffers=federation.state.buffers.numel())
-        self._costs = Costs(config, federation.train.x.shape[1:], autocast_dtype(federation.engine.precision))
+        self._costs = federation.make_costs()
         self._version = 0
         self._untrained: set[int] = set()
         self._reports: dict[int, ClientReport] = {}  # of clients on their way that are trained

@@ -29,6 +29,7 @@ from .recovery import parse_recovery
 from .sampling import parse_sampling
 from .schedule import parse_schedule
 from .server_optim import server_learning_rate
+from .trackers import check_trackers
 from .uplink import Uplink
 from .uplink_shares import check_uplink_shares, parse_uplink_shares
 
@@ -150,6 +151,7 @@ def _check_specs(config: Config) -> None:
     check_dataset(config)
     check_model(config)
     choose_engine(config, detect_launcher())
+    check_trackers(config)
     if config.hook is not None:
         check_hook(config.hook)
 

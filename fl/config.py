@@ -18,10 +18,15 @@ def option(default: Any, text: str, *, low: float | None = None, high: float | N
 class DataOptions:
     """Which data, and how they are shared out among the clients."""
 
-    dataset: str = option("cifar10", "cifar10, mnist, femnist, digits, or package.module:function")
+    dataset: str = option(
+        "cifar10",
+        "cifar10, mnist, femnist, tiny_imagenet, emotion, mental_state, temperature, digits, imagefolder:PATH, "
+        "csv:PATH,target=COLUMN, or package.module:function",
+    )
     data_dir: str = option("data", "folder of all data sets; each is looked for in it and in DIR/<dataset>")
     download: bool = option(True, "fetch a missing data set where its source allows it")
     limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
+    limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA or natural")
     clients: int | None = option(
         None, "number of clients (default: one per rank; 4 in a single process; natural: one per group)", low=1
@@ -32,7 +37,12 @@ class DataOptions:
     sampling: str = option(
         "uniform", "who takes part: uniform, samples, power:D, diurnal:PERIOD[s],SHARE, or a CSV file of who is up when"
     )
-    val_fraction: float = option(0.1, "fraction of the training samples held out for decisions", low=0, high=0.5)
+    val_fraction: float = option(
+        0.1, "fraction of the training samples held out for decisions, unless the data set has its own", low=0, high=0.5
+    )
+    client_eval: float = option(
+        0.0, "fraction of each client's samples held out to judge the global model on (0: none)", low=0, high=0.5
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +50,9 @@ class ModelOptions:
     """Which network, and where its first weights come from."""
 
     model: str = option(
-        "resnet18", "resnet18, resnet50, resnet12, lenet5, simple_cnn, pfl_cnn, conv2, or package.module:function"
+        "resnet18",
+        "resnet18, resnet50, resnet12, vgg11, lenet5, simple_cnn, pfl_cnn, conv2, emotion_cnn, mental_state, "
+        "temperature_lstm, mlp, or package.module:function",
     )
     stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
     norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
@@ -173,6 +185,10 @@ class RunOptions:
     eval_every: int = option(1, "evaluate every this many rounds", low=1)
     checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
     quiet: bool = option(False, "no progress bar and no table")
+    tensorboard: bool = option(False, "TensorBoard event files in the run folder, a scalar for every column and round")
+    track: str = option(
+        "none", "trackers to tell of every round, joined by +: wandb, mlflow, ...; see docs/tracking.md"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from compression.pruning.flops import flops
 
 from .config import Config, TrainOptions
 from .data.batches import count_samples, count_steps
+from .engine.base import Loss
 from .engine.optimizer import make_optimizer
 from .errors import ConfigError
 
@@ -33,9 +34,16 @@ class LocalCost:
 
 
 def local_cost(
-    model: nn.Module, sample_shape: Sequence[int], options: TrainOptions, dtype: torch.dtype = torch.float32
+    model: nn.Module,
+    sample_shape: Sequence[int],
+    options: TrainOptions,
+    dtype: torch.dtype = torch.float32,
+    *,
+    loss: Loss = F.cross_entropy,
+    targets: torch.dtype = torch.int64,
 ) -> LocalCost | None:
-    """The cost of training `model` on samples of `sample_shape` with these options, autocast computing in `dtype`.
+    """The cost of training `model` on samples of `sample_shape` with these options, autocast computing in `dtype`, to
+    make `loss` of its outputs and as many `targets` small.
 
     Nothing is computed and no memory taken: the step runs on tensors without storage, those of a CPU whatever the device
     and without the CPU's own fused operators, so that the figures are the same everywhere. None for a model that cannot
@@ -43,7 +51,7 @@ def local_cost(
     """
     try:
         forward = flops(model, torch.empty(1, *sample_shape, device="meta"))
-        return LocalCost(3 * forward, _memory_bytes(model, sample_shape, options, dtype))
+        return LocalCost(3 * forward, _memory_bytes(model, sample_shape, options, dtype, loss, targets))
     except Exception:
         # The model may be anybody's: what it raises when it looks at values that are not there is not for us to say.
         return None
@@ -52,17 +60,28 @@ def local_cost(
 class Costs:
     """`local_cost` of the models of a run, worked out once for all that have parameters of the same names and shapes."""
 
-    def __init__(self, options: TrainOptions, sample_shape: Sequence[int], dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        options: TrainOptions,
+        sample_shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        loss: Loss = F.cross_entropy,
+        targets: torch.dtype = torch.int64,
+    ) -> None:
         self.options = options
         self.sample_shape = tuple(sample_shape)
         self.dtype = dtype
+        self.loss, self.targets = loss, targets
         self._known: dict[tuple[Any, ...], LocalCost | None] = {}
 
     def of(self, model: nn.Module) -> LocalCost | None:
         """As `local_cost`."""
         key = tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
         if key not in self._known:
-            self._known[key] = local_cost(model, self.sample_shape, self.options, self.dtype)
+            self._known[key] = local_cost(
+                model, self.sample_shape, self.options, self.dtype, loss=self.loss, targets=self.targets
+            )
         return self._known[key]
 
     def each(self, models: Sequence[nn.Module], trained: Sequence[int]) -> list[float]:
@@ -94,7 +113,14 @@ def samples_trained(config: Config, samples: Sequence[int]) -> list[int]:
     return [count_samples(count, config.batch_size, epochs, steps) for count in samples]
 
 
-def _memory_bytes(model: nn.Module, sample_shape: Sequence[int], options: TrainOptions, dtype: torch.dtype) -> int:
+def _memory_bytes(
+    model: nn.Module,
+    sample_shape: Sequence[int],
+    options: TrainOptions,
+    dtype: torch.dtype,
+    loss_of: Loss,
+    targets: torch.dtype,
+) -> int:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     bare = _without_values(model, mode).train()
     with mode, _plain_operators():
@@ -102,10 +128,10 @@ def _memory_bytes(model: nn.Module, sample_shape: Sequence[int], options: TrainO
         weights = _Storages([*bare.parameters(), *bare.buffers()])
         saved = _Storages()
         x = torch.empty(options.batch_size, *sample_shape)
-        y = torch.empty(options.batch_size, dtype=torch.int64)
+        y = torch.empty(options.batch_size, dtype=targets)
         autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(saved.add, _itself), autocast:
-            loss = functional.cross_entropy(bare(x), y)
+            loss = loss_of(bare(x), y)
         activations = saved.bytes_beside(weights)
         del loss
         optimizer = make_optimizer(options, trained, lr=options.lr)

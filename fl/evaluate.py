@@ -1,45 +1,77 @@
-"""Accuracy and loss of the global model, the batches shared out among the ranks."""
+"""How good the global model is, the batches shared out among the ranks."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from .data.dataset import Split
 from .data.normalise import Normaliser
 from .ranks import Ranks
+from .tasks import Task
 
-_BATCH = 500
+BATCH = 500
 
 
-@torch.no_grad()
-def evaluate(
-    model: nn.Module,
-    split: Split,
-    ranks: Ranks,
-    *,
-    normalise: Normaliser,
-    autocast: torch.dtype | None,
-    memory_format: torch.memory_format,
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy (0 ... 1) of `model` on `split`; the same on every rank, for any number of ranks.
+@dataclass(frozen=True)
+class Forward:
+    """The way from samples, as they lie in a split, to outputs, fp32. `autocast`: its arithmetic, None for fp32."""
 
-    `autocast` is the arithmetic of local training, None for fp32. Batch i is computed on rank i mod world size and the
-    batches' sums are added in order, so the figures do not depend on the number of ranks.
+    model: nn.Module
+    normalise: Normaliser
+    autocast: torch.dtype | None
+    memory_format: torch.memory_format
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Tensor:
+        """Outputs for the samples `x` [B, ...]; call it inside `evaluating`."""
+        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+            outputs: Tensor = self.model(self.normalise(x, self.memory_format))
+        return outputs.float()
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Without dropout, and with the running statistics of BatchNorm."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics`: the mean loss, as `loss`, and the task's own by name. `predictions`: of each sample, float64 [N]."""
+
+    metrics: dict[str, float | None]
+    predictions: Tensor
+
+
+def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evaluation:
+    """Judge a model on `split`, which is not empty; the same on every rank, for any number of ranks. Collective.
+
+    Batch i is computed on rank i mod world size. The batches' losses are added up in order, and metrics are worked out
+    from all predictions at once, so the figures do not depend on the number of ranks.
     """
-    was_training = model.training
-    model.eval()
-    batches = -(-len(split) // _BATCH)
-    results: dict[int, Tensor] = {}
-    with torch.autocast(split.x.device.type, dtype=autocast, enabled=autocast is not None):
+    batches = -(-len(split) // BATCH)
+    losses = torch.zeros(batches, 2, dtype=torch.float64)
+    predictions = torch.zeros(len(split), dtype=torch.float64)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    with forward.evaluating():
         for batch in range(ranks.rank, batches, ranks.world_size):
-            part = slice(batch * _BATCH, (batch + 1) * _BATCH)
-            labels = split.y[part]
-            logits = model(normalise(split.x[part], memory_format)).float()
-            loss = functional.cross_entropy(logits, labels, reduction="sum")
-            results[batch] = torch.stack((loss.double(), (logits.argmax(1) == labels).sum().double()))
-    model.train(was_training)
-    table = torch.zeros(batches, 2, dtype=torch.float64)
-    for batch, result in results.items():
-        table[batch] = result.cpu()
-    loss_sum, correct = ranks.sum(table).sum(0).tolist()
-    return loss_sum / len(split), correct / len(split)
+            part = _part(batch)
+            outputs = forward(split.x[part])
+            found[batch] = task.loss_sum(outputs, split.y[part]), task.predict(outputs)
+    for batch, (loss, predicted) in found.items():  # only now: to read a figure makes the host wait for the device
+        losses[batch] = torch.tensor([float(loss), len(predicted)], dtype=torch.float64)
+        predictions[_part(batch)] = predicted.cpu()
+    loss_sum, samples = ranks.sum(losses).sum(0).tolist()
+    ranks.sum(predictions)
+    return Evaluation({"loss": loss_sum / samples, **task.measure(predictions, split.y.cpu())}, predictions)
+
+
+def _part(batch: int) -> slice:
+    return slice(batch * BATCH, (batch + 1) * BATCH)

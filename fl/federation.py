@@ -1,47 +1,44 @@
-"""Puts a run together: data, model, engine, exchange, all from the options."""
+"""The parts of a run on one rank, and what is made of them."""
 
-import dataclasses
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compression import make_codec
 
 from .algorithms.course import Course
-from .algorithms.make import make_algorithm
 from .buffered_exchange import BufferedExchange
-from .checks import with_clients
 from .client import ClientTrainer
+from .client_eval import ClientScores, evaluate_clients
 from .config import Config
-from .data import Split, load_dataset
+from .cost import Costs
+from .data import Split
 from .data.augment import Augment
 from .data.normalise import Normaliser
-from .data.partition import partition
-from .data.split import split_validation
-from .engine import choose_engine, make_engine
 from .engine.base import LocalEngine
 from .engine.precision import autocast_dtype
-from .evaluate import evaluate
+from .evaluate import Evaluation, Forward, evaluate
 from .exchange import Exchange
 from .hook_exchange import HookExchange
+from .judgement import Judgement
 from .model_state import ModelState
-from .models import build_model
 from .modes import is_buffered
-from .quantise import fake_quantise
 from .ranks import Ranks
-from .sampling import Sampler, make_sampler
+from .sampling import Sampler
 from .server import Server, join_payloads, part_payloads
 from .server_exchange import ServerExchange
 from .server_optim import make_server_optimizer
+from .tasks import Task
 from .uplink import Uplink
 from .uplink_shares import uplink_shares
 
 
 @dataclass
 class Federation:
-    """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64."""
+    """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64; `held`: of
+    those that it does not train on, for `--client-eval`. `classes`: 0 where targets are numbers. `notes`: on the data,
+    for the log."""
 
     config: Config
     ranks: Ranks
@@ -49,6 +46,8 @@ class Federation:
     validation: Split
     test: Split
     parts: list[Tensor]
+    held: list[Tensor]
+    task: Task
     classes: int
     augment: Augment
     normalise: Normaliser
@@ -56,6 +55,7 @@ class Federation:
     state: ModelState
     course: Course
     sampler: Sampler
+    notes: tuple[str, ...] = ()
 
     def cohort(self, round_: int, now: float = 0.0) -> list[int]:
         """The clients of a round that begins at virtual second `now`, ascending; a function of these, the seed, and what
@@ -124,71 +124,47 @@ class Federation:
             if buffers is not None:
                 self.state.buffers.copy_(buffers.values)
 
-    def evaluate(self, split: Split) -> tuple[float | None, float | None]:
-        """Loss and accuracy of the global model on `split`; None where it is empty. Collective."""
-        if not len(split):
-            return None, None
+    def evaluate(self, split: Split) -> Evaluation | None:
+        """The global model on `split`; None where it is empty. Collective."""
+        return evaluate(self._forward(), split, self.ranks, self.task) if len(split) else None
+
+    def judge(self) -> Judgement:
+        """The global model on validation and test split, and on what clients hold out, if they do. Collective."""
+        return Judgement(self.evaluate(self.validation), self.evaluate(self.test), self.evaluate_clients())
+
+    def evaluate_clients(self) -> ClientScores | None:
+        """The global model on what each client holds out; None without `--client-eval`. Collective."""
+        if not self.config.client_eval:
+            return None
+        return evaluate_clients(self._forward(), self.train, self.held, self.ranks, self.task)
+
+    def _forward(self) -> Forward:
         self.state.load_into(self.engine.model)
+        return self.forward(self.engine.model)
+
+    def forward(self, model: nn.Module) -> Forward:
+        """How `model` is evaluated in this run."""
         dtype = autocast_dtype(self.engine.precision)
-        return evaluate(
-            self.engine.model,
-            split,
-            self.ranks,
+        return Forward(
+            model,
             normalise=self.normalise,
             autocast=None if dtype is torch.float32 else dtype,
             memory_format=self.engine.memory_format,
         )
 
+    def make_costs(self) -> Costs:
+        """What training the models of this run costs."""
+        return Costs(
+            self.config,
+            self.train.x.shape[1:],
+            autocast_dtype(self.engine.precision),
+            loss=self.task.loss,
+            targets=self.train.y.dtype,
+        )
+
     def label_counts(self) -> list[list[int]]:
-        """How many training samples of each class each client holds."""
+        """How many training samples of each class each client holds; of all, where targets are numbers."""
+        if not self.classes:
+            return [[len(part)] for part in self.parts]
         labels = self.train.y.cpu()
         return [torch.bincount(labels[part], minlength=self.classes).tolist() for part in self.parts]
-
-
-def assemble(config: Config, ranks: Ranks) -> Federation:
-    """Load the data, share them out, build the model and the engine; `config` is a resolved one.
-
-    Raises DataError for missing data and ConfigError for data and options that do not fit together.
-    """
-    data = load_dataset(config, seed=config.seed)
-    groups = None if data.groups is None else data.groups.numpy()
-    if groups is not None:
-        config = with_clients(config, int(groups.max()) + 1)
-    train_at, validation_at = split_validation(len(data.train), config.val_fraction, config.seed, groups)
-    train = data.train.take(torch.from_numpy(train_at)).to(ranks.device)
-    validation = data.train.take(torch.from_numpy(validation_at)).to(ranks.device)
-    parts = _share_out(train.y.cpu().numpy(), config, None if groups is None else groups[train_at])
-    model = build_model(
-        config, classes=data.classes, in_channels=data.channels, image_size=data.image_size, seed=config.seed
-    )
-    if config.qat:
-        fake_quantise(model, config.qat)
-    engine = make_engine(config, model, ranks)
-    engine_name = choose_engine(config, ranks.launcher)
-    augment = data.augment if config.augment == "auto" else config.augment
-    Augment(augment).check_size(*train.x.shape[2:])
-    state = ModelState(engine.model, ranks.device)
-    algorithm = make_algorithm(
-        config.algorithm, state.layout, ranks.device, clients=config.clients or 1, momentum=config.momentum
-    )
-    return Federation(
-        config=dataclasses.replace(config, precision=engine.precision, engine=engine_name, augment=augment),
-        ranks=ranks,
-        train=train,
-        validation=validation,
-        test=data.test.to(ranks.device),
-        parts=parts,
-        classes=data.classes,
-        augment=Augment(augment),
-        normalise=Normaliser(train.x),
-        engine=engine,
-        state=state,
-        course=Course(algorithm, config),
-        sampler=make_sampler(config, [len(part) for part in parts]),
-    )
-
-
-def _share_out(labels: np.ndarray, config: Config, groups: np.ndarray | None) -> list[Tensor]:
-    assert config.clients is not None, "a resolved configuration has a number of clients"
-    parts = partition(labels, config.clients, config.partition, config.seed, groups)
-    return [torch.from_numpy(part) for part in parts]

@@ -15,7 +15,10 @@ from .ranks import Ranks
 
 # What may differ when a run is continued: none of it changes a result, except that more rounds may follow.
 _FREE = frozenset(
-    {"resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "rounds", "checkpoint_every"}
+    {
+        *("resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "rounds", "checkpoint_every"),
+        *("tensorboard", "track"),
+    }
 )
 
 

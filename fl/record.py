@@ -6,19 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_json
+from .client_eval import COLUMNS as SCORES
+from .client_eval import client_columns
 from .layer_rows import LAYERS
+from .tasks import Task
 
-METRICS = (
-    "round",
-    "time_s",
-    "train_s",
-    "exchange_s",
-    "eval_s",
-    "train_loss",
-    "val_loss",
-    "val_accuracy",
-    "test_accuracy",
+_BEFORE = ("round", "time_s", "train_s", "exchange_s", "eval_s", "train_loss")
+_AFTER = (
     "clients",
     "samples",
     "uplink_bytes",
@@ -34,11 +28,19 @@ METRICS = (
     "train_flops",
     "client_memory_bytes",
 )
+COMMON = (*_BEFORE, "val_loss", *_AFTER)
+"""The columns of metrics.csv that every run has, whatever its task."""
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
 CLIENTS = (
     *("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes"),
     *(*TIMES, "staleness", "capability", "uplink_share"),
 )
+
+
+def metrics_columns(task: Task, *, clients: bool = False) -> tuple[str, ...]:
+    """The columns of metrics.csv; `clients`: with those of `--client-eval`."""
+    judged = [f"{split}_{name}" for split in ("val", "test") for name in ("loss", *task.metrics)]
+    return (*_BEFORE, *judged, *(client_columns(task.score) if clients else ()), *_AFTER)
 
 
 class Table:
@@ -79,18 +81,30 @@ class Table:
 
 
 class Record:
-    """metrics.csv, clients.csv, layers.csv and run.log of a run; made on rank 0 only."""
+    """metrics.csv, clients.csv, layers.csv, client_eval.csv and run.log of a run; made on rank 0 only."""
 
-    def __init__(self, folder: Path, keep: dict[str, int] | None = None, *, layers: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: Task,
+        keep: dict[str, int] | None = None,
+        *,
+        layers: bool = False,
+        client_eval: bool = False,
+    ) -> None:
         """Start a record in `folder`, or go on with the one there, whose files are cut to the lengths in `keep`.
 
-        There is a layers.csv only with `layers`.
+        There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`.
         """
         self.folder = folder
         keep = keep or {}
-        self.metrics = Table(folder / "metrics.csv", METRICS, keep.get("metrics"))
+        self.score = task.score
+        columns = metrics_columns(task, clients=client_eval)
+        self.metrics = Table(folder / "metrics.csv", columns, keep.get("metrics"))
         self.clients = Table(folder / "clients.csv", CLIENTS, keep.get("clients"))
         self.layers = Table(folder / "layers.csv", LAYERS, keep.get("layers")) if layers else None
+        scores = Table(folder / "client_eval.csv", SCORES, keep.get("client_eval")) if client_eval else None
+        self.client_eval = scores
         self.log = logging.getLogger("leanfed")
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
@@ -99,17 +113,21 @@ class Record:
         self.log.addHandler(self._handler)
 
     def add_round(
-        self, metrics: dict[str, Any], clients: list[dict[str, Any]], layers: list[dict[str, Any]] | None = None
+        self,
+        metrics: dict[str, Any],
+        clients: list[dict[str, Any]],
+        layers: list[dict[str, Any]] | None = None,
+        scores: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Add a finished round to the tables and a line to the log."""
-        for table, rows in ((self.clients, clients), (self.layers, layers)):
+        """Add a finished round to the tables and a line to the log; `scores`: rows of client_eval.csv."""
+        for table, rows in ((self.clients, clients), (self.layers, layers), (self.client_eval, scores)):
             if table is not None:
                 for row in rows or ():
                     table.append(row)
                 table.flush()
         self.metrics.append(metrics)
         self.metrics.flush()
-        told = {name: metrics[name] for name in ("train_loss", "val_accuracy", "test_accuracy")}
+        told = {name: metrics[name] for name in ("train_loss", *self.score.columns)}
         words = ", ".join(f"{name} {value:.4f}" for name, value in told.items() if value is not None)
         self.log.info(
             "round %d: %s, up %d bytes, down %d bytes, %.1f s",
@@ -125,8 +143,13 @@ class Record:
         return {name: table.size() for name, table in self._tables().items()}
 
     def _tables(self) -> dict[str, Table]:
-        tables = {"metrics": self.metrics, "clients": self.clients}
-        return tables if self.layers is None else {**tables, "layers": self.layers}
+        tables = {
+            "metrics": self.metrics,
+            "clients": self.clients,
+            "layers": self.layers,
+            "client_eval": self.client_eval,
+        }
+        return {name: table for name, table in tables.items() if table is not None}
 
     def close(self) -> None:
         """Close all files."""
@@ -140,36 +163,3 @@ def read_metrics(folder: Path) -> list[dict[str, float | None]]:
     """The rows of metrics.csv as numbers; empty cells are None."""
     with open(folder / "metrics.csv", newline="") as file:
         return [{name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(file)]
-
-
-def write_summary(folder: Path, *, model_sha256: str, parameters: int, extra: dict[str, Any]) -> dict[str, Any]:
-    """Write summary.json from metrics.csv and return it.
-
-    The best round is chosen on validation accuracy alone; the test accuracy of that round is reported beside the final
-    one. Ratios are dense bytes over real bytes.
-    """
-    rows = read_metrics(folder)
-    tested = [row for row in rows if row["test_accuracy"] is not None]
-    validated = [row for row in rows if row["val_accuracy"] is not None]
-    best = max(validated, key=lambda row: (row["val_accuracy"] or 0.0, -(row["round"] or 0)), default=None)
-    totals = {
-        name: int(sum(row[name] or 0 for row in rows))
-        for name in ("uplink_bytes", "downlink_bytes", "uplink_dense_bytes", "downlink_dense_bytes")
-    }
-    summary = {
-        "rounds": len(rows),
-        "final_test_accuracy": tested[-1]["test_accuracy"] if tested else None,
-        "final_val_accuracy": validated[-1]["val_accuracy"] if validated else None,
-        "best_val_round": int(best["round"] or 0) if best else None,
-        "best_val_accuracy": best["val_accuracy"] if best else None,
-        "best_val_test_accuracy": best["test_accuracy"] if best else None,
-        **{f"total_{name}": value for name, value in totals.items()},
-        "uplink_ratio": totals["uplink_dense_bytes"] / max(1, totals["uplink_bytes"]),
-        "downlink_ratio": totals["downlink_dense_bytes"] / max(1, totals["downlink_bytes"]),
-        "seconds": sum(row["time_s"] or 0 for row in rows),
-        "parameters": parameters,
-        "model_sha256": model_sha256,
-        **extra,
-    }
-    write_json(folder / "summary.json", summary)
-    return summary

@@ -1,8 +1,8 @@
 """When the densities of clients grow: the option `--recover`.
 
 none                      never
-plateau:PATIENCE[,DELTA]  when the best validation accuracy has not risen by more than DELTA, a fraction (0.001 by default),
-                          in PATIENCE evaluations; then the wait starts anew
+plateau:PATIENCE[,DELTA]  when the best validation score (accuracy, or R2) has not risen by more than DELTA (0.001 by
+                          default) in PATIENCE evaluations; then the wait starts anew
 schedule:BEGIN,EVERY      before the rounds BEGIN, BEGIN + EVERY, BEGIN + 2 EVERY, ...
 
 Ma 2024, "Federated Learning based on Pruning and Recovery" (PR-FL, arXiv 2403.15439): clients start with small models that
@@ -42,7 +42,7 @@ def parse_recovery(text: str) -> Stage:
 
 
 class Recovery:
-    """Decides after each round whether densities grow. A function of the rounds and accuracies it was told of.
+    """Decides after each round whether densities grow. A function of the rounds and scores it was told of.
 
     `stage`: how often they have grown so far. It goes on counting when every client holds the whole model; `density_at`
     stops at 1. SpecError for a `text` that `parse_recovery` refuses.
@@ -54,12 +54,12 @@ class Recovery:
         self._best = -math.inf
         self._waited = 0  # evaluations since the best one, or since the last growth
 
-    def observe(self, round_: int, val_accuracy: float | None) -> bool:
-        """Round `round_` is over, with this validation accuracy in [0, 1] (None: not evaluated). Do densities grow now?
+    def observe(self, round_: int, val_score: float | None) -> bool:
+        """Round `round_` is over, with this validation score, at most 1 (None: not evaluated). Do densities grow now?
 
         To be called once after every round; True counts for the round that comes next.
         """
-        grows = self._is_due(round_ + 1) if self._spec.name == "schedule" else self._is_stuck(val_accuracy)
+        grows = self._is_due(round_ + 1) if self._spec.name == "schedule" else self._is_stuck(val_score)
         self.stage += grows
         return grows
 
@@ -67,13 +67,13 @@ class Recovery:
         begin, every = (int(word) for word in self._spec.args)
         return next_round >= begin and (next_round - begin) % every == 0
 
-    def _is_stuck(self, val_accuracy: float | None) -> bool:
-        if self._spec.name == "none" or val_accuracy is None:
+    def _is_stuck(self, val_score: float | None) -> bool:
+        if self._spec.name == "none" or val_score is None:
             return False
         patience = int(self._spec.args[0])
         delta = float(self._spec.args[1]) if len(self._spec.args) == 2 else _DELTA
-        if val_accuracy > self._best + delta:
-            self._best, self._waited = val_accuracy, 0
+        if val_score > self._best + delta:
+            self._best, self._waited = val_score, 0
             return False
         self._waited += 1
         if self._waited < patience:

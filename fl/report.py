@@ -1,31 +1,35 @@
-"""The pictures of a run folder."""
+"""The pictures of a run folder, and one page of HTML with all of them."""
 
 from pathlib import Path
 
 
 def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
-    """Draw the figures of the run in `folder` from its csv and JSON files; return their paths: six, one more with
-    pruning, and one more with virtual time.
+    """Draw the figures of the run in `folder` from its csv and JSON files; return their paths: six, and one more
+    each with pruning, with virtual time, with predictions of the test samples, and with `--client-eval`.
 
-    A run that prunes gets its pruning.json here too. Works after any round, so a run cut short can be drawn too. Needs
-    metrics.csv; config.json, clients.csv, layers.csv and partition.json are used where they exist. DataError if one of
-    them is malformed or metrics.csv is missing.
+    Every run gets a report.html here too, one file that needs no other, and a run that prunes its pruning.json. Works
+    after any round, so a run cut short can be drawn too. Needs metrics.csv; config.json, clients.csv, layers.csv,
+    client_eval.csv, confusion.csv, predictions.csv, partition.json and summary.json are used where they exist. DataError
+    if one of them is malformed or metrics.csv is missing.
     """
     # Here, so that importing the package does not load matplotlib.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     from fl.figures import accuracy, partition, style, timing, traffic
     from fl.figures.dashboard import draw_dashboard
+    from fl.figures.judgements import draw_judgements
     from fl.figures.layers import draw_layers
     from fl.figures.run_data import read_run
     from fl.figures.timeline import draw_timeline
+    from fl.html_report.run_page import write_run_page
     from fl.pruning_record import write_pruning_record
 
     run = read_run(folder)
+    score = run.score
     figures = {}
     for name, title, draw, size in (
-        ("accuracy_vs_round", "accuracy by round", accuracy.draw_accuracy_vs_round, (8.0, 5.0)),
-        ("accuracy_vs_bytes", "accuracy by bytes sent", accuracy.draw_accuracy_vs_bytes, (8.0, 5.0)),
+        (f"{score.name}_vs_round", f"{score.title} by round", accuracy.draw_accuracy_vs_round, (8.0, 5.0)),
+        (f"{score.name}_vs_bytes", f"{score.title} by bytes sent", accuracy.draw_accuracy_vs_bytes, (8.0, 5.0)),
         ("bytes_per_round", "bytes by round", traffic.draw_bytes_per_round, (8.0, 5.0)),
         ("time_per_round", "time by round", timing.draw_time_per_round, (8.0, 5.0)),
         ("partition", "partition", partition.draw_partition, (9.0, 5.5)),
@@ -39,6 +43,7 @@ def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
         figures["layers"] = draw_layers(run)
     if run.times is not None:
         figures["timeline"] = draw_timeline(run)
+    figures |= draw_judgements(run, folder)
 
     paths = []
     for name, figure in figures.items():
@@ -46,4 +51,5 @@ def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
         FigureCanvasAgg(figure)
         figure.savefig(path, dpi=dpi, format="png")
         paths.append(path)
+    write_run_page(folder, run, paths)
     return paths

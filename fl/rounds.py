@@ -46,8 +46,8 @@ class Rounds(Protocol):
     def before_evaluation(self, round_: int, cohort: list[int]) -> None:
         """Make the global model ready to be evaluated after `round_`; collective."""
 
-    def evaluated(self, round_: int, val_accuracy: float | None) -> None:
-        """After every round: its validation accuracy, where it was evaluated; the same on every rank."""
+    def evaluated(self, round_: int, val_score: float | None) -> None:
+        """After every round: its score on the validation split, where it was evaluated; the same on every rank."""
 
     @property
     def learns(self) -> bool:
@@ -170,10 +170,10 @@ class FederatedRounds:
         if self.masks is not None and self.masks.static_statistics:
             ask_statistics(self.federation, self.trainer, round_, cohort)
 
-    def evaluated(self, round_: int, val_accuracy: float | None) -> None:
+    def evaluated(self, round_: int, val_score: float | None) -> None:
         """As in `Rounds.evaluated`."""
         if self.masks is not None:
-            self.masks.evaluated(round_, val_accuracy)
+            self.masks.evaluated(round_, val_score)
 
     @property
     def query_bytes(self) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .accounts import Accounts
+from .assemble import assemble
 from .buffered import BufferedRounds
 from .checkpoint import Checkpoints, write_json, write_tensors
 from .checks import check_options, resolve
@@ -20,15 +21,18 @@ from .config import Config
 from .deadline import DeadlineRounds
 from .engine.deepspeed_config import reconcile
 from .errors import ConfigError
-from .federation import Federation, assemble
+from .federation import Federation
 from .folder import continue_options, create_folder
+from .judgement import Judgement, write_predictions
 from .layer_rows import layer_rows
 from .modes import is_buffered
 from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
-from .record import Record, write_summary
+from .record import Record
 from .rounds import FederatedRounds, Rounds
 from .step_mode import StepMode
+from .summary import write_summary
+from .trackers import Trackers
 
 
 def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -82,15 +86,25 @@ class _Run:
         keep = self._load() if resumed else None
         federation.share_model()
         self.record: Record | None = None
+        self.trackers: Trackers | None = None
         if self.ranks.is_server:
             write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
             able = self.rounds.capabilities
             parts = {"labels": federation.label_counts()}
             write_json(folder / "partition.json", parts if able is None else {**parts, "capabilities": able})
-            self.record = Record(folder, keep, layers=self.config.prune != "none")
+            self.record = Record(
+                folder,
+                federation.task,
+                keep,
+                layers=self.config.prune != "none",
+                client_eval=self.config.client_eval > 0,
+            )
             self.record.log.info(
                 "%s round %d on %s", "continues at" if resumed else "starts at", self.first_round, self
             )
+            for note in federation.notes:
+                self.record.log.info("data: %s", note)
+            self.trackers = Trackers(self.config, folder, self.first_round)
 
     def __str__(self) -> str:
         ranks = self.ranks
@@ -110,7 +124,7 @@ class _Run:
                 for round_ in range(self.first_round, self.config.all_rounds):
                     metrics = self._round(round_)
                     if metrics:
-                        shown = {"loss": metrics["train_loss"], "val": metrics["val_accuracy"]}
+                        shown = {"loss": metrics["train_loss"], "val": metrics[self.federation.task.score.columns[0]]}
                         bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items() if value is not None})
                     bar.update()
             return self._finish()
@@ -119,6 +133,8 @@ class _Run:
                 self.record.log.error("%s: %s", type(error).__name__, error)
             raise
         finally:
+            if self.trackers is not None:
+                self.trackers.close()
             if self.record is not None:
                 self.record.close()
 
@@ -128,12 +144,10 @@ class _Run:
         outcome = self.rounds.run(round_, cohort)
         exchanged = time.perf_counter()
         is_last = round_ == self.config.all_rounds - 1
-        validation: tuple[float | None, float | None] = (None, None)
-        test = validation
+        judged = Judgement()
         if is_last or (round_ + 1) % self.config.eval_every == 0:
             self.rounds.before_evaluation(round_, cohort)
-            validation = self.federation.evaluate(self.federation.validation)
-            test = self.federation.evaluate(self.federation.test)
+            judged = self.federation.judge()
         finished = time.perf_counter()
         metrics: dict[str, Any] = {}
         clients: list[dict[str, Any]] = []
@@ -153,15 +167,17 @@ class _Run:
                 "train_s": train_s,
                 "exchange_s": max(0.0, exchanged - started - train_s),
                 "eval_s": finished - exchanged,
-                "val_loss": validation[0],
-                "val_accuracy": validation[1],
-                "test_accuracy": test[1],
+                **judged.columns(self.federation.task),
                 **charged,
             }
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
-            self.record.add_round(metrics, clients, layers)
+            self.record.add_round(metrics, clients, layers, judged.rows(round_))
+            if self.trackers is not None:
+                self.trackers.log(metrics)
+            if is_last and judged.test is not None:
+                write_predictions(self.folder, self.federation.task, self.federation.test, judged.test)
         self._tell_times(round_, metrics, clients)
-        self.rounds.evaluated(round_, validation[1])
+        self.rounds.evaluated(round_, judged.score(self.federation.task))
         trained = cohort if outcome.trained is None else outcome.trained
         self.changed |= set(trained) if self.rounds.has_client_state else set()
         every = self.config.checkpoint_every
@@ -232,10 +248,13 @@ class _Run:
             "torch": torch.__version__,
         }
         summary = write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
+        if self.trackers is not None:
+            self.trackers.summarise(summary)
         from .report import write_report
 
         write_report(self.folder)
-        self.record.log.info("ends: test accuracy %s", summary["final_test_accuracy"])
+        score = self.federation.task.score
+        self.record.log.info("ends: test %s %s", score.title, summary[f"final_test_{score.name}"])
         return summary
 
 

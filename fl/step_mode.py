@@ -33,7 +33,7 @@ class StepEngine(PlainEngine):
 
     def __init__(self, federation: Federation, hook: CodecHook) -> None:
         config, device = federation.config, federation.ranks.device
-        super().__init__(config, federation.engine.model, device)
+        super().__init__(config, federation.engine.model, device, federation.engine.loss)
         unsynchronised: dict[str, Any] = {_SYNC_BUFFERS: False}
         ddp = DistributedDataParallel(
             self.model,
@@ -134,7 +134,7 @@ class StepMode:
     def before_evaluation(self, round_: int, cohort: list[int]) -> None:
         """As in `fl.rounds.Rounds.before_evaluation`: nothing to do."""
 
-    def evaluated(self, round_: int, val_accuracy: float | None) -> None:
+    def evaluated(self, round_: int, val_score: float | None) -> None:
         """As in `fl.rounds.Rounds.evaluated`: nothing depends on it."""
 
     @property

@@ -6,12 +6,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from .tasks import score_of
+
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """A rich table of what summary.json holds, in human units (MB = 10^6 bytes).
 
     A value that is missing or None, as the validation figures of a run without validation are, is shown as a dash.
-    Accuracies are fractions, ratios are dense bytes over bytes sent.
+    Scores (accuracies, say) are fractions of 1, ratios are dense bytes over bytes sent.
     """
     table = Table(title="Result", title_justify="left", title_style="bold", show_header=False, pad_edge=False)
     table.add_column(style="cyan", no_wrap=True)
@@ -24,11 +26,16 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
         value = summary.get(key)
         return "-" if value is None else format(value, form)
 
-    row("test accuracy, last round", get("final_test_accuracy", ".2%"), style="bold green")
-    best = get("best_val_test_accuracy", ".2%")
+    score = score_of(summary)
+
+    def rated(key: str) -> str:
+        return "-" if summary.get(key) is None else score.words(summary[key])
+
+    row(f"test {score.title}, last round", rated(f"final_test_{score.name}"), style="bold green")
+    best = rated(f"best_val_test_{score.name}")
     if summary.get("best_val_round") is not None:
         best += f"  (round {summary['best_val_round']})"
-    row("test accuracy, best on validation", best)
+    row(f"test {score.title}, best on validation", best)
     for way in ("uplink", "downlink"):
         row(f"{way}, whole run", _traffic(summary, way))
     row("parameters", get("parameters", ",d"))

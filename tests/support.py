@@ -121,9 +121,9 @@ def _run_all(rank: int, world_size: int, output_dir: Path, runs: dict[str, dict[
 
 def make_federation(**options: Any) -> Any:
     """The parts of a quick run on this rank of the group that exists; nothing is written."""
+    from fl.assemble import assemble
     from fl.checks import check_options, resolve
     from fl.config import Config
-    from fl.federation import assemble
     from fl.ranks import Ranks
 
     rank, world_size, cpu = dist.get_rank(), dist.get_world_size(), torch.device("cpu")

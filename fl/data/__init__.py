@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression.spec import nearest
+from compression.spec import SpecError, nearest
 from fl.config import DataOptions
 from fl.data.dataset import Dataset, Split
 from fl.data.groups import draw_groups, share_of_each, take_of_each, without_groups
 from fl.data.partition import NATURAL, check_partition
+from fl.data.pictures import progress_bars
 from fl.errors import ConfigError, DataError
 from fl.plugin import load_function
 from fl.seeds import numpy_generator
@@ -22,18 +23,37 @@ __all__ = ["DATASETS", "Dataset", "Split", "check_dataset", "is_natural", "load_
 DATASETS = {
     "cifar10": "fl.data.cifar10",
     "digits": "fl.data.digits",
+    "emotion": "fl.data.emotion",
     "femnist": "fl.data.femnist",
+    "mental_state": "fl.data.mental_state",
     "mnist": "fl.data.mnist",
+    "temperature": "fl.data.temperature",
+    "tiny_imagenet": "fl.data.tiny_imagenet",
 }
 """Built-in data sets: the module whose `load(data_dir, download)` returns the Dataset."""
 
-_WITH_GROUPS = ("femnist",)
+OWN_FILES = {
+    "csv": "fl.data.csv_table",
+    "imagefolder": "fl.data.image_folder",
+}
+"""Forms of the user's own files, `--dataset FORM:PATH,...`: the module whose `reader(specification)` returns what loads
+the Dataset, or raises SpecError."""
+
+_WITH_GROUPS = ("csv", "femnist", "mental_state", "temperature")
 
 
 def check_dataset(options: DataOptions) -> Callable[[], Dataset]:
     """Look the name up before anything starts; the result loads the data. ConfigError if there is no such name,
     or if the data set is known to lack the groups that `--partition natural` needs."""
     name, folder = options.dataset, Path(options.data_dir)
+    form = name.partition(":")[0]
+    if form in OWN_FILES and form != name:
+        if form not in _WITH_GROUPS and is_natural(options):
+            raise ConfigError(without_groups(options))
+        try:
+            return import_module(OWN_FILES[form]).reader(name)
+        except SpecError as error:
+            raise ConfigError(f"--dataset {error}") from None
     if name in DATASETS:
         if name not in _WITH_GROUPS and is_natural(options):
             raise ConfigError(without_groups(options))
@@ -41,11 +61,12 @@ def check_dataset(options: DataOptions) -> Callable[[], Dataset]:
     if ":" in name:
         function = load_function("--dataset", name)
         return lambda: function(folder)
-    raise ConfigError(f"--dataset '{name}' is not known{nearest(name, DATASETS)}")
+    raise ConfigError(f"--dataset '{name}' is not known{nearest(name, [*DATASETS, *(f'{f}:PATH' for f in OWN_FILES)])}")
 
 
-def load_dataset(options: DataOptions, *, seed: int) -> Dataset:
-    """The data set that the options name, on the CPU, its training part cut to `--limit-train` samples by seed.
+def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False) -> Dataset:
+    """The data set that the options name, on the CPU, its training part cut to `--limit-train` samples by seed, its test
+    part to `--limit-test`. With `quiet` no progress bar shows, however long it takes.
 
     With `--partition natural`, before that cut, to the groups of `--clients` clients: `groups` then holds the client of
     every sample, and no client loses all of its own. Without, `groups` is None: nothing follows from them.
@@ -53,9 +74,14 @@ def load_dataset(options: DataOptions, *, seed: int) -> Dataset:
     Raises ConfigError for an unknown name and DataError for missing or malformed data. Safe to call on all ranks at
     once: the ranks of one machine take turns when something has to be downloaded.
     """
-    data = check_dataset(options)()
+    with progress_bars(not quiet):
+        data = check_dataset(options)()
     if not isinstance(data, Dataset):
         raise DataError(f"--dataset {options.dataset} must return a fl.data.Dataset, not {type(data).__name__}")
+    if options.limit_test is not None and options.limit_test < len(data.test):
+        data = dataclasses.replace(
+            data, test=data.test.take(_drawn(len(data.test), options.limit_test, seed, "limit_test"))
+        )
     if is_natural(options):
         data = draw_groups(data, options, check_partition(options.partition).minimum, seed)
     else:
@@ -71,13 +97,17 @@ def is_natural(options: DataOptions) -> bool:
 
 def _limited(data: Dataset, limit: int, seed: int) -> Dataset:
     """The data set with `limit` of its training samples; of its groups, if it has any, at least one each."""
-    generator = numpy_generator(seed, "limit_train")
     if data.groups is None:
-        chosen = torch.from_numpy(np.sort(generator.choice(len(data.train), limit, replace=False)))
-        return dataclasses.replace(data, train=data.train.take(chosen))
+        return dataclasses.replace(data, train=data.train.take(_drawn(len(data.train), limit, seed, "limit_train")))
+    generator = numpy_generator(seed, "limit_train")
     groups = data.groups.numpy()
     sizes = np.bincount(groups)
     if limit < len(sizes):
         raise ConfigError(f"--limit-train {limit} must leave each of the {len(sizes)} clients a sample")
     chosen = torch.from_numpy(take_of_each(groups, share_of_each(sizes, limit), generator))
     return dataclasses.replace(data, train=data.train.take(chosen), groups=data.groups[chosen])
+
+
+def _drawn(count: int, limit: int, seed: int, purpose: str) -> torch.Tensor:
+    """So many of the positions 0 ... count-1, ascending, int64."""
+    return torch.from_numpy(np.sort(numpy_generator(seed, purpose).choice(count, limit, replace=False)))

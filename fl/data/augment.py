@@ -1,5 +1,7 @@
 """Random crops and mirror images of a whole batch at once, on uint8."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -16,7 +18,7 @@ class Augment:
     """
 
     def __init__(self, spec: str) -> None:
-        self.padding, self.flip = 0, False
+        self.spec, self.padding, self.flip = spec, 0, False
         stages = parse(spec)
         for stage in stages:
             if stage.name == "crop":
@@ -32,13 +34,21 @@ class Augment:
         if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
             raise SpecError(f"augment '{spec}' must name each stage once, and none only alone")
 
-    def check_size(self, height: int, width: int) -> None:
-        """ConfigError if images of so many pixels are too small for the padding."""
+    def check_shape(self, sample_shape: Sequence[int]) -> None:
+        """ConfigError if samples of this shape are no images [C, H, W], or too small for the padding."""
+        if not (self.padding or self.flip):
+            return
+        if len(sample_shape) != 3:
+            raise ConfigError(
+                f"--augment {self.spec} is for images [channels, height, width]; the samples of --dataset are "
+                f"{list(sample_shape)}, so it must be none"
+            )
+        _, height, width = sample_shape
         if self.padding >= min(height, width):
             raise ConfigError(f"--augment crop:{self.padding} must be smaller than the {height}x{width} images")
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """A new batch from `x`, uint8 [B, C, H, W], or `x` itself if there is nothing to do.
+        """A new batch from `x`, uint8 [B, C, H, W]; or `x` itself, whatever it is, if there is nothing to do.
 
         The CPU generator is the only source of randomness, so the result does not depend on the device. ConfigError
         if the padding is not smaller than the image.
@@ -46,7 +56,7 @@ class Augment:
         if not (self.padding or self.flip):
             return x
         batch, channels, height, width = x.shape
-        self.check_size(height, width)
+        self.check_shape(x.shape[1:])
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         if self.flip:
             mirrored = torch.randint(2, (batch, 1), generator=generator, dtype=torch.bool).to(x.device)

@@ -1,4 +1,4 @@
-"""Batches for local training, straight from uint8 images on the device: no workers, no copies of the data set."""
+"""Batches for local training, straight from the samples on the device: no workers, no copies of the data set."""
 
 from collections.abc import Iterator
 
@@ -55,14 +55,14 @@ def iterate_batches(
     device: torch.device | str,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of the samples at `indices` (int64 [M]) of `split`: x float32 [B, C, H, W] and y int64 [B] on `device`.
+    """Batches of the samples at `indices` (int64 [M]) of `split`: x float32 [B, ...] and y [B] as it is, on `device`.
 
     Give `epochs` for so many passes over the samples, or `steps` for so many batches, passing over them as often as
     that takes. Every pass is in a fresh order, and uses every sample once (the last pass of `steps` may be cut off).
     A short last batch is kept, but a single left-over sample joins the batch before it (see `batch_sizes`).
 
     Order and augmentation are functions of `seed` alone; give every client and round a seed of its own. No global
-    random state is used. Gathering and augmentation happen where the split lies, on uint8.
+    random state is used. Gathering and augmentation happen where the split lies, images in uint8.
     """
     left = count_steps(len(indices), batch_size, epochs, steps)
     indices = indices.cpu()

@@ -1,5 +1,6 @@
-"""What a data set is: images and labels as tensors, train and test apart."""
+"""What a data set is: samples and targets as tensors; train, validation and test apart."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,18 +11,28 @@ from fl.errors import DataError
 
 @dataclass(frozen=True)
 class Split:
-    """Images `x`, uint8 [N, C, H, W], and their labels `y`, int64 [N]; DataError if they are anything else."""
+    """Samples `x` and what is to be learned of each, `y`; DataError if they are anything else.
+
+    `x`: uint8 [N, C, H, W], images, which are normalised when they are used; or float32 [N, ...], ready as it is (windows
+    [N, T, F], say), all finite. `y`: int64 [N], classes; or float32 [N], numbers to predict in their own unit, all finite.
+    """
 
     x: Tensor
     y: Tensor
 
     def __post_init__(self) -> None:
-        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
-            raise DataError(f"images must be uint8 [N, C, H, W], not {_describe(self.x)}")
-        if self.y.dtype != torch.int64 or self.y.ndim != 1:
-            raise DataError(f"labels must be int64 [N], not {_describe(self.y)}")
-        if len(self.x) != len(self.y):
-            raise DataError(f"there must be one label per image, not {len(self.y)} labels for {len(self.x)} images")
+        x, y = self.x, self.y
+        images = x.dtype == torch.uint8 and x.ndim == 4
+        if not images and not (x.dtype == torch.float32 and x.ndim >= 2):
+            raise DataError(f"samples must be images, uint8 [N, C, H, W], or float32 [N, ...], not {_describe(x)}")
+        if y.dtype not in (torch.int64, torch.float32) or y.ndim != 1:
+            raise DataError(f"labels must be int64 [N], or numbers to predict float32 [N], not {_describe(y)}")
+        if len(x) != len(y):
+            label, sample = "label" if y.dtype == torch.int64 else "target", "image" if images else "sample"
+            raise DataError(f"there must be one {label} per {sample}, not {len(y)} {label}s for {len(x)} {sample}s")
+        for name, tensor in (("samples", x), ("targets", y)):
+            if tensor.dtype == torch.float32 and not bool(torch.isfinite(tensor).all()):
+                raise DataError(f"{name} must be finite numbers, without NaN and infinity")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -38,11 +49,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set: `train` and `test` of one image shape, labels 0 ... classes-1.
+    """A named data set: `train` and `test`, and `validation` where it has one of its own, all of one kind and shape.
 
-    `augment` is the specification that `--augment auto` stands for (see `fl.data.augment`). `groups`, int64 [number of
-    training samples], says which samples belong together (those of one writer, say) by non-negative numbers; None where
-    nothing does. DataError if the parts do not fit together.
+    `classes`: labels are 0 ... classes-1; 0 where targets are numbers (regression). `augment`: the specification that
+    `--augment auto` stands for (see `fl.data.augment`). `groups`, int64 [number of training samples], says which samples
+    belong together (those of one writer, say) by non-negative numbers; None where nothing does. `validation`: samples on
+    which decisions are made; None: some of the training samples. `class_names`: one for each class, or none at all.
+    `target`: mean and standard deviation of the numbers to predict over the training samples; a model predicts
+    (y - mean) / deviation. `notes`: sentences for the log of a run, on what was left out, say. DataError if the parts do
+    not fit together.
     """
 
     name: str
@@ -51,21 +66,30 @@ class Dataset:
     classes: int
     augment: str = "none"
     groups: Tensor | None = None
+    validation: Split | None = None
+    class_names: tuple[str, ...] = ()
+    target: tuple[float, float] = (0.0, 1.0)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.train.x.shape[1:] != self.test.x.shape[1:]:
-            raise DataError(
-                f"{self.name}: train and test images must have one shape, "
-                f"not {list(self.train.x.shape[1:])} and {list(self.test.x.shape[1:])}"
-            )
-        for part, split in (("train", self.train), ("test", self.test)):
+        splits = {"train": self.train, "test": self.test}
+        if self.validation is not None:
+            splits["validation"] = self.validation
+        for part, split in splits.items():
             if len(split) == 0:
                 raise DataError(f"{self.name}: the {part} split must not be empty")
-            low, high = int(split.y.min()), int(split.y.max())
-            if low < 0 or high >= self.classes:
-                raise DataError(
-                    f"{self.name}: {part} labels must lie in 0 ... {self.classes - 1}, not {low} ... {high}"
-                )
+            self._check_kind(part, split)
+            if self.classes:
+                self._check_labels(part, split)
+        if self.class_names and len(self.class_names) != self.classes:
+            raise DataError(
+                f"{self.name}: there must be a name for each of the {self.classes} classes, not {len(self.class_names)}"
+            )
+        mean, deviation = self.target
+        if not (math.isfinite(mean) and math.isfinite(deviation) and deviation > 0):
+            raise DataError(
+                f"{self.name}: target must be a mean and a standard deviation above 0, both finite, not {self.target}"
+            )
         groups = self.groups
         if groups is not None and (
             groups.dtype != torch.int64 or groups.shape != self.train.y.shape or int(groups.min()) < 0
@@ -74,15 +98,51 @@ class Dataset:
                 f"{self.name}: groups must be int64 [{len(self.train)}], none negative, not {_describe(groups)}"
             )
 
+    def _check_kind(self, part: str, split: Split) -> None:
+        train, what = self.train, "images" if self.train.x.dtype == torch.uint8 else "samples"
+        if split.x.shape[1:] != train.x.shape[1:]:
+            raise DataError(
+                f"{self.name}: train and {part} {what} must have one shape, "
+                f"not {list(train.x.shape[1:])} and {list(split.x.shape[1:])}"
+            )
+        if split.x.dtype != train.x.dtype:
+            raise DataError(
+                f"{self.name}: train and {part} samples must have one type, not {train.x.dtype} and {split.x.dtype}"
+            )
+        wanted = torch.int64 if self.classes else torch.float32
+        if split.y.dtype != wanted:
+            kind = f"{self.classes} classes are int64" if self.classes else "0 classes means numbers, float32"
+            raise DataError(f"{self.name}: {part} targets of {kind} [N], not {_describe(split.y)}")
+
+    def _check_labels(self, part: str, split: Split) -> None:
+        low, high = int(split.y.min()), int(split.y.max())
+        if low < 0 or high >= self.classes:
+            raise DataError(f"{self.name}: {part} labels must lie in 0 ... {self.classes - 1}, not {low} ... {high}")
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample: [C, H, W] of images, [T, F] of sequences, [F] of rows."""
+        return tuple(self.train.x.shape[1:])
+
     @property
     def channels(self) -> int:
-        """Colour channels of an image."""
-        return self.train.x.shape[1]
+        """Colour channels of an image; features of a sequence or row."""
+        return channels_of(self.sample_shape)
 
     @property
     def image_size(self) -> int:
-        """Height of an image in pixels (its width too, for the built-in data sets)."""
-        return self.train.x.shape[2]
+        """Height of an image in pixels (its width too, for the built-in data sets); steps of a sequence, 1 for a row."""
+        return size_of(self.sample_shape)
+
+
+def channels_of(sample_shape: tuple[int, ...]) -> int:
+    """Channels of samples [C, H, W]; features of samples [T, F] or [F]."""
+    return sample_shape[0] if len(sample_shape) == 3 else sample_shape[-1]
+
+
+def size_of(sample_shape: tuple[int, ...]) -> int:
+    """Height of samples [C, H, W], steps of samples [T, F], 1 for samples [F]."""
+    return sample_shape[1] if len(sample_shape) == 3 else sample_shape[0] if len(sample_shape) == 2 else 1
 
 
 def _describe(tensor: Tensor) -> str:

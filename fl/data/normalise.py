@@ -37,3 +37,19 @@ class Normaliser:
         # the arithmetic is several times faster before the change of layout than after it or together with it
         y = x.to(torch.float32).mul_(self._scale).add_(self._shift)
         return y.contiguous(memory_format=memory_format)
+
+
+class Identity(Normaliser):
+    """For samples that are ready as they are: float32 [B, ...] passes unchanged. `mean` and `std` are empty."""
+
+    def __init__(self) -> None:
+        self.mean, self.std = [], []
+
+    def __call__(self, x: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+        """`x`; samples [B, C, H, W] in that memory format."""
+        return x.contiguous(memory_format=memory_format) if x.ndim == 4 else x
+
+
+def make_normaliser(x: Tensor) -> Normaliser:
+    """What makes inputs of such training samples: uint8 images are normalised, float32 is left as it is."""
+    return Normaliser(x) if x.dtype == torch.uint8 else Identity()

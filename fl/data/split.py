@@ -1,9 +1,24 @@
 """Holding out validation samples, on which every decision of a run is made (test data decide nothing)."""
 
 import numpy as np
+import torch
 
+from fl.data.dataset import Dataset, Split
 from fl.data.groups import share_of_each, take_of_each
 from fl.seeds import numpy_generator
+
+
+def divide(data: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, Split]:
+    """Positions of the samples of `data.train` to train on, sorted int64, and the samples on which decisions are made.
+
+    The latter are the data set's own validation split, if it has one, whatever `fraction` says; else as
+    `split_validation` draws them.
+    """
+    if data.validation is not None:
+        return np.arange(len(data.train)), data.validation
+    groups = None if data.groups is None else data.groups.numpy()
+    train_at, validation_at = split_validation(len(data.train), fraction, seed, groups)
+    return train_at, data.train.take(torch.from_numpy(validation_at))
 
 
 def split_validation(

@@ -4,10 +4,11 @@ from typing import Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ..config import Config
 from ..errors import ConfigError
-from .base import LocalEngine
+from .base import LocalEngine, Loss
 
 
 class RanksLike(Protocol):
@@ -46,8 +47,8 @@ def choose_engine(config: Config, launcher: str) -> Literal["ddp", "accelerate",
     return "accelerate" if launcher == "accelerate" else "ddp"
 
 
-def make_engine(config: Config, model: nn.Module, ranks: RanksLike) -> LocalEngine:
-    """The engine for `model` on this rank; every rank calls it, once the process group exists.
+def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss = F.cross_entropy) -> LocalEngine:
+    """The engine that makes `loss` of `model` small on this rank; every rank calls it, once the process group exists.
 
     With DeepSpeed, `config` is the one that `reconcile` returned. Accelerate and DeepSpeed are imported only if chosen.
     """
@@ -55,11 +56,11 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike) -> LocalEngi
     if name == "accelerate":
         from .accelerated import AcceleratedEngine
 
-        return AcceleratedEngine(config, model, ranks.device)
+        return AcceleratedEngine(config, model, ranks.device, loss)
     if name == "deepspeed":
         from .deepspeed_engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(config, model, ranks)
+        return DeepSpeedEngine(config, model, ranks, loss)
     from .plain import PlainEngine
 
-    return PlainEngine(config, model, ranks.device)
+    return PlainEngine(config, model, ranks.device, loss)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..config import TrainOptions
 from ..errors import ConfigError
-from .base import LocalEngine
+from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
 from .precision import Precision, resolve_precision
 
@@ -25,9 +25,11 @@ class AcceleratedEngine(LocalEngine):
 
     name: ClassVar[str] = "accelerate"
 
-    def __init__(self, options: TrainOptions, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, options: TrainOptions, model: nn.Module, device: torch.device, loss: Loss = F.cross_entropy
+    ) -> None:
         precision = _precision(options.precision, device)
-        super().__init__(model, device, precision)
+        super().__init__(model, device, precision, loss)
         self._options = options
         self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._mixed = "no" if precision == "fp32" else precision
@@ -53,7 +55,7 @@ class AcceleratedEngine(LocalEngine):
         accelerator, optimizer = self._accelerator, self._optimizer
         assert optimizer is not None, "start() comes before step()"
         with accelerator.autocast():
-            loss = F.cross_entropy(self.model(self._layout(x)), y)
+            loss = self.loss(self.model(self._layout(x)), y)
         accelerator.backward(loss)
         if self._options.clip_norm:
             accelerator.clip_grad_norm_(self._params, self._options.clip_norm)

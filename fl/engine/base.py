@@ -1,12 +1,17 @@
 """What every engine does, whatever runs the arithmetic."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .precision import Precision, memory_format_for
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss over a batch, fp32 [], of outputs and targets."""
 
 
 class LocalEngine(ABC):
@@ -24,12 +29,15 @@ class LocalEngine(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, model: nn.Module, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, precision: Precision, loss: Loss = F.cross_entropy
+    ) -> None:
         if device.type == "cuda":
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
             torch.backends.cudnn.allow_tf32 = precision != "fp32"
         self.precision = precision
+        self.loss = loss
         self.memory_format = memory_format_for(device, precision, model)
         self.model = model.to(device=device)
         # Through _apply, which skips tensors that are not images or kernels.
@@ -42,9 +50,9 @@ class LocalEngine(ABC):
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One optimizer step on images `x` [batch, channels, height, width] and labels `y` int64 [batch].
+        """One optimizer step on inputs `x` [batch, ...] and their targets `y` [batch].
 
-        Returns the mean cross-entropy before the step, detached, fp32 [], on the device. The host does not wait for the
+        Returns the mean loss before the step, detached, fp32 [], on the device. The host does not wait for the
         device, except where fp16 loss scaling (or DeepSpeed's 16-bit optimizers) must look for an overflow.
         """
 

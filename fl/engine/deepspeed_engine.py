@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..config import Config
 from ..errors import ConfigError
-from .base import LocalEngine
+from .base import LocalEngine, Loss
 from .deepspeed_config import engine_config
 from .deepspeed_json import DeepSpeedJson
 from .deepspeed_setup import Alone, quiet_deepspeed
@@ -34,8 +34,8 @@ class DeepSpeedEngine(LocalEngine):
 
     name: ClassVar[str] = "deepspeed"
 
-    def __init__(self, config: Config, model: nn.Module, ranks: "RanksLike") -> None:
-        super().__init__(model, ranks.device, resolve_precision(config.precision, ranks.device))
+    def __init__(self, config: Config, model: nn.Module, ranks: "RanksLike", loss: Loss = F.cross_entropy) -> None:
+        super().__init__(model, ranks.device, resolve_precision(config.precision, ranks.device), loss)
         self._config = config
         self._file = DeepSpeedJson.read(config.deepspeed_config)
         self._native = self._file.is_native(self.precision)
@@ -75,8 +75,8 @@ class DeepSpeedEngine(LocalEngine):
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step; see `LocalEngine.step`. DeepSpeed clips, scales and steps."""
-        logits = self._engine(self._layout(x).to(self._input_dtype))
-        loss = F.cross_entropy(logits.float(), y)
+        outputs = self._engine(self._layout(x).to(self._input_dtype))
+        loss = self.loss(outputs.float(), y)
         engine = self._engine
         # DeepSpeed 0.19's fp16 optimizers divide gradients by the loss scale, but without ZeRO its engine does not
         # multiply the loss by it (https://github.com/deepspeedai/DeepSpeed/pull/8393).

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from ..config import TrainOptions
-from .base import LocalEngine
+from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
 from .precision import autocast_dtype, resolve_precision
 
@@ -18,8 +18,10 @@ class PlainEngine(LocalEngine):
 
     name: ClassVar[str] = "ddp"
 
-    def __init__(self, options: TrainOptions, model: nn.Module, device: torch.device) -> None:
-        super().__init__(model, device, resolve_precision(options.precision, device))
+    def __init__(
+        self, options: TrainOptions, model: nn.Module, device: torch.device, loss: Loss = F.cross_entropy
+    ) -> None:
+        super().__init__(model, device, resolve_precision(options.precision, device), loss)
         self._options = options
         self._network: nn.Module = self.model  # what a batch goes through
         self._params = [p for p in self.model.parameters() if p.requires_grad]
@@ -39,7 +41,7 @@ class PlainEngine(LocalEngine):
         optimizer, scaler = self._optimizer, self._scaler
         assert optimizer is not None, "start() comes before step()"
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            loss = F.cross_entropy(self._network(self._layout(x)), y)
+            loss = self.loss(self._network(self._layout(x)), y)
         if scaler is None:
             loss.backward()
             self._clip()

@@ -1,4 +1,4 @@
-"""accuracy.png: validation accuracy of all arms, by rounds, by bytes and, where there is one, by virtual time."""
+"""accuracy.png (or r2.png): validation score of all arms, by rounds, by bytes and, where there is one, by virtual time."""
 
 from pathlib import Path
 
@@ -19,40 +19,41 @@ def draw_accuracy(results: Results, path: Path) -> None:
     """Mean line and band from the lowest to the highest seed, per arm, with the target; written as png to `path`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    experiment = results.experiment
+    experiment, score = results.experiment, results.score
     seeds = f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) != 1)}: mean, lowest and highest"
     timed = has_virtual_time(results)
     figure = style.new_figure(
-        17.0 if timed else 12.0, 5.4, f"{experiment.name}: validation accuracy", experiment.description or seeds
+        17.0 if timed else 12.0, 5.4, f"{experiment.name}: validation {score.title}", experiment.description or seeds
     )
     FigureCanvasAgg(figure)
     by_round, by_bytes, *others = figure.subplots(1, 3 if timed else 2, sharey=True)
-    style.dress(by_round, "rounds", f"validation accuracy ({seeds})")
+    style.dress(by_round, "rounds", f"validation {score.title} ({seeds})")
     style.dress(by_bytes, "uplink so far, all clients (MB, log scale)", "")
     for axes in others:
         style.dress(axes, "virtual time (s)", "")
     sent: list[float] = []
     for position, arm in enumerate(experiment.arms):
-        curves = [[point for point in row.curve if point.val_accuracy is not None] for row in results.of(arm)]
+        curves = [[point for point in row.curve if point.validation is not None] for row in results.of(arm)]
         if not curves or not curves[0]:
             continue
         look = (arm.name, _COLOURS[position % len(_COLOURS)], _DASHES[position // len(_COLOURS) % len(_DASHES)])
-        accuracy = np.array([[point.val_accuracy for point in curve] for curve in curves], dtype=np.float64)
+        values = np.array([[point.validation for point in curve] for curve in curves], dtype=np.float64)
         megabytes = np.array([[point.uplink_bytes / 1e6 for point in curve] for curve in curves]).mean(axis=0)
-        _line(by_round, np.array([point.round + 1 for point in curves[0]], dtype=np.float64), accuracy, *look)
-        _line(by_bytes, megabytes, accuracy, *look)
+        _line(by_round, np.array([point.round + 1 for point in curves[0]], dtype=np.float64), values, *look)
+        _line(by_bytes, megabytes, values, *look)
         times = np.array([[point.virtual_time_s for point in curve] for curve in curves], dtype=np.float64)
         for axes in others:
-            _line(axes, times.mean(axis=0), accuracy, *look)
+            _line(axes, times.mean(axis=0), values, *look)
         sent += [float(megabytes[0]), float(megabytes[-1])]
     if not sent:
-        style.note(by_round, "no validation accuracy was recorded")
-        style.note(by_bytes, "no validation accuracy was recorded")
+        style.note(by_round, f"no validation {score.title} was recorded")
+        style.note(by_bytes, f"no validation {score.title} was recorded")
     else:
         if results.target is not None:
             for axes in (by_round, by_bytes, *others):
                 axes.axhline(results.target, color=style.DENSE, linewidth=1.4, linestyle=(0, (5, 3)))
-        by_round.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        if score.percent:
+            by_round.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         by_round.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         style.log_axis(by_bytes, "x", min(sent), max(sent))
         style.legend(by_round, columns=3)

@@ -12,8 +12,8 @@ from .tables import Table, reference_arm, tables
 
 
 def write_report(results: Results) -> Path:
-    """Write accuracy.png and report.md to the results' folder; return the path of the latter."""
-    draw_accuracy(results, results.folder / "accuracy.png")
+    """Write accuracy.png (or r2.png) and report.md to the results' folder; return the path of the latter."""
+    draw_accuracy(results, results.folder / f"{results.score.name}.png")
     path = results.folder / "report.md"
     path.write_text(report(results), encoding="utf-8")
     return path
@@ -31,7 +31,8 @@ def report(results: Results) -> str:
         parts.append(f"**Not finished yet**, so not in the tables: {names}.\n")
     parts += [table.markdown() for table in tables(results)]
     parts.append(_explanation(results) + "\n")
-    parts.append("![Validation accuracy by rounds and by bytes](accuracy.png)\n")
+    title, name = results.score.title, results.score.name
+    parts.append(f"![Validation {title} by rounds and by bytes]({name}.png)\n")
     parts.append(_options("Arms", {arm.name: arm.varied for arm in experiment.arms}, experiment.vary))
     parts.append(f"Seeds: {seeds}. All other options are the same in every arm:\n")
     parts.append(_list({name: value for name, value in experiment.base.items() if name not in experiment.vary}))
@@ -41,14 +42,15 @@ def report(results: Results) -> str:
 
 
 def _explanation(results: Results) -> str:
+    title = results.score.title
     text = (
         "Mean ± sample standard deviation over n seeds. MB means 10^6 bytes, all clients and rounds together. Test, best: "
-        "the test accuracy of the round with the best validation accuracy. Whole run, in brackets: dense bytes of the "
+        f"the test {title} of the round with the best validation {title}. Whole run, in brackets: dense bytes of the "
         "same run over those sent."
     )
     if results.experiment.target is not None:
         text += (
-            " The target is a validation accuracy, reached at the first evaluated round that has it; means are over the "
+            f" The target is a validation {title}, reached at the first evaluated round that has it; means are over the "
             f"seeds that reached it. In brackets: the mean of '{reference_arm(results).name}' over the arm's, given where "
             "all seeds of both have reached it."
         )

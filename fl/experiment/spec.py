@@ -12,6 +12,7 @@ from compression.spec import nearest
 from ..checks import check_options
 from ..config import Config
 from ..errors import ConfigError
+from ..tasks import ACCURACY, SCORES, Score
 from .options import REFUSED, plain_value
 from .strict_yaml import load_yaml
 
@@ -35,9 +36,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class Target:
-    """A validation accuracy, as a fraction; or `minus` less than the final one of `arm`, mean over its seeds."""
+    """A `value` of `score` on the validation split; or `minus` less than the final one of `arm`, mean over its seeds."""
 
-    val_accuracy: float | None = None
+    value: float | None = None
+    score: Score = ACCURACY
     arm: str | None = None
     minus: float = 0.0
 
@@ -180,12 +182,14 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _target(value: Any, arms: tuple[Arm, ...]) -> Target:
-    target = _mapping(value, "target", "val_accuracy, or with arm and minus")
-    _refuse_unknown(target, ("val_accuracy", "arm", "minus"), "target has no key")
-    if set(target) == {"val_accuracy"}:
-        return Target(val_accuracy=_fraction(target, "val_accuracy"))
+    target = _mapping(value, "target", "val_accuracy or val_r2, or with arm and minus")
+    scores = {score.columns[0]: score for score in SCORES.values()}
+    _refuse_unknown(target, (*scores, "arm", "minus"), "target has no key")
+    for key, score in scores.items():
+        if set(target) == {key}:
+            return Target(_fraction(target, key), score)
     if set(target) != {"arm", "minus"}:
-        raise ConfigError(f"target {value!r} must have either val_accuracy, or both arm and minus")
+        raise ConfigError(f"target {value!r} must have either {' or '.join(scores)}, or both arm and minus")
     names = [arm.name for arm in arms]
     if target["arm"] not in names:
         raise ConfigError(f"target: there is no arm {target['arm']!r}{nearest(str(target['arm']), names)}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..summary_table import duration
+from ..tasks import Score
 from .results import Results, Row
 from .spec import Arm
 
@@ -52,8 +53,8 @@ def _whole_run(results: Results) -> Table:
     for arm in results.experiment.arms:
         rows = results.of(arm)
         line = [arm.name, str(len(rows))]
-        for column in ("final_test_accuracy", "best_val_test_accuracy", "final_val_accuracy"):
-            line.append(percent(_column(rows, column)))
+        for column in ("final_test", "best_val_test", "final_val"):
+            line.append(scores(_column(rows, f"{column}_{results.score.name}"), results.score))
         ratio = _column(rows, "uplink_ratio")
         line.append(megabytes(_column(rows, "uplink_bytes")) + (f" ({ratio.mean:,.1f}x)" if ratio else ""))
         line.append(megabytes(_column(rows, "downlink_bytes")))
@@ -67,7 +68,7 @@ def _whole_run(results: Results) -> Table:
 def _to_target(results: Results) -> Table:
     title = "To the target: not known until all seeds of its arm are finished"
     if results.target is not None:
-        title = f"To {100 * results.target:.2f} % validation accuracy"
+        title = f"To {scores(Spread(results.target, None, 1), results.score)} validation {results.score.title}"
     columns = {
         "rounds_to_target": rounds,
         "uplink_bytes_to_target": megabytes,
@@ -115,9 +116,11 @@ def _ratio(reference: Sequence[Row], rows: Sequence[Row], column: str) -> str:
     return f" ({ratio:,.1f}x)" if ratio >= 0.95 else f" ({ratio:.2g}x)"
 
 
-def percent(value: Spread | None) -> str:
-    """Fractions as per cent: 65.12 ± 0.31 %."""
-    return _words(value, lambda number: f"{100 * number:.2f}", " %")
+def scores(value: Spread | None, score: Score) -> str:
+    """Accuracies as per cent, 65.12 ± 0.31 %; others as they are, 0.9731 ± 0.0012."""
+    if score.percent:
+        return _words(value, lambda number: f"{100 * number:.2f}", " %")
+    return _words(value, lambda number: f"{number:.4f}", "")
 
 
 def megabytes(value: Spread | None) -> str:

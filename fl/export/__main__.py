@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ..errors import ConfigError, DataError
+from ..tasks import SCORES
 from .write import export_run
 
 
@@ -38,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
     for name, file in report["files"].items():
-        accuracy = f"  test accuracy {file['test_accuracy']:.4f}" if "test_accuracy" in file else ""
-        sys.stdout.write(f"{name:24} {file['bytes']:12,} bytes{accuracy}\n")
+        found = [(score.title, file[score.columns[1]]) for score in SCORES.values() if score.columns[1] in file]
+        worth = "".join(f"  test {title} {value:.4f}" for title, value in found)
+        sys.stdout.write(f"{name:24} {file['bytes']:12,} bytes{worth}\n")
     if "refused" in report.get("small", {}):
         sys.stdout.write(f"no smaller model: {report['small']['refused']}\n")
 

@@ -18,10 +18,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Structure:
-    """The network (as `--model`, `--stem` and `--norm` name it), the images it takes, and how it was made smaller.
+    """The network (as `--model`, `--stem` and `--norm` name it), the samples it takes, and how it was made smaller.
 
-    `mean`, `std`: of each channel, in pixel values 0 ... 255; inputs are (pixel - mean) / std. `bits`: of the integer
-    weights, 0 without. `kept`: the channels of every group (its layers joined by `+`) in small.safetensors, None without.
+    `mean`, `std`: of each channel, in pixel values 0 ... 255; inputs are (pixel - mean) / std. Both are empty for other
+    samples than images, which the network takes as the data set's loader scales them. `bits`: of the integer weights, 0
+    without. `kept`: the channels of every group (its layers joined by `+`) in small.safetensors, None without.
+    `sample_shape`: of one sample; None: a square image. `target`: where `classes` is 0, a prediction is
+    output * target[1] + target[0].
     """
 
     model: str
@@ -34,6 +37,8 @@ class Structure:
     std: list[float]
     bits: int = 0
     kept: dict[str, list[int]] | None = None
+    sample_shape: list[int] | None = None
+    target: list[float] | None = None
     format: int = _FORMAT
 
     def build(self) -> nn.Module:
@@ -44,6 +49,7 @@ class Structure:
             classes=self.classes,
             in_channels=self.in_channels,
             image_size=self.image_size,
+            sample_shape=None if self.sample_shape is None else tuple(self.sample_shape),
             seed=0,
         ).eval()
 

@@ -15,12 +15,13 @@ from compression.pruning.dead import Reduced, remove_dead
 from ..checkpoint import write_json, write_tensors
 from ..config import Config
 from ..data import Split, load_dataset
-from ..data.normalise import Normaliser
-from ..data.split import split_validation
+from ..data.normalise import make_normaliser
+from ..data.split import divide
 from ..errors import ConfigError, DataError
-from ..evaluate import evaluate
+from ..evaluate import Forward, evaluate
 from ..quantise import MAX_BITS, MIN_BITS, dequantise, quantise
 from ..ranks import Ranks
+from ..tasks import make_task
 from .load import KINDS, SCALE, load, quantised_layouts
 from .payload import pack
 from .structure import STRUCTURE_FILE, Structure
@@ -66,10 +67,10 @@ class _Export:
     def __init__(self, folder: Path, output: Path, config: Config, bits: int) -> None:
         self.folder, self.output, self.config, self.bits = folder, output, config, bits
         data = load_dataset(config, seed=config.seed)
-        groups = None if data.groups is None else data.groups.numpy()
-        train_at, _ = split_validation(len(data.train), config.val_fraction, config.seed, groups)
+        train_at, _ = divide(data, config.val_fraction, config.seed)
         self.test: Split = data.test
-        self.normalise = Normaliser(data.train.x[torch.from_numpy(train_at)])
+        self.task = make_task(data)
+        self.normalise = make_normaliser(data.train.x[torch.from_numpy(train_at)])
         self.structure = Structure(
             model=config.model,
             stem=config.stem,
@@ -80,6 +81,8 @@ class _Export:
             mean=self.normalise.mean,
             std=self.normalise.std,
             bits=bits,
+            sample_shape=list(data.sample_shape),
+            target=None if data.classes else list(data.target),
         )
         self.model = self.structure.build()
         self.state = self._final_state()
@@ -104,9 +107,10 @@ class _Export:
         self._write_exact()
         if self.bits:
             self._write_integers()
+        score = self.task.score.name
         report: dict[str, Any] = {
             "run": self.folder.name,
-            "run_test_accuracy": self._summary().get("final_test_accuracy"),
+            f"run_test_{score}": self._summary().get(f"final_test_{score}"),
             "bits": self.bits,
             **_counts(self.model),
         }
@@ -156,24 +160,18 @@ class _Export:
     def _measure(self, kind: str) -> None:
         """Read a form back and evaluate it on the test data."""
         alone = Ranks(0, 1, 0, 1, torch.device("cpu"), torch.device("cpu"), "python", torch.get_num_threads())
-        loss, accuracy = evaluate(
-            load(self.output, kind),
-            self.test,
-            alone,
-            normalise=self.normalise,
-            autocast=None,
-            memory_format=torch.contiguous_format,
-        )
-        self.files[KINDS[kind]] |= {"test_accuracy": accuracy, "test_loss": loss}
+        forward = Forward(load(self.output, kind), self.normalise, autocast=None, memory_format=torch.contiguous_format)
+        metrics = evaluate(forward, self.test, alone, self.task).metrics
+        self.files[KINDS[kind]] |= {f"test_{name}": value for name, value in metrics.items()}
 
     def _same(self, kind: str, state: dict[str, Tensor], measured: str) -> None:
-        """Read a form back: the same numbers as in one that was measured have the same accuracy. DataError otherwise."""
+        """Read a form back: the same numbers as in one that was measured are worth the same. DataError otherwise."""
         read = load(self.output, kind).state_dict()
         for name, tensor in read.items():
             if tensor.is_floating_point() and not torch.equal(tensor, state[name]):
                 raise DataError(f"{self.output / KINDS[kind]} does not give '{name}' back as it was")
         known = self.files[KINDS[measured]]
-        self.files[KINDS[kind]] |= {key: known[key] for key in ("test_accuracy", "test_loss")}
+        self.files[KINDS[kind]] |= {key: value for key, value in known.items() if key.startswith("test_")}
 
     def _reduce(self) -> tuple[Reduced | None, str | None]:
         """The model without dead channels, if the run pruned any; or why there is none, if it pruned whole channels."""

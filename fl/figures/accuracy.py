@@ -1,4 +1,4 @@
-"""How good the model became: against rounds, against bytes sent, and its loss."""
+"""How good the model became: its score, accuracy or R2, against rounds and against bytes sent, and its loss."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from fl.figures.run_data import Column, RunData
 
 
 def draw_accuracy_vs_round(axes: Axes, run: RunData, title: str = "") -> None:
-    """Validation and test accuracy by round; a star marks the best round on validation."""
-    style.dress(axes, "round", "accuracy", title)
+    """Validation and test score by round; a star marks the best round on validation."""
+    style.dress(axes, "round", run.score.title, title)
     if not _draw(axes, run["round"], run):
         return
     style.round_axis(axes, run["round"])
@@ -21,7 +21,7 @@ def draw_accuracy_vs_round(axes: Axes, run: RunData, title: str = "") -> None:
 
 def draw_accuracy_vs_bytes(axes: Axes, run: RunData, title: str = "") -> None:
     """The same against all bytes the clients have sent so far, with what dense updates would have cost."""
-    style.dress(axes, "uplink so far, all clients (MB, log scale)", "accuracy", title)
+    style.dress(axes, "uplink so far, all clients (MB, log scale)", run.score.title, title)
     sent = run.cumulative_mb("uplink_bytes")
     if not _draw(axes, np.where(sent > 0, sent, np.nan), run):
         return
@@ -61,24 +61,29 @@ def draw_loss_vs_round(axes: Axes, run: RunData, title: str = "") -> None:
 
 
 def _draw(axes: Axes, x: Column, run: RunData) -> bool:
-    """Both accuracies against `x` and the best validation round; False, with a note, if there is nothing."""
+    """Both scores against `x` and the best validation round; False, with a note, if there is nothing."""
+    score = run.score
+    validated, tested = (run[column] for column in score.columns)
     drawn = [
-        _line(axes, x, run["val_accuracy"], "validation", style.VALIDATION, "-"),
-        _line(axes, x, run["test_accuracy"], "test", style.TEST, "--"),
+        _line(axes, x, validated, "validation", style.VALIDATION, "-"),
+        _line(axes, x, tested, "test", style.TEST, "--"),
     ]
     if not any(drawn):
-        style.note(axes, "no accuracy was recorded")
+        style.note(axes, f"no {score.title} was recorded")
         return False
     if drawn[0]:
-        validation = np.where(np.isfinite(x), run["val_accuracy"], np.nan)
+        validation = np.where(np.isfinite(x), validated, np.nan)
         best = int(np.nanargmax(validation))
         look: dict[str, Any] = {"color": style.VALIDATION, "markersize": 13, "markeredgecolor": "white", "zorder": 4}
         label = f"best on validation (round {run['round'][best]:.0f})"
         axes.plot(x[best], validation[best], "*", label=label, **look)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    if score.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.01), min(high, 1.01))
+    # An R2 far below 0, as that of a first round, would press all that matters into a line.
+    floor = -0.01 if score.percent else -1.0 if high > -1 else low
+    axes.set_ylim(max(low, floor), min(high, 1.01))
     return True
 
 

@@ -15,8 +15,8 @@ from fl.figures.timing import draw_time_per_round
 from fl.figures.traffic import draw_bytes_per_round
 
 _PANELS = (
-    (draw_accuracy_vs_round, "Accuracy by round"),
-    (draw_accuracy_vs_bytes, "Accuracy by bytes sent"),
+    (draw_accuracy_vs_round, "{score} by round"),
+    (draw_accuracy_vs_bytes, "{score} by bytes sent"),
     (draw_loss_vs_round, "Loss by round"),
     (draw_bytes_per_round, "Bytes by round"),
     (draw_time_per_round, "Time by round"),
@@ -33,22 +33,23 @@ def draw_dashboard(run: RunData) -> Figure:
     for at, card in enumerate(key_figures(run)):
         _draw_card(figure.add_subplot(cards[0, at]), *card)
     for at, (draw, title) in enumerate(_PANELS):
-        draw(figure.add_subplot(panels[at // 3][0, at % 3]), run, title)
+        draw(figure.add_subplot(panels[at // 3][0, at % 3]), run, title.format(score=run.score.title.capitalize()))
     return figure
 
 
 def key_figures(run: RunData) -> list[tuple[str, str, str]]:
     """Five cards: (caption, value, small print). Every decision is validation's; test is only reported."""
-    test, validation = run["test_accuracy"], run["val_accuracy"]
+    score = run.score
+    validation, test = (run[column] for column in score.columns)
     final, when = "-", "no test recorded"
     if np.isfinite(test).any():
         last = int(np.flatnonzero(np.isfinite(test))[-1])
-        final, when = f"{test[last]:.2%}", f"round {run['round'][last]:.0f}"
+        final, when = score.words(test[last]), f"round {run['round'][last]:.0f}"
     best, where = "-", "no validation recorded"
     if np.isfinite(validation).any():
         at = int(np.nanargmax(validation))
-        best = f"{test[at]:.2%}" if np.isfinite(test[at]) else "-"
-        where = f"round {run['round'][at]:.0f}, validation {validation[at]:.2%}"
+        best = score.words(test[at]) if np.isfinite(test[at]) else "-"
+        where = f"round {run['round'][at]:.0f}, validation {score.words(validation[at])}"
     traffic = []
     for direction in ("uplink", "downlink"):
         ratio = run.reduction(direction)
@@ -62,8 +63,8 @@ def key_figures(run: RunData) -> list[tuple[str, str, str]]:
         if number
     ]
     return [
-        ("Test accuracy, last", final, when),
-        ("Test accuracy, best on validation", best, where),
+        (f"Test {score.title}, last", final, when),
+        (f"Test {score.title}, best on validation", best, where),
         *traffic,
         ("Time", f"{np.nansum(run['time_s']):,.0f} s", ", ".join(extent)),
     ]

@@ -22,6 +22,9 @@ def draw_partition(axes: Axes, run: RunData, title: str = "") -> None:
     if run.labels is None:
         style.note(axes, "the partition was not recorded")
         return
+    if run.labels.shape[1] == 1:  # no classes
+        _draw_bars(axes, run.labels[:, 0])
+        return
     counts = run.labels.T  # [classes, clients]
     classes, clients = counts.shape
     image = axes.imshow(counts, aspect="auto", interpolation="nearest", cmap=_WHITE_TO_BLUE, vmin=0,
@@ -48,6 +51,19 @@ def _write_numbers(axes: Axes, counts: np.ndarray) -> None:
                       color="white" if count > dark else style.INK)  # fmt: skip
 
 
+def _draw_bars(axes: Axes, totals: np.ndarray) -> None:
+    """How many samples each client holds, where they have no classes."""
+    axes.set_ylabel("samples")
+    axes.grid(True, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=20, steps=[1, 2, 5, 10], min_n_ticks=1))
+    _bars(axes, totals)
+
+
+def _bars(axes: Axes, totals: np.ndarray) -> None:
+    axes.grid(False, axis="x")
+    axes.bar(np.arange(len(totals)), totals, width=0.8 if len(totals) <= 50 else 1.0, color=style.BLUE, linewidth=0)
+
+
 def _draw_totals(axes: Axes, totals: np.ndarray, title: str) -> None:
     """Bars above the map, one per client, in the upper fifth of the place that `axes` had to itself."""
     place = axes.get_subplotspec()
@@ -57,8 +73,7 @@ def _draw_totals(axes: Axes, totals: np.ndarray, title: str) -> None:
     axes.set_title("", loc="left")
     top = axes.figure.add_subplot(cells[0], sharex=axes)
     style.dress(top, "", "total", title)
-    top.grid(False, axis="x")
-    top.bar(np.arange(len(totals)), totals, width=0.8 if len(totals) <= 50 else 1.0, color=style.BLUE, linewidth=0)
+    _bars(top, totals)
     top.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
     top.tick_params(axis="x", labelbottom=False, length=0)
     axes.figure.align_ylabels([axes, top])

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fl.errors import DataError
 from fl.layer_rows import LAYERS
-from fl.record import METRICS, TIMES
+from fl.record import COMMON, TIMES
+from fl.tasks import Score, score_of
 
 Column = NDArray[np.float64]
 
@@ -40,7 +41,8 @@ class TimeData:
 
 @dataclass(frozen=True)
 class RunData:
-    """One run: `metrics` are float64[rounds] by column (NaN: empty cell), `labels` is int[clients, classes]."""
+    """One run: `metrics` are float64[rounds] by column (NaN: empty cell), `labels` is int[clients, classes],
+    with a single column where targets are numbers."""
 
     name: str
     config: dict[str, Any]
@@ -53,6 +55,11 @@ class RunData:
 
     def __getitem__(self, column: str) -> Column:
         return self.metrics[column]
+
+    @property
+    def score(self) -> Score:
+        """What rounds are compared by."""
+        return score_of(self.metrics)
 
     @property
     def rounds(self) -> int:
@@ -88,10 +95,10 @@ def read_run(folder: Path) -> RunData:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report needs the metrics of at least one round")
     rows, header = _rows(path)
-    for column in METRICS:
+    for column in (*COMMON, *score_of(header).columns):
         if column not in header:
             raise DataError(f"{path} has no column '{column}'; was it written by another version?")
-    metrics = {column: np.array([_number(row[column], path) for row in rows]) for column in METRICS}
+    metrics = {column: np.array([_number(row[column], path) for row in rows]) for column in header}
 
     clients, _ = _rows(folder / "clients.csv")
     config = _json(folder / "config.json")

@@ -8,10 +8,13 @@ from torch import nn
 
 from compression.spec import nearest
 from fl.config import ModelOptions
+from fl.data.dataset import channels_of, size_of
 from fl.errors import ConfigError
-from fl.models import small
+from fl.models import sequence, small
+from fl.models.emotion import emotion_cnn
 from fl.models.resnet import resnet
 from fl.models.resnet12 import resnet12
+from fl.models.vgg import vgg11
 from fl.models.weights import check_weights, load_weights
 from fl.plugin import load_function
 from fl.seeds import derive_seed
@@ -23,9 +26,16 @@ _SMALL: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": small.simple_cnn,
     "pfl_cnn": small.pfl_cnn,
     "conv2": small.conv2,
+    "vgg11": vgg11,
+    "emotion_cnn": emotion_cnn,
+}
+_SEQUENCES: dict[str, Callable[..., nn.Module]] = {
+    "mental_state": sequence.mental_state,
+    "temperature_lstm": sequence.temperature_lstm,
+    "mlp": sequence.mlp,
 }
 _RESNETS: dict[str, Literal[18, 50]] = {"resnet18": 18, "resnet50": 50}
-MODELS = (*_RESNETS, "resnet12", *_SMALL)
+MODELS = (*_RESNETS, "resnet12", *_SMALL, *_SEQUENCES)
 """Names of the built-in networks."""
 
 
@@ -45,33 +55,48 @@ def check_model(options: ModelOptions) -> Callable[..., Any] | None:
     return None if name in MODELS else load_function("--model", name)
 
 
-def build_model(options: ModelOptions, *, classes: int, in_channels: int, image_size: int, seed: int) -> nn.Module:
-    """The network that the options name, fp32 on the CPU, for [B, in_channels, image_size, image_size] images.
+def build_model(
+    options: ModelOptions,
+    *,
+    classes: int,
+    in_channels: int,
+    image_size: int,
+    seed: int,
+    sample_shape: tuple[int, ...] | None = None,
+) -> nn.Module:
+    """The network that the options name, fp32 on the CPU, for samples of `sample_shape`; None: square images
+    [in_channels, image_size, image_size]. `classes` 0: it predicts one number.
 
     Its first weights are a function of `seed` alone, and no global random state changes; `--init` then replaces them
-    with those of a safetensors file. A user's own function is called as `function(classes, in_channels)`. Raises
-    ConfigError for whatever `check_model` refuses, for images that are too small, and for a file that does not fit.
+    with those of a safetensors file. A user's own function is called as `function(classes, in_channels)`, with 1 for
+    `classes` 0 and, for sequences [T, F], F channels. Raises ConfigError for whatever `check_model` refuses, for samples
+    that the network does not take, and for a file that does not fit.
     """
     own = check_model(options)
+    shape = (in_channels, image_size, image_size) if sample_shape is None else tuple(sample_shape)
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed(seed, "model"))  # torch.manual_seed seeds CUDA too
-        if own is not None:
-            model = own(classes, in_channels)
-        elif options.model in _SMALL:
-            model = _SMALL[options.model](classes=classes, in_channels=in_channels, image_size=image_size)
-        elif options.model == "resnet12":
-            model = resnet12(classes=classes, in_channels=in_channels)
-        else:
-            model = resnet(
-                _RESNETS[options.model],
-                classes=classes,
-                in_channels=in_channels,
-                stem=options.stem,
-                norm=options.norm,
-            )
+        model = _built_in(options, classes, shape) if own is None else own(classes or 1, channels_of(shape))
     if not isinstance(model, nn.Module):
         raise ConfigError(f"--model {options.model} must return a torch.nn.Module, not {type(model).__name__}")
     model = model.to(device="cpu", dtype=torch.float32)
     if options.init is not None:
         load_weights(model, options.init)
     return model
+
+
+def _built_in(options: ModelOptions, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    name, channels, size = options.model, channels_of(shape), size_of(shape)
+    takes, dimensions = ("windows", {2}) if name in _SEQUENCES else ("images", {3})
+    if name == "mlp":
+        takes, dimensions = "windows and rows", {1, 2}
+    if len(shape) not in dimensions:
+        raise ConfigError(f"--model {name} takes {takes}, and the samples of --dataset are {list(shape)}")
+    if name in _SEQUENCES:
+        return _SEQUENCES[name](classes=classes, features=channels, length=size)
+    outputs = classes or 1
+    if name in _SMALL:
+        return _SMALL[name](classes=outputs, in_channels=channels, image_size=size)
+    if name == "resnet12":
+        return resnet12(classes=outputs, in_channels=channels)
+    return resnet(_RESNETS[name], classes=outputs, in_channels=channels, stem=options.stem, norm=options.norm)

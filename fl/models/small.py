@@ -5,7 +5,8 @@ from torch import nn
 from fl.errors import ConfigError
 
 
-def _at_least(name: str, image_size: int, smallest: int) -> None:
+def at_least(name: str, image_size: int, smallest: int) -> None:
+    """ConfigError if images of `image_size` pixels are smaller than the network `name` can take."""
     if image_size < smallest:
         raise ConfigError(f"--model {name} needs images of at least {smallest} pixels, not {image_size}")
 
@@ -15,7 +16,7 @@ def lenet5(*, classes: int, in_channels: int, image_size: int) -> nn.Module:
 
     conv 6 5x5, pool, conv 16 5x5, pool, fc 120, fc 84, fc classes. ConfigError below 16 pixels.
     """
-    _at_least("lenet5", image_size, 16)
+    at_least("lenet5", image_size, 16)
     side = ((image_size - 4) // 2 - 4) // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, 6, 5),
@@ -38,7 +39,7 @@ def simple_cnn(*, classes: int, in_channels: int, image_size: int) -> nn.Module:
 
     conv 32 3x3, pool, conv 64 3x3, pool, fc 256, fc classes. ConfigError below 4 pixels.
     """
-    _at_least("simple_cnn", image_size, 4)
+    at_least("simple_cnn", image_size, 4)
     side = image_size // 2 // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, 32, 3, padding=1),
@@ -59,7 +60,7 @@ def pfl_cnn(*, classes: int, in_channels: int, image_size: int) -> nn.Module:
 
     conv 32 3x3, conv 64 3x3, pool, dropout 0.25, fc 128, dropout 0.5, fc classes. ConfigError below 6 pixels.
     """
-    _at_least("pfl_cnn", image_size, 6)
+    at_least("pfl_cnn", image_size, 6)
     side = (image_size - 4) // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, 32, 3),
@@ -81,7 +82,7 @@ def conv2(*, classes: int, in_channels: int, image_size: int) -> nn.Module:
 
     conv 32 5x5, pool, conv 64 5x5, pool, both padded, fc 2048, fc classes. ConfigError below 4 pixels.
     """
-    _at_least("conv2", image_size, 4)
+    at_least("conv2", image_size, 4)
     side = image_size // 2 // 2
     return nn.Sequential(
         nn.Conv2d(in_channels, 32, 5, padding=2),

@@ -73,7 +73,7 @@ class Masks(ABC):
     def close(self, mean_update: Tensor | None) -> None:  # noqa: B027 - most have nothing to do
         """The round succeeded; `mean_update`, fp32 [n], on rank 0 where it is known."""
 
-    def evaluated(self, round_: int, val_accuracy: float | None) -> None:  # noqa: B027 - most have nothing to do
+    def evaluated(self, round_: int, val_score: float | None) -> None:  # noqa: B027 - most have nothing to do
         """The global model was evaluated after `round_`; the same call on every rank."""
 
     @abstractmethod

@@ -11,9 +11,8 @@ from compression.pruning.spec import SMALLER, Pruning, parse_pruning
 from ..capabilities import capabilities, parse_capabilities
 from ..client import ClientTrainer
 from ..clock.profiles import profiles
-from ..cost import Costs, samples_trained
+from ..cost import samples_trained
 from ..engine import make_engine
-from ..engine.precision import autocast_dtype
 from ..equal_time import equal_time
 from ..federation import Federation
 from ..local import LocalModel, MaskedModel, SmallModel
@@ -44,7 +43,7 @@ class LocalModels:
         engine, state = self._federation.engine, self._federation.state
         if part.sub is None:
             return MaskedModel(engine, state, self.gradients, part, squares)
-        own = make_engine(self._federation.config, part.sub.model, self._federation.ranks)
+        own = make_engine(self._federation.config, part.sub.model, self._federation.ranks, engine.loss)
         sends = part.buffers is not None and part.buffers.numel() == part.sub.buffers.numel()
         return SmallModel(own, state, part.sub, buffers=sends)
 
@@ -86,7 +85,7 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
         )
     if pruning.method == "width" or config.capabilities != "none":
         absent = None
-        if pruning.method == "width":
+        if pruning.method == "width" and federation.classes:
             counts = torch.tensor(federation.label_counts())
             absent = [(row == 0).nonzero().view(-1).to(federation.ranks.device) for row in counts]
         recovery = None if config.recover == "none" else Recovery(config.recover)
@@ -126,7 +125,7 @@ def _capabilities(federation: Federation, pruning: Pruning) -> Shares:
     if not asked.equal_time:
         return Shares(capabilities(config.capabilities, config.clients, config.seed))
     known = profiles(config.profiles, config.clients, config.seed)
-    costs = Costs(config, federation.train.x.shape[1:], autocast_dtype(federation.engine.precision))
+    costs = federation.make_costs()
     trained = samples_trained(config, [len(part) for part in federation.parts])
     flops = costs.each([federation.engine.model] * len(trained), trained)
     n = federation.state.layout.total

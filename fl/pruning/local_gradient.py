@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..client import ClientTrainer
 from ..engine.base import LocalEngine
@@ -16,7 +15,7 @@ _BATCHES = 10
 def local_gradient(
     trainer: ClientTrainer, engine: LocalEngine, state: ModelState, client: int, round_: int, part: Part
 ) -> Tensor:
-    """The mean gradient of the cross-entropy over the first batches of `client` in `round_`, at most 10, at the global
+    """The mean gradient of the loss over the first batches of `client` in `round_`, at most 10, at the global
     weights of its `part` and zeros elsewhere, fp32 [n]; in fp32 whatever the precision of training."""
     model = engine.model
     state.load_into(model)
@@ -27,7 +26,7 @@ def local_gradient(
     count = 0
     with trainer.seeded(client, round_):
         for x, y in trainer.batches(client, round_, engine):
-            F.cross_entropy(model(x), y).backward()
+            engine.loss(model(x), y).backward()
             count += 1
             if count == _BATCHES:
                 break

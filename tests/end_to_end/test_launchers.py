@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from fl.record import CLIENTS, METRICS
+from fl.record import CLIENTS, metrics_columns
+from fl.tasks import Classification
 from tests.support import (
     PYTHON,
     ROOT,
@@ -101,7 +102,7 @@ def test_the_run_folder_is_complete(launched: Launched, launcher: str) -> None:
     assert summary["total_uplink_dense_bytes"] / summary["total_uplink_bytes"] == summary["uplink_ratio"] > 10
     assert len(summary["model_sha256"]) == 64
     metrics, clients = rows(folder, without=()), rows(folder, "clients", without=())
-    assert tuple(metrics[0]) == METRICS
+    assert tuple(metrics[0]) == metrics_columns(Classification(10))
     assert tuple(clients[0]) == CLIENTS
     assert [row["round"] for row in metrics] == ["0", "1", "2"]
     assert [int(row["rank"]) for row in clients] == [client % world_size for client in range(4)] * 3

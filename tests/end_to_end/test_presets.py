@@ -1,9 +1,9 @@
 """The presets, as a user starts them, with fewer rounds and samples. Oracle: what their comments promise."""
 
 import json
+import math
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,10 +13,25 @@ from fl.cli import parse
 from fl.config import Config
 from tests.support import ROOT, rows, run_here
 
+PRESETS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))
+
 _RECOMMENDED = {  # sparsity, first round, last round, rounds between steps
     "pruning_unstructured": (0.5, 10, 100, 5),
     "pruning_structured": (0.4, 15, 150, 10),
     "pruning_gentle": (0.3, 20, 200, 10),
+    "emotion": (0.5, 10, 100, 5),
+}
+_PARAMETERS = {  # published counts; of a ResNet, its layers' for ten and for the ten classes of the Tiny-ImageNet subset
+    "cifar10_resnet18": 11_173_962,
+    "cifar10_resnet50": 23_520_842,
+    "cifar10_vgg11": 9_750_922,
+    "emotion": 2_345_607,
+    "femnist_conv2": 6_603_710,
+    "mental_state": 754_459,
+    "mnist_lenet5": 44_426,
+    "pfl_benchmark": 1_626_442,
+    "temperature": 11_251,
+    "tiny_imagenet_resnet18": 11_173_962,
 }
 
 
@@ -36,38 +51,56 @@ def test_the_schedule_is_the_recommended_one(name: str) -> None:
     assert config.rounds > end
 
 
-@pytest.mark.parametrize("name", _RECOMMENDED)
-def test_the_preset_runs(name: str, tmp_path: Path) -> None:
-    """Two rounds on the digits; the second one prunes the whole sparsity."""
-    overrides = {
-        "rounds": 2,
-        "dataset": "digits",
-        "limit_train": 60,
-        "local_steps": 1,
-        "batch_size": 8,
-        "partition": "iid",
-        "prune_schedule": "oneshot:1",
-    }
-    _run(name, tmp_path, overrides)
-    table = rows(tmp_path / name)
-    assert [float(row["sparsity"]) > 0.1 for row in table] == [False, True]
-    assert rows(tmp_path / name, "layers")
+def test_published_settings() -> None:
+    """PruneFL's for FEMNIST, and the workload on which simulators are compared: 1,000 clients of 50 of the 50,000 images."""
+    femnist, workload = _preset("femnist_conv2"), _preset("pfl_benchmark")
+    assert (femnist.clients, femnist.clients_per_round, femnist.local_steps, femnist.batch_size) == (100, 10, 5, 20)
+    assert (workload.clients, workload.clients_per_round, workload.val_fraction, workload.partition) == (
+        1000,
+        50,
+        0,
+        "iid",
+    )
+    assert (workload.local_epochs, workload.batch_size, workload.lr, workload.momentum) == (1, 10, 0.1, 0)
+    assert (workload.uplink, workload.downlink) == ("none", "none")
 
 
-def test_femnist_runs(real_data: Path, tmp_path: Path) -> None:
-    """Two rounds of 100 writers, with fewer of them at work and fewer samples: PruneFL's parameters, all clients."""
-    config = _preset("femnist_conv2")
-    assert (config.clients, config.clients_per_round, config.local_steps, config.batch_size) == (100, 10, 5, 20)
-    overrides = {"data_dir": str(real_data), "rounds": 2, "clients_per_round": 2, "local_steps": 1, "limit_train": 300}
-    _run("femnist_conv2", tmp_path, overrides)
-    folder = tmp_path / "femnist_conv2"
-    assert len(rows(folder)) == 2
-    assert json.loads((folder / "summary.json").read_text())["parameters"] == 6_603_710
-    assert len(json.loads((folder / "partition.json").read_text())["labels"]) == 100
-
-
-def _run(name: str, folder: Path, overrides: dict[str, Any]) -> None:
-    config = replace(_preset(name), **overrides)
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_preset_runs(name: str, real_data: Path, tmp_path: Path) -> None:
+    """Two rounds on its own data, with at most four clients, two of them a round, of a step each: finite figures, its
+    network's parameters, bytes sent. What it prunes on a schedule, it prunes in the second round."""
+    preset = _preset(name)
+    scheduled = preset.prune_schedule != "constant"
+    config = replace(
+        preset,
+        data_dir=str(real_data),
+        download=False,
+        rounds=2,
+        clients=min(preset.clients or 4, 4),
+        clients_per_round=2,
+        limit_train=80,
+        limit_test=8,
+        val_fraction=0.1,
+        local_epochs=None,
+        local_steps=1,
+        batch_size=2,
+        eval_every=1,
+        checkpoint_every=0,
+        prune_schedule="oneshot:1" if scheduled else "constant",
+    )
     default = Config()
     given = {f.name: getattr(config, f.name) for f in fields(Config)}
-    run_here(folder, name, **{key: value for key, value in given.items() if value != getattr(default, key)})
+    changed = {key: value for key, value in given.items() if value != getattr(default, key)}
+    run_here(tmp_path, name, **{**changed, "dataset": config.dataset, "model": config.model})
+    folder = tmp_path / name
+    table = rows(folder)
+    assert [row["clients"] for row in table] == ["2", "2"]
+    assert all(math.isfinite(float(row[column])) for row in table for column in ("train_loss", "val_loss", "test_loss"))
+    assert all(int(row["uplink_bytes"]) > 0 for row in table)
+    assert [float(row["sparsity"]) > 0.1 for row in table] == (
+        [False, True] if scheduled else [config.prune != "none"] * 2
+    )
+    assert bool(rows(folder, "layers")) if config.prune != "none" else not (folder / "layers.csv").exists()
+    assert len(json.loads((folder / "partition.json").read_text())["labels"]) == config.clients
+    found = json.loads((folder / "summary.json").read_text())["parameters"]
+    assert found == _PARAMETERS.get(name, found)

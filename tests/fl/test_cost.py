@@ -18,6 +18,7 @@ from fl.data.augment import Augment
 from fl.data.batches import iterate_batches
 from fl.data.normalise import Normaliser
 from fl.engine.optimizer import make_optimizer
+from fl.tasks import Regression
 from tests.compression.pruning.networks import network
 
 
@@ -79,6 +80,14 @@ def test_by_hand() -> None:
     weights = 4 * (5 * 3 + 3)
     log_softmax, total_weight = 4 * 4 * 3, 4
     assert cost == LocalCost(3 * 2 * 5 * 3, 2 * weights + 4 * 4 * 5 + 8 * 4 + log_softmax + total_weight)
+
+
+@pytest.mark.parametrize("end", [nn.Identity(), nn.Flatten(0)])
+def test_numbers_by_hand(end: nn.Module) -> None:
+    """A linear layer of 5 to 1 in a batch of 4: input, outputs and scaled targets are kept; outputs [4, 1] and [4] alike."""
+    model, options = nn.Sequential(nn.Linear(5, 1), end), Config(batch_size=4, momentum=0.0)
+    cost = local_cost(model, (5,), options, loss=Regression(1.0, 2.0).loss, targets=torch.float32)
+    assert cost == LocalCost(3 * 2 * 5, 2 * 4 * (5 + 1) + 4 * 4 * 5 + 4 * 4 + 4 * 4)
 
 
 class _Lstm(nn.Module):

@@ -3,11 +3,15 @@
 import pytest
 
 from fl.layer_rows import LAYERS
-from fl.record import METRICS, Record, read_metrics, write_summary
+from fl.record import Record, metrics_columns, read_metrics
+from fl.summary import write_summary
+from fl.tasks import Classification, Regression
+
+TASK = Classification(3)
 
 
 def row(round_: int, val: float | None, test: float | None) -> dict:
-    values = dict.fromkeys(METRICS, 1.0)
+    values = dict.fromkeys(metrics_columns(TASK), 1.0)
     values.update(round=round_, val_accuracy=val, test_accuracy=test, uplink_bytes=10, uplink_dense_bytes=1000)
     values.update(downlink_bytes=50, downlink_dense_bytes=100, time_s=0.1 + round_, train_loss=1 / 3)
     return values
@@ -15,7 +19,7 @@ def row(round_: int, val: float | None, test: float | None) -> dict:
 
 def test_rows_are_on_disk_at_once_and_read_back_exactly(tmp_path):
     """1/3 survives the file; an empty cell is None; the log has a line for the round."""
-    record = Record(tmp_path)
+    record = Record(tmp_path, TASK)
     record.add_round(row(0, None, 0.25), [{"round": 0, "client": 2}])
     assert read_metrics(tmp_path)[0]["train_loss"] == 1 / 3
     assert read_metrics(tmp_path)[0]["val_accuracy"] is None
@@ -26,12 +30,12 @@ def test_rows_are_on_disk_at_once_and_read_back_exactly(tmp_path):
 
 def test_a_continued_record_drops_rows_after_the_checkpoint(tmp_path):
     """Rows 0 and 1 were written, the checkpoint knows of row 0: row 1 is written anew."""
-    record = Record(tmp_path)
+    record = Record(tmp_path, TASK)
     record.add_round(row(0, 0.1, 0.1), [])
     sizes = record.sizes()
     record.add_round(row(1, 0.2, 0.2), [])
     record.close()
-    record = Record(tmp_path, sizes)
+    record = Record(tmp_path, TASK, sizes)
     record.add_round(row(1, 0.3, 0.3), [])
     record.close()
     assert [metrics["val_accuracy"] for metrics in read_metrics(tmp_path)] == [0.1, 0.3]
@@ -42,12 +46,12 @@ def test_layers_are_a_table_of_their_own(tmp_path):
     folder, plain = tmp_path / "layers", tmp_path / "plain"
     for path, layers in ((folder, True), (plain, False)):
         path.mkdir()
-        record = Record(path, layers=layers)
+        record = Record(path, TASK, layers=layers)
         record.add_round(row(0, 0.1, 0.1), [], [{"round": 0, "layer": "a"}, {"round": 0, "layer": "b"}])
         sizes = record.sizes()
         record.add_round(row(1, 0.2, 0.2), [], [{"round": 1, "layer": "a"}])
         record.close()
-        Record(path, sizes, layers=layers).close()
+        Record(path, TASK, sizes, layers=layers).close()
     lines = (folder / "layers.csv").read_text().splitlines()
     assert lines == [",".join(LAYERS), "0,a,,,,,,", "0,b,,,,,,"]
     assert not (plain / "layers.csv").exists()
@@ -56,7 +60,7 @@ def test_layers_are_a_table_of_their_own(tmp_path):
 
 def test_summary_chooses_the_best_round_on_validation_alone(tmp_path):
     """Validation is best in round 1 (tied with 3: the earlier one counts), where the test accuracy is the worst."""
-    record = Record(tmp_path)
+    record = Record(tmp_path, TASK)
     for round_, (val, test) in enumerate([(0.5, 0.9), (0.8, 0.1), (0.6, 0.95), (0.8, 0.7)]):
         record.add_round(row(round_, val, test), [])
     record.close()
@@ -65,3 +69,23 @@ def test_summary_chooses_the_best_round_on_validation_alone(tmp_path):
     assert summary["final_test_accuracy"] == 0.7
     assert (summary["total_uplink_bytes"], summary["uplink_ratio"], summary["downlink_ratio"]) == (40, 100.0, 2.0)
     assert summary["seconds"] == pytest.approx(6.4)
+
+
+def test_a_regression_has_its_own_score(tmp_path):
+    """The best round is that of the best validation R2, also below 0; the other metrics are those of the last evaluation."""
+    task = Regression(0.0, 1.0)
+    record = Record(tmp_path, task, client_eval=True)
+    for round_, (val, test) in enumerate([(-3.0, 0.2), (-0.5, 0.1), (-1.0, 0.3), (None, None)]):
+        values = dict.fromkeys(metrics_columns(task, clients=True), 1.0)
+        values.update(round=round_, val_r2=val, test_r2=test, test_mae=None if val is None else 10.0 + round_)
+        values.update(client_r2=None if val is None else 0.25 * round_)
+        record.add_round(values, [], None, [{"round": round_, "client": 0, "samples": 4, "score": 0.5, "loss": 2.0}])
+    sizes = record.sizes()
+    record.close()
+    summary = write_summary(tmp_path, model_sha256="x", parameters=7, extra={})
+    assert (summary["best_val_round"], summary["best_val_r2"], summary["best_val_test_r2"]) == (1, -0.5, 0.1)
+    assert (summary["final_test_r2"], summary["final_test_mae"], summary["final_client_r2"]) == (0.3, 12.0, 0.5)
+    assert not [name for name in summary if "accuracy" in name]
+    assert (tmp_path / "client_eval.csv").read_text().splitlines()[1] == "0,0,4,0.5,2.0"
+    assert sizes["client_eval"] == (tmp_path / "client_eval.csv").stat().st_size
+    assert "val_r2 -0.5000, test_r2 0.1000" in (tmp_path / "run.log").read_text()

@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from fl.errors import DataError
-from fl.figures import accuracy, dashboard, layers, partition, style, timeline, timing, traffic
+from fl.figures import accuracy, dashboard, judgements, layers, partition, style, timeline, timing, traffic
 from fl.figures.run_data import read_run
 from fl.layer_rows import LAYERS
 from fl.report import write_report
@@ -281,9 +281,54 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     assert read_run(folder).rounds == 4
 
 
+def test_a_regression_is_told_by_its_r2(tmp_path: Path) -> None:
+    """Files, axes and key figures; the first round, far below 0, does not press the others into a line."""
+    folder = make_run(tmp_path / "run")
+    text = (folder / "metrics.csv").read_text().replace("val_accuracy", "val_r2").replace("test_accuracy", "test_r2")
+    (folder / "metrics.csv").write_text(text.replace("2.1,0.5,0.4", "2.1,-50,-40"))
+    (folder / "partition.json").write_text('{"labels": [[10], [20], [30]]}')
+    run = read_run(folder)
+    axes = axes_of(accuracy.draw_accuracy_vs_round, run)
+    assert axes.get_ylabel() == "R2"
+    assert axes.get_ylim() == (-1.0, pytest.approx(1.01))
+    assert line(axes, "validation").get_ydata()[0] == -50
+    cards = {caption: value for caption, value, _ in dashboard.key_figures(run)}
+    assert (cards["Test R2, last"], cards["Test R2, best on validation"]) == ("0.7000", "0.6000")
+    assert [bar.get_height() for bar in axes_of(partition.draw_partition, run).patches] == [10, 20, 30]
+    names = [path.name for path in write_report(folder, dpi=30)]
+    assert names == ["r2_vs_round.png", "r2_vs_bytes.png", *NAMES[2:]]
+
+
+@pytest.mark.filterwarnings("error")
+def test_figures_of_predictions_and_of_clients(tmp_path: Path) -> None:
+    """Drawn where their files are: shares of the true class, the line of perfect predictions, clients by score."""
+    folder = make_run(tmp_path / "run")
+    (folder / "confusion.csv").write_text("class,cat,$dog_{\ncat,3,1\n$dog_{,0,0\n")
+    (folder / "predictions.csv").write_text("target,prediction\n1.0,1.5\n4.0,3.0\n")
+    scores = "".join(f"{t},{c},{c + 1},{c / 20 + t / 100},1.0\n" for t in (0, 1) for c in range(19))
+    (folder / "client_eval.csv").write_text(f"round,client,samples,score,loss\n{scores}1,19,5,,1.0\n")
+    run = read_run(folder)
+    figures = judgements.draw_judgements(run, folder)
+    assert set(figures) == {"confusion", "prediction", "clients"}
+    shares = figures["confusion"].axes[0].get_images()[0].get_array()
+    assert np.asarray(shares).tolist() == [[0.75, 0.25], [0, 0]]
+    axes = figures["prediction"].axes[0]
+    assert axes.get_lines()[0].get_xydata().tolist() == [[1, 1.5], [4, 3]]
+    assert axes.get_xlim() == axes.get_ylim()
+    axes = figures["clients"].axes[0]
+    heights = sorted(bar.get_height() for bar in axes.patches)
+    assert heights == pytest.approx([c / 20 + 0.01 for c in range(19)])  # of the last round, those that have one
+    mean = sum((c + 1) * (c / 20 + 0.01) for c in range(19)) / sum(range(1, 20))
+    assert line(axes, "mean by samples").get_ydata()[0] == pytest.approx(mean)
+    drawn = write_report(folder, dpi=30)
+    assert [path.name for path in drawn] == [*NAMES, "confusion.png", "prediction.png", "clients.png"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
+        ("client_eval.csv", "round,client\n0,1\n", "not a table of clients' scores"),
+        ("client_eval.csv", "round,client,samples,score,loss\n0,1,2,x,3\n", "not a table of clients' scores"),
         ("metrics.csv", None, "metrics.csv does not exist"),
         ("metrics.csv", "round,train_s\n", "no column 'time_s'"),
         ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 23) + "\n", "holds 'x'"),

@@ -17,12 +17,15 @@ from fl.data.partition.schemes import dirichlet, iid, quantity, shards
 from fl.errors import ConfigError
 from fl.seeds import numpy_generator
 
-__all__ = ["NATURAL", "PARTITIONS", "Partition", "check_partition", "partition"]
+__all__ = ["BY_LABEL", "NATURAL", "PARTITIONS", "Partition", "check_partition", "partition"]
 
 Scheme = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 NATURAL = "natural"
 """The partition by which every client is one group of the data set's own."""
+
+BY_LABEL = ("dirichlet", "shards", "labels")
+"""The partitions that go by the classes of the samples."""
 
 
 def _iid(stage: Stage) -> Scheme:

@@ -8,13 +8,17 @@ from torch import Tensor, nn
 
 from compression import Layout
 from fl.models import small
+from fl.models.emotion import emotion_cnn
 from fl.models.resnet import resnet
 from fl.models.resnet12 import resnet12
+from fl.models.vgg import vgg11
 
 NETWORKS = (
     "lenet5",
     "simple_cnn",
     "pfl_cnn",
+    "emotion_cnn",
+    "vgg11",
     "resnet12",
     "resnet18 batch",
     "resnet18 group",
@@ -77,8 +81,9 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
         elif kind == "resnet12":
             model, example = resnet12(classes=10, in_channels=3), images(3, 8)
         else:
-            channels, side = (3, 32) if kind == "pfl_cnn" else (1, 28)
-            model = getattr(small, kind)(classes=10, in_channels=channels, image_size=side)
+            channels, side = (3, 32) if kind in ("pfl_cnn", "vgg11", "emotion_cnn") else (1, 28)
+            make = {"vgg11": vgg11, "emotion_cnn": emotion_cnn}.get(kind) or getattr(small, kind)
+            model = make(classes=10, in_channels=channels, image_size=side)
             example = images(channels, side)
         with torch.no_grad():
             for tensor in (*model.parameters(), *model.buffers()):

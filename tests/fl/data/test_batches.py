@@ -1,5 +1,7 @@
 """Oracles: slow transcriptions of the definitions, one image at a time, and counts by hand."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from compression.spec import SpecError
 from fl.data.augment import Augment
 from fl.data.batches import batch_sizes, count_steps, iterate_batches
 from fl.data.dataset import Split
-from fl.data.normalise import Normaliser
+from fl.data.normalise import Identity, Normaliser, make_normaliser
 from fl.errors import ConfigError
 
 
@@ -24,7 +26,7 @@ def numbered(count):
 
 
 def batches(split, indices=None, **changes):
-    arguments = {"batch_size": 4, "seed": 0, "augment": Augment("none"), "normalise": Normaliser(split.x)}
+    arguments = {"batch_size": 4, "seed": 0, "augment": Augment("none"), "normalise": make_normaliser(split.x)}
     arguments |= {"device": "cpu"} | changes
     return list(iterate_batches(split, torch.arange(len(split)) if indices is None else indices, **arguments))
 
@@ -45,6 +47,37 @@ def test_normaliser_keeps_a_constant_channel_finite():
     x = torch.full((3, 1, 2, 2), 7, dtype=torch.uint8)
     assert Normaliser(x).std == [1.0]
     assert Normaliser(x)(x).eq(0).all()
+
+
+def test_numbers_pass_unchanged():
+    """Oracle: the input itself; floating-point images are laid out as asked."""
+    windows, pictures = torch.randn(5, 7, 3), torch.randn(5, 3, 4, 4)
+    assert make_normaliser(windows)(windows, torch.channels_last) is windows
+    laid = make_normaliser(pictures)(pictures, torch.channels_last)
+    assert torch.equal(laid, pictures)
+    assert laid.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(make_normaliser(windows), Identity)
+    assert not isinstance(make_normaliser(images(2)), Identity)
+
+
+def test_windows_stay_with_their_numbers():
+    """Oracle: the number that every window is filled with; all come, once each."""
+    values = torch.arange(11, dtype=torch.float32)
+    split = Split(values[:, None, None].expand(11, 4, 2).contiguous(), values)
+    found = batches(split, epochs=1)
+    assert [len(y) for _, y in found] == [4, 4, 3]
+    assert all(torch.equal(x, y[:, None, None].expand(-1, 4, 2)) for x, y in found)
+    assert sorted(torch.cat([y for _, y in found]).tolist()) == values.tolist()
+
+
+@pytest.mark.parametrize(("spec", "shape"), [("flip", (12, 4)), ("crop:1", (12,)), ("crop:1+flip", (2, 12, 4, 4))])
+def test_only_images_can_be_augmented(spec, shape):
+    """Oracle: one sentence that names the option and the shape; `none` is for everything."""
+    with pytest.raises(
+        ConfigError, match=re.escape(f"--augment {spec} is for images") + ".*" + re.escape(str([*shape]))
+    ):
+        Augment(spec).check_shape(shape)
+    Augment("none").check_shape(shape)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

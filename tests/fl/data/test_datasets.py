@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import math
 import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -48,9 +49,12 @@ def write_mnist(folder, count=5):
 @pytest.mark.parametrize(
     ("x", "y", "says"),
     [
-        (torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64), r"images must be uint8 .* not float32"),
+        (torch.zeros(2, 3, 4, 4).double(), torch.zeros(2, dtype=torch.int64), r"images, uint8 .* not float64"),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int64), r"float32 \[N, ...\], not float32 \[2\]"),
+        (torch.tensor([[1.0], [math.nan]]), torch.zeros(2, dtype=torch.int64), "samples must be finite"),
+        (torch.zeros(2, 4), torch.tensor([1.0, math.inf]), "targets must be finite"),
         (torch.zeros(2, 4, 4, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64), r"not uint8 \[2, 4, 4\]"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2), "labels must be int64"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(2).double(), "labels must be int64"),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), "3 labels for 2 images"),
     ],
 )
@@ -76,6 +80,39 @@ def test_parts_that_do_not_fit(test, classes, says):
     """Oracle: the message says what does not fit."""
     with pytest.raises(DataError, match=says):
         Dataset("x", split(), test, classes)
+
+
+def rows(count=6, features=4):
+    return Split(torch.randn(count, features), torch.arange(count).float())
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"),
+    [
+        ({"validation": split(channels=1)}, "train and validation images must have one shape"),
+        ({"validation": split(0)}, "validation split must not be empty"),
+        ({"test": Split(torch.zeros(6, 3, 4, 4), torch.arange(6) % 2)}, "one type"),
+        ({"classes": 0}, r"0 classes means numbers, float32 \[N\], not int64 \[6\]"),
+        ({"train": rows(), "test": rows()}, r"2 classes are int64 \[N\], not float32 \[6\]"),
+        ({"class_names": ("one",)}, "a name for each of the 2 classes, not 1"),
+        ({"train": rows(), "test": rows(), "classes": 0, "target": (3.0, 0.0)}, "deviation above 0"),
+        ({"train": rows(), "test": rows(), "classes": 0, "target": (math.nan, 1.0)}, "deviation above 0"),
+    ],
+)
+def test_new_parts_that_do_not_fit(parts, says):
+    """Oracle: the message says what does not fit."""
+    with pytest.raises(DataError, match=says):
+        Dataset("x", **{"train": split(), "test": split(), "classes": 2, **parts})
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels", "size"), [((3, 8, 6), 3, 8), ((12, 5), 5, 12), ((7,), 7, 1), ((1, 4, 4), 1, 4)]
+)
+def test_what_models_are_told_of_samples(shape, channels, size):
+    """Oracle by hand: [C, H, W] has C channels of H pixels, [T, F] F features at T steps, [F] F features at one."""
+    some = Split(torch.zeros(2, *shape), torch.zeros(2))
+    data = Dataset("x", some, some, classes=0)
+    assert (data.sample_shape, data.channels, data.image_size) == (shape, channels, size)
 
 
 def test_digits():
@@ -109,6 +146,19 @@ def test_limit_train_is_drawn_by_seed():
     assert all(image.numpy().tobytes() in originals for image in few.train.x)
     assert torch.equal(few.test.x, full.test.x)
     assert len(load_dataset(DataOptions(dataset="digits", limit_train=10**6), seed=0).train) == 1438
+
+
+def test_limit_test_is_drawn_by_seed():
+    """Oracle: as above, for the test split; the training split is untouched, and a limit beyond the end changes nothing."""
+    full = load_dataset(DataOptions(dataset="digits"), seed=0)
+    few, again, other = (load_dataset(DataOptions(dataset="digits", limit_test=40), seed=s) for s in (1, 1, 2))
+    assert len(few.test) == 40
+    assert torch.equal(few.test.x, again.test.x)
+    assert not torch.equal(few.test.x, other.test.x)
+    originals = {image.numpy().tobytes() for image in full.test.x}
+    assert len({image.numpy().tobytes() for image in few.test.x} & originals) == 40
+    assert torch.equal(few.train.x, full.train.x)
+    assert torch.equal(load_dataset(DataOptions(dataset="digits", limit_test=359), seed=0).test.x, full.test.x)
 
 
 def test_users_own_function(monkeypatch, tmp_path):

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from fl.checkpoint import write_json
+from fl.errors import ConfigError
 from fl.experiment.matrix import Run, matrix
 from fl.experiment.report import report, write_report
 from fl.experiment.results import TIMES, Point, Results, curve_of, reach, read_results
 from fl.experiment.spec import parse_experiment
 from fl.experiment.tables import Spread, spread, tables
+from fl.tasks import R2
 from tests.fl.experiment.test_spec import changed
 
 
@@ -188,3 +190,35 @@ def test_a_ratio_is_given_where_all_seeds_reached(runs: tuple[Run, ...], tmp_pat
         _finish(run, accuracies, 1_000_000 if run.arm.name == "dense" else 10_000)
     _, to_target = tables(_results(runs, tmp_path))
     assert to_target.rows[1][1:4] == ["2 of 2", "1.5 ± 0.7 (1.0x)", "0.015 ± 0.007 MB (100.0x)"]
+
+
+def test_a_regression_is_compared_by_its_r2(runs: tuple[Run, ...], tmp_path: Path) -> None:
+    """The same runs under the names of R2: the same figures, not in per cent; an accuracy as the target is refused."""
+    _finish_all(runs)
+    for run in runs:
+        for name in ("metrics.csv", "summary.json"):
+            path = run.folder / name
+            path.write_text(path.read_text().replace("accuracy", "r2"))
+    results = _results(runs, tmp_path)
+    assert results.score == R2
+    whole, to_target = tables(results)
+    assert whole.rows[0][2:5] == ["0.7100 ± 0.1414", "0.7100 ± 0.1414", "0.7000 ± 0.1414"]
+    assert to_target.title == "To 0.6000 validation R2"
+    assert to_target.rows[0][1:3] == ["2 of 2", "1.5 ± 0.7 (1.0x)"]
+    results.write_tables()
+    assert "final_test_r2,final_val_r2,best_val_r2" in (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert "val_r2,test_r2" in (tmp_path / "curves.csv").read_text().splitlines()[0]
+    assert "The target is a validation R2" in write_report(results).read_text()
+    assert (tmp_path / "r2.png").read_bytes().startswith(b"\x89PNG")
+    assert read_results(parse_experiment(changed(target={"val_r2": 0.6})), runs, tmp_path).target == 0.6
+    with pytest.raises(ConfigError, match="target and arms cannot be compared: they go by R2 and accuracy"):
+        read_results(parse_experiment(changed(target={"val_accuracy": 0.6})), runs, tmp_path)
+
+
+def test_arms_of_different_tasks_are_refused(runs: tuple[Run, ...], tmp_path: Path) -> None:
+    """An accuracy and an R2 are not comparable."""
+    _finish_all(runs)
+    path = runs[0].folder / "summary.json"
+    path.write_text(path.read_text().replace("accuracy", "r2"))
+    with pytest.raises(ConfigError, match="arms cannot be compared: they go by R2 and accuracy"):
+        _results(runs, tmp_path)

@@ -47,7 +47,7 @@ def test_what_may_be_left_out() -> None:
     arms: dict[str, Any] = {"only": {}}
     experiment = parse_experiment(changed(description=_GONE, target=_GONE, vary=[], arms=arms))
     assert (experiment.description, experiment.target, experiment.arms[0].varied) == ("", None, {})
-    assert parse_experiment(changed(target={"val_accuracy": 1})).target == Target(val_accuracy=1.0)
+    assert parse_experiment(changed(target={"val_accuracy": 1})).target == Target(1.0)
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {

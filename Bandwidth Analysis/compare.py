@@ -1,0 +1,94 @@
+"""Runs side by side: score by bytes, by rounds and by virtual time, bytes and time to a common target, break-even bandwidth.
+
+    python "Bandwidth Analysis/compare.py" outputFolder/dense outputFolder/topk --link poor_3g
+
+Time on a link: in every round each client downloads, trains and uploads over a link of its own, and the round ends when the
+last one has arrived; the bytes are those of clients.csv, a transfer takes latency + bytes / (bandwidth (1 - loss)), training
+takes operations / speed of the profile's device (--compute flops) or what it took when it was run (--compute train_s).
+Encoding, decoding, the server's step and evaluation take no time. `--link own` is the virtual time that the runs
+themselves had. Writes compare.csv, break_even.csv, compare.png, compare.md and compare.html to --output.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from compare_break_even import all_pairs
+from compare_figure import draw
+from compare_report import Comparison, console_tables, write_all
+from compare_runs import Compared, make_link, read_compared
+from rich.console import Console
+
+from fl.errors import ConfigError, DataError
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence for the user."""
+        raise ConfigError(message)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, of one data set")
+    parser.add_argument("--link", default="fair", help="own, a profile (docs/clock.md) or Mbit/s (default: fair)")
+    parser.add_argument("--compute", choices=("flops", "train_s"), help="how long training takes (default: flops)")
+    parser.add_argument(
+        "--target", type=float, help="validation score to reach (default: the lowest of the runs' best)"
+    )
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder of the results")
+    return parser
+
+
+def compare(folders: Sequence[Path], link: str, compute: str | None, target: float | None) -> Comparison:
+    """Read the runs and compare them; ConfigError or DataError, in one sentence, if that cannot be done."""
+    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+        raise ConfigError("a comparison needs two run folders or more, each once")
+    chosen = make_link(link, compute)
+    runs = _named_apart([read_compared(folder, chosen) for folder in folders])
+    first = runs[0]
+    for run in runs[1:]:
+        if run.config.get("dataset") != first.config.get("dataset") or run.score != first.score:
+            raise DataError(
+                f"{run.folder} is of the data set {run.config.get('dataset')}, {first.folder} of "
+                f"{first.config.get('dataset')}: their scores cannot be compared"
+            )
+    if target is None:
+        target = min(float(run.validation[run.best]) for run in runs)
+    elif not target <= 1:
+        raise ConfigError(f"--target {target:g} must be at most 1: {first.score.title} is a fraction, as in 0.65")
+    return Comparison(runs, chosen, target, all_pairs(runs, target, chosen.latency_s))
+
+
+def _named_apart(runs: list[Compared]) -> list[Compared]:
+    """Runs in folders of the same name are called by the path that they were given by."""
+    names = [run.name for run in runs]
+    return [run if names.count(run.name) == 1 else run.called(str(run.folder)) for run in runs]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program: a user's mistake is one line on stderr and exit status 2."""
+    try:
+        options = make_parser().parse_args(argv)
+        comparison = compare(options.runs, options.link, options.compute, options.target)
+        options.output.mkdir(parents=True, exist_ok=True)
+        draw(comparison.runs, comparison.target, comparison.link.name, options.output / "compare.png")
+        write_all(comparison, options.output)
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    console = Console()
+    for table in console_tables(comparison):
+        console.print(table)
+    for pair in comparison.pairs:
+        console.print(pair.words(), markup=False, highlight=False)
+    console.print(f"results: {options.output}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

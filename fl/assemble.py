@@ -1,0 +1,104 @@
+"""Puts a run together: data, model, engine, all from the options."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .algorithms.course import Course
+from .algorithms.make import make_algorithm
+from .checks import with_clients
+from .client_eval import hold_out
+from .config import Config
+from .data import Dataset, Split, load_dataset
+from .data.augment import Augment
+from .data.normalise import make_normaliser
+from .data.partition import BY_LABEL, check_partition, partition
+from .data.split import divide
+from .engine import choose_engine, make_engine
+from .errors import ConfigError
+from .federation import Federation
+from .model_state import ModelState
+from .models import build_model
+from .quantise import fake_quantise
+from .ranks import Ranks
+from .sampling import make_sampler
+from .tasks import make_task
+
+
+def assemble(config: Config, ranks: Ranks) -> Federation:
+    """Load the data, share them out, build the model and the engine; `config` is a resolved one.
+
+    Raises DataError for missing data and ConfigError for data and options that do not fit together.
+    """
+    data = load_dataset(config, seed=config.seed, quiet=config.quiet or not ranks.is_server)
+    groups = None if data.groups is None else data.groups.numpy()
+    if groups is not None:
+        config = with_clients(config, int(groups.max()) + 1)
+    task = make_task(data)
+    train_at, validation = divide(data, config.val_fraction, config.seed)
+    train = data.train.take(torch.from_numpy(train_at)).to(ranks.device)
+    parts = _share_out(data, train, config, None if groups is None else groups[train_at])
+    parts, held = hold_out(parts, config.client_eval, config.seed)
+    augment = data.augment if config.augment == "auto" else config.augment
+    Augment(augment).check_shape(data.sample_shape)
+    normalise = make_normaliser(train.x)
+    model = build_model(
+        config,
+        classes=data.classes,
+        in_channels=data.channels,
+        image_size=data.image_size,
+        sample_shape=data.sample_shape,
+        seed=config.seed,
+    )
+    task.check_model(config.model, model, normalise(data.train.x[:2]))
+    if config.qat:
+        fake_quantise(model, config.qat)
+    engine = make_engine(config, model, ranks, task.loss)
+    engine_name = choose_engine(config, ranks.launcher)
+    state = ModelState(engine.model, ranks.device)
+    algorithm = make_algorithm(
+        config.algorithm, state.layout, ranks.device, clients=config.clients or 1, momentum=config.momentum
+    )
+    return Federation(
+        config=dataclasses.replace(config, precision=engine.precision, engine=engine_name, augment=augment),
+        ranks=ranks,
+        train=train,
+        validation=validation.to(ranks.device),
+        test=data.test.to(ranks.device),
+        parts=parts,
+        held=held,
+        task=task,
+        classes=data.classes,
+        augment=Augment(augment),
+        normalise=normalise,
+        engine=engine,
+        state=state,
+        course=Course(algorithm, config),
+        sampler=make_sampler(config, [len(part) for part in parts]),
+        notes=(*data.notes, _sizes(data, train, validation, held)),
+    )
+
+
+def _sizes(data: Dataset, train: Split, validation: Split, held: list[Tensor]) -> str:
+    """How many samples are for what, in a sentence."""
+    own = "the data set's own split, --val-fraction is not used" if data.validation is not None else "--val-fraction"
+    clients = sum(len(part) for part in held)
+    of_these = f", {clients} of them held out by clients (--client-eval)" if clients else ""
+    return f"{len(train)} training samples{of_these}, {len(validation)} validation ({own}), {len(data.test)} test"
+
+
+def _share_out(data: Dataset, train: Split, config: Config, groups: np.ndarray | None) -> list[Tensor]:
+    """For each client, positions of its samples in `train`, all that it has."""
+    assert config.clients is not None, "a resolved configuration has a number of clients"
+    labels = train.y.cpu().numpy()
+    if not data.classes:
+        if check_partition(config.partition).stage.name in BY_LABEL:
+            raise ConfigError(
+                f"--partition {config.partition} shares samples out by class, and {data.name} has numbers to predict: "
+                "use iid, quantity:SIGMA or natural"
+            )
+        labels = np.zeros(len(train), dtype=np.int64)
+    parts = partition(labels, config.clients, config.partition, config.seed, groups)
+    return [torch.from_numpy(part) for part in parts]

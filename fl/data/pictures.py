@@ -1,0 +1,100 @@
+"""Picture files as one array: decoded on several threads, with a progress bar where that takes long."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fl.errors import DataError
+
+_MODES = {1: "L", 3: "RGB"}
+_GREY = ("1", "L", "LA")
+_BAR_AFTER_S = 3.0
+
+_bars: ContextVar[bool] = ContextVar("bars", default=True)
+
+
+@contextmanager
+def progress_bars(shown: bool) -> Iterator[None]:
+    """Whether loading in this block may show progress bars."""
+    token = _bars.set(shown)
+    try:
+        yield
+    finally:
+        _bars.reset(token)
+
+
+def decode(paths: Sequence[Path], *, size: int, channels: int, fit: bool) -> Tensor:
+    """The pictures as uint8 [N, channels, size, size], in that order; `channels` is 1 (grey) or 3 (RGB).
+
+    With `fit` pictures of any shape are turned upright, as their camera noted, scaled until the shorter side has `size`
+    pixels, and cut to the middle square; without, they must have that size. Transparency is dropped. DataError that
+    names the first file that cannot be read, has another size, or more than 8 bits a channel.
+    """
+    pixels = np.empty((len(paths), channels, size, size), dtype=np.uint8)
+
+    def read(number: int) -> None:
+        pixels[number] = _decode_one(paths[number], size, channels, fit)
+
+    _for_each(read, len(paths))
+    return torch.from_numpy(pixels)
+
+
+def count_channels(paths: Sequence[Path]) -> int:
+    """1 if all these pictures are grey, else 3; only their headers are read. DataError that names a file without one."""
+    grey = [False] * len(paths)
+
+    def read(number: int) -> None:
+        with _opened(paths[number]) as image:
+            grey[number] = image.mode in _GREY
+
+    _for_each(read, len(paths))
+    return 1 if all(grey) else 3
+
+
+def _decode_one(path: Path, size: int, channels: int, fit: bool) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    with _opened(path) as image:
+        if image.mode[0] in "IF":  # 16 or 32 bits, in several forms
+            raise DataError(f"{path} has more than 8 bits a channel; save it as an 8-bit picture")
+        if fit:
+            image = ImageOps.exif_transpose(image).convert(_MODES[channels])
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        elif image.size != (size, size):
+            raise DataError(f"{path} must have {size}x{size} pixels, not {image.size[0]}x{image.size[1]}")
+        return np.asarray(image.convert(_MODES[channels])).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The picture, not decoded yet; whatever goes wrong in the block, the error names the file."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    # Pillow's readers raise SyntaxError for a broken PNG and SystemError where their C parts meet a foreign stream
+    except (OSError, EOFError, SyntaxError, ValueError, SystemError, Image.DecompressionBombError) as error:
+        lines = str(error).strip().splitlines()
+        reason = "no such file" if isinstance(error, FileNotFoundError) else lines[0] if lines else type(error).__name__
+        raise DataError(f"{path} cannot be read as a picture ({reason})") from None
+
+
+def _for_each(task: Callable[[int], None], count: int) -> None:
+    """`task(0) ... task(count - 1)` on a thread per core: Pillow decodes outside of Python's lock."""
+    hidden = None if _bars.get() else True  # to tqdm None means: hidden unless on a terminal
+    with (
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+        tqdm(total=count, unit="picture", desc="reading", disable=hidden, delay=_BAR_AFTER_S, leave=False) as bar,
+    ):
+        for _ in pool.map(task, range(count)):
+            bar.update()

@@ -1,0 +1,99 @@
+"""Reading csv files, packed or not, without losing sight of what is missing in them."""
+
+import csv
+import gzip
+import math
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from fl.data.files import UNREADABLE
+from fl.errors import DataError
+
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+
+
+@dataclass(frozen=True)
+class Table:
+    """The cells of one file by column, all text, each a list of N; `malformed`, bool [N], marks rows that could not be
+    told apart into cells (too many or too few): their cells are empty."""
+
+    columns: dict[str, list[str]]
+    malformed: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.malformed)
+
+
+def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> Table:
+    """The columns `wanted` (all if None) of a csv file with a header, `.csv` or `.csv.gz`; empty lines do not count.
+
+    `option` opens the message of a DataError: for a file that cannot be read, or lacks a column.
+    """
+    try:
+        opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 (closed below)
+        with opened as file:
+            # a byte that is no UTF-8 spoils its own cell only
+            lines = (str(line, "utf-8", "replace") for line in file)
+            return _read(lines, wanted)
+    except (*UNREADABLE, csv.Error, zlib.error) as error:
+        raise DataError(f"{option}: {path} cannot be read ({error or type(error).__name__})") from None
+
+
+def _read(lines: Iterable[str], wanted: Sequence[str] | None) -> Table:
+    rows = csv.reader(lines)
+    header = [name.strip().removeprefix("\ufeff") for name in next(rows, [])]
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"its header names the column '{twice[0]}' twice")
+    names = header if wanted is None else list(wanted)
+    absent = [name for name in names if name not in header]
+    if absent or not header:
+        raise ValueError(f"it has no column '{absent[0]}', only {', '.join(header)}" if header else "it has no header")
+    at = [header.index(name) for name in names]
+    cells: list[list[str]] = []
+    malformed: list[bool] = []
+    for row in rows:
+        if not row:
+            continue
+        malformed.append(len(row) != len(header))
+        cells.append([""] * len(at) if malformed[-1] else [row[i].strip() for i in at])
+    by_column = zip(*cells, strict=True) if cells else ([] for _ in names)
+    return Table(dict(zip(names, map(list, by_column), strict=True)), np.array(malformed, dtype=bool))
+
+
+def is_missing(cell: str) -> bool:
+    """Whether the cell itself says that there is no value: empty, NA, NaN, null, none or ?."""
+    return cell.lower() in _MISSING
+
+
+def to_numbers(cells: Sequence[str]) -> np.ndarray:
+    """float64 [N]; NaN where a cell is no finite number, whatever it says."""
+    return np.array([_number(cell) for cell in cells], dtype=np.float64)
+
+
+def _number(cell: str) -> float:
+    try:
+        value = float(cell)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) and "_" not in cell else math.nan
+
+
+def find_tables(data_dir: Path, folders: Sequence[str], pattern: str, option: str) -> list[Path]:
+    """Files `pattern` (a glob without its ending; `.csv` or `.csv.gz`), by name, of the first folder that holds any:
+    DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which `option` opens, if a file is
+    there twice, packed and unpacked: its rows would count twice.
+    """
+    for root in (*(data_dir / folder for folder in folders), data_dir):
+        found = sorted([*root.glob(pattern + ".csv"), *root.glob(pattern + ".csv.gz")])
+        for one, other in pairwise(found):
+            if other.name == one.name + ".gz":
+                raise DataError(f"{option}: {one.name} and {other.name} in {root} are one file twice; remove one")
+        if found:
+            return found
+    return []

@@ -1,0 +1,213 @@
+"""The user's own table. Oracles: tables small enough to follow by hand, the words of the messages."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fl.config import DataOptions
+from fl.data import Dataset, check_dataset, load_dataset
+from fl.errors import ConfigError, DataError
+
+
+def read(path: Path, words: str, partition: str = "iid") -> Dataset:
+    """What a run would get."""
+    return load_dataset(DataOptions(dataset=f"csv:{path},{words}", partition=partition), seed=0)
+
+
+def write(path: Path, header: str, rows: list[str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def degrees(data: Dataset, part: str) -> list[list[float]]:
+    """The first feature of each window, unscaled by the target's scale (they are one column)."""
+    split = getattr(data, part)
+    return (split.x[:, :, 0].double() * data.target[1] + data.target[0]).round().tolist()
+
+
+def test_windows_by_hand(tmp_path: Path) -> None:
+    """26 hours at one station. Windows of two hours and the hour after need three rows, and so many are unused between two
+    splits: 20 are shared out, and by default two of them would validate, too few. Else 12, 4 and 4."""
+    rows = [f"2024-05-{1 + n // 24:02} {n % 24:02}:00,north,{n},{2 * n},fog" for n in range(26)]
+    path = write(tmp_path / "t.csv", "at,station,temp,wind,sky", rows)
+    spec = "target=temp,time=at,group=station,window=2,horizon=1"
+    with pytest.raises(DataError, match=r"no validation sample of 3 row\(s\) without a gap"):
+        read(path, spec)
+    data = read(path, f"{spec},val=0.2", "natural")
+    assert data.validation is not None
+    assert data.groups is not None
+    # 60 %, 20 % and 20 % of the 20 rows: 0-11, 15-18 and 22-25
+    assert degrees(data, "train") == [[n, n + 1] for n in range(10)]
+    assert data.train.y.tolist() == [n + 2 for n in range(10)]
+    assert (degrees(data, "validation"), data.validation.y.tolist()) == ([[15, 16], [16, 17]], [17, 18])
+    assert (degrees(data, "test"), data.test.y.tolist()) == ([[22, 23], [23, 24]], [24, 25])
+    assert data.target == (pytest.approx(5.5), pytest.approx(np.std(np.arange(12))))
+    assert torch.allclose(data.train.x[:, :, 0], data.train.x[:, :, 1], atol=1e-6), (
+        "wind is twice temp, so it scales to it"
+    )
+    assert data.groups.tolist() == [0] * 10
+    assert data.classes == 0
+    assert data.notes == (
+        "csv: 26 rows in 1 file(s), of which 0 malformed and 0 with missing values; features temp, wind (left out, not "
+        "numbers: sky); target temp: regression; split by at: 10 train, 2 validation, 2 test",
+    )
+
+
+def test_missing_and_malformed_rows_end_windows(tmp_path: Path) -> None:
+    """Forty rows in order: row 5 has no wind, row 12 a word for it, row 20 too many cells. 34 rows are shared out, 65 % of
+    them train: rows 0-21. Windows of two and the row after lie in 0-4, 6-11 and 13-19: 3 + 4 + 5 samples."""
+    rows = [f"{n},{n}" for n in range(40)]
+    rows[5], rows[12], rows[20] = "5,NA", "12,calm", "20,20,20"
+    path = write(tmp_path / "t.csv", "temp,wind", rows)
+    data = read(path, "target=temp,window=2,horizon=1,val=0.15")
+    assert len(data.train) == 3 + 4 + 5
+    assert {5.0, 12.0, 20.0}.isdisjoint({hour for window in degrees(data, "train") for hour in window})
+    assert all(b - a == 1 for a, b in degrees(data, "train"))
+    assert "40 rows in 1 file(s), of which 1 malformed and 2 with missing values" in data.notes[0]
+
+
+def test_time_orders_rows_and_shows_gaps(tmp_path: Path) -> None:
+    """Two stations, every 60 s, rows shuffled; the south lacks a minute, the north has one twice. No window spans either."""
+    minutes = {"north": [*range(12), 12, 12, *range(13, 40)], "south": [*range(8), *range(9, 40)]}
+    rows = [f"{60 * n},{name},{n if name == 'north' else 100 + n}" for name, own in minutes.items() for n in own]
+    order = np.random.default_rng(0).permutation(len(rows))
+    path = write(tmp_path / "t.csv", "s,name,v", [rows[at] for at in order])
+    data = read(path, "target=v,time=s,group=name,window=2,horizon=1,val=0.2", "natural")
+    assert data.groups is not None
+    # moments: 40 less 6 unused, of which 20 train: minutes 0-19
+    north, south = (torch.tensor(degrees(data, "train"))[data.groups == group] for group in (0, 1))
+    assert north.max() < 20
+    assert (north.diff(dim=1) == 1).all()
+    assert (south.diff(dim=1) == 1).all()
+    assert south[:, 0].tolist() == [100, 101, 102, 103, 104, 105, *range(109, 118)]
+    assert north[:, 0].tolist() == [*range(11), *range(12, 18)]
+
+
+def test_single_rows_at_random(tmp_path: Path) -> None:
+    """Ten rows of each of two kinds, drawn by a fixed seed: a fifth of each kind tests, each row is in one split, and the
+    scale is that of the training rows."""
+    rows = [f"{n},{'cat' if n < 10 else 'dog'},{'a' if n % 2 else 'b'}" for n in range(20)]
+    path = write(tmp_path / "t.csv", "weight,kind,owner", rows)
+    data, again = read(path, "target=kind,group=owner", "natural"), read(path, "target=kind,group=owner", "natural")
+    assert data.groups is not None
+    assert data.validation is None
+    assert (data.classes, data.class_names) == (2, ("cat", "dog"))
+    assert (data.train.x.shape, data.test.x.shape) == ((16, 1, 1), (4, 1, 1))
+    assert data.groups.tolist().count(0) == 8
+    assert torch.equal(data.test.x, again.test.x)
+    assert data.train.x.mean() == pytest.approx(0, abs=1e-6)
+    assert data.train.x.std(correction=0) == pytest.approx(1)
+    # weights 0-19 in one scale: each comes up once, and the label follows from it
+    x = torch.cat([data.train.x, data.test.x]).flatten()
+    assert torch.allclose(x.sort().values.diff(), x.sort().values.diff()[0].expand(19))
+    assert torch.equal(torch.cat([data.train.y, data.test.y])[x.argsort()], torch.tensor([0] * 10 + [1] * 10))
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "names"),
+    [
+        (["1", "0", "1", "0"], "", ("0", "1")),
+        (["10", "2", "2", "10"], "", ("2", "10")),
+        (["1", "0", "1", "0"], ",task=regression", ()),
+        (["1.5", "0", "1", "0"], "", ()),
+        (["yes", "no", "yes", "no"], "", ("no", "yes")),
+    ],
+)
+def test_which_task(tmp_path: Path, values: list[str], task: str, names: tuple[str, ...]) -> None:
+    """Words and few whole numbers are classes, which the log says; fractions are not; `task` overrides that."""
+    rows = [f"{n},{value}" for n, value in enumerate(values * 6)]
+    data = read(write(tmp_path / "t.csv", "x,y", rows), f"target=y{task}")
+    assert (data.classes, data.class_names) == (len(names), names)
+    assert ("for it has few whole numbers" in data.notes[0]) == (bool(names) and values[0] != "yes")
+    assert data.train.y.dtype == (torch.int64 if names else torch.float32)
+
+
+def test_more_than_twenty_whole_numbers_are_no_classes(tmp_path: Path) -> None:
+    """21 values: numbers to predict, unless the user says otherwise."""
+    path = write(tmp_path / "t.csv", "x,y", [f"{n},{n % 21}" for n in range(84)])
+    assert read(path, "target=y").classes == 0
+    assert read(path, "target=y,task=classification").classes == 21
+
+
+def test_a_folder_of_files_is_never_one_sequence(tmp_path: Path) -> None:
+    """Two files of 30 rows: each is cut and split for itself, and is a client with group=@file."""
+    for number, name in enumerate(("b.csv", "a.csv")):
+        write(tmp_path / "own" / name, "v,unused", [f"{100 * number + n},x" for n in range(30)])
+    data = read(
+        tmp_path / "own", "target=v,features=v,window=3,horizon=1,step=2,test=0.3,val=0.3,group=@file", "natural"
+    )
+    assert data.groups is not None
+    # 30 less two gaps of four are 22 rows: 9, 6 or 7 of each part
+    assert degrees(data, "train") == [[first + n for n in range(3)] for first in (100, 102, 104, 0, 2, 4)]
+    assert data.groups.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.name == "own"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("", "say which column to predict, target=COLUMN"),
+        ("target=y,tset=0.1", "csv has no option 'tset'; did you mean 'test'?"),
+        ("target=y,window=2.5", "window must be a whole number, not 2.5"),
+        ("target=y,window=0", "window must lie between 1 and"),
+        ("target=y,task=clasification", "task must be regression or classification, not 'clasification'; did you mean"),
+        ("target=y,features=x+y", "the target can only be a feature with a horizon"),
+        ("target=y,features=x+x", "features must name each column once"),
+        ("target=y,val=0.1", "single rows without time are validated by --val-fraction, not by val"),
+        ("target=y,window=2,test=0.5,val=0.5", "test and val leave less than a tenth to train on"),
+    ],
+)
+def test_specifications_are_refused_before_anything_is_read(words: str, says: str) -> None:
+    """Oracle: the words of the message; there is no file."""
+    with pytest.raises(ConfigError, match=f"^--dataset 'csv:none.*{says.replace('?', '[?]')}"):
+        check_dataset(DataOptions(dataset=f"csv:none.csv,{words}" if words else "csv:none.csv"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("target=z", "has no column 'z'"),
+        ("target=y,time=word", "column 'word' holds neither numbers nor times"),
+        ("target=y,features=word", "column 'word' holds no numbers, so it cannot be a feature"),
+        ("target=y,features=hole+x", "column 'hole' holds no numbers"),
+        ("target=word,task=regression", "task=regression needs numbers in column 'word'"),
+        ("target=half,task=classification", "needs whole numbers or words in column 'half'"),
+        ("target=id", "column 'id' has 12 different values in 12 rows, which are no classes"),
+        ("target=y,features=x,time=same,window=2", "rows of several things at one moment need group=COLUMN"),
+        ("target=y,features=often+seldom", "every row lacks some value, most often in column 'seldom'"),
+    ],
+)
+def test_columns_that_will_not_do(tmp_path: Path, words: str, says: str) -> None:
+    """Oracle: the words of the message."""
+    odd = ["7,"] * 7 + [",8"] * 5
+    rows = [f"{n},{n % 2},w,,{n / 2},r{n},1,{odd[n]}" for n in range(12)]
+    path = write(tmp_path / "t.csv", "x,y,word,hole,half,id,same,often,seldom", rows)
+    with pytest.raises(DataError, match=says):
+        read(path, words)
+
+
+def test_natural_clients_need_a_group(tmp_path: Path) -> None:
+    """Oracle: the words of the messages; a path without files."""
+    path = write(tmp_path / "t.csv", "x,y", [f"{n},{n % 2}" for n in range(12)])
+    with pytest.raises(ConfigError, match="needs a data set whose samples come in groups"):
+        read(path, "target=y", "natural")
+    with pytest.raises(DataError, match="must be a file, or a folder of"):
+        read(tmp_path / "nothing", "target=y")
+    (tmp_path / "empty.csv").write_text("x,y\n")
+    with pytest.raises(DataError, match="there are no rows below the header"):
+        read(tmp_path / "empty.csv", "target=y")
+
+
+def test_real_stations(real_data: Path, tmp_path: Path) -> None:
+    """Two stations of four years as one table: a client each, the windows of a day every six hours and the day after."""
+    for path in sorted((real_data / "beijing_air").iterdir())[:2]:
+        (tmp_path / path.name).symlink_to(path)
+    spec = "target=TEMP,features=TEMP+DEWP,group=station,window=24,horizon=24,step=6"
+    data = read(tmp_path, spec, "natural")
+    assert data.groups is not None
+    assert torch.bincount(data.groups).shape == (2,)
+    assert data.sample_shape == (24, 2)
+    assert "70128 rows in 2 file(s), of which 0 malformed" in data.notes[0]

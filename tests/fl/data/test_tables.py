@@ -1,0 +1,80 @@
+"""Reading csv files. Oracles: files written by hand, the words of the messages."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl.data.tables import find_tables, is_missing, read_table, to_numbers
+from fl.errors import DataError
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_by_hand(tmp_path: Path, packed: bool) -> None:
+    """A byte order mark, spaces, quotes with a comma, Windows line ends and an empty line change nothing; a row of one cell
+    and a row of four are malformed, and empty; a byte that is no UTF-8 stays in its cell."""
+    text = b'\xef\xbb\xbfa, b ,"c"\r\n1, 2 ,"x, y"\r\n\r\n3\r\n4,5,6,7\r\n8,9,\xff\r\n'
+    path = tmp_path / ("t.csv.gz" if packed else "t.csv")
+    path.write_bytes(gzip.compress(text) if packed else text)
+    table = read_table(path, "--dataset t")
+    assert table.columns == {"a": ["1", "", "", "8"], "b": ["2", "", "", "9"], "c": ["x, y", "", "", "\ufffd"]}
+    assert table.malformed.tolist() == [False, True, True, False]
+    assert read_table(path, "--dataset t", ["c", "a"]).columns == {
+        "c": ["x, y", "", "", "\ufffd"],
+        "a": ["1", "", "", "8"],
+    }
+
+
+def test_numbers_and_missing_values() -> None:
+    """Oracle: the list of words for nothing; infinity and Python's underscores are no measurements."""
+    cells = ["1", "-2.5e3", "", "NA", "nan", "inf", "1_000", "warm", "?"]
+    assert np.array_equal(to_numbers(cells), [1, -2500, *[np.nan] * 7], equal_nan=True)
+    assert [cell for cell in cells if is_missing(cell)] == ["", "NA", "nan", "?"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it has no header"),
+        (b"a,b,a\n1,2,3\n", "its header names the column 'a' twice"),
+        (b"a,c\n1,2\n", "it has no column 'b', only a, c"),
+        (b'a,b\n1,"' + b"x" * 200_000 + b'"\n', "field larger than field limit"),
+    ],
+)
+def test_refusals(tmp_path: Path, content: bytes, says: str) -> None:
+    """Oracle: the words of the message, and that it begins with the option."""
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^--dataset t: .*t\.csv cannot be read \(.*{says}"):
+        read_table(tmp_path / "t.csv", "--dataset t", ["a", "b"])
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    """A cut-off archive, one with a damaged byte, and a missing file are refused, not read in part."""
+    rows = "".join(f"{n},{n * n}\n" for n in range(1000))
+    whole = gzip.compress(("a,b\n" + rows).encode())
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    for content in (whole[: len(whole) // 2], bytes(damaged)):
+        (tmp_path / "t.csv.gz").write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_table(tmp_path / "t.csv.gz", "--dataset t")
+    with pytest.raises(DataError, match="No such file"):
+        read_table(tmp_path / "other.csv", "--dataset t")
+
+
+def test_finding(tmp_path: Path) -> None:
+    """The first folder that has any; packed and unpacked, by name; but not both of one file."""
+    for name in ("second/x-2.csv.gz", "second/x-1.csv", "second/y.csv", "x-3.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def names(folders: list[str], pattern: str) -> list[str]:
+        return [path.name for path in find_tables(tmp_path, folders, pattern, "--dataset t")]
+
+    assert names(["first", "second"], "x-*") == ["x-1.csv", "x-2.csv.gz"]
+    assert names(["first"], "x-*") == ["x-3.csv"]
+    assert names(["first"], "z-*") == []
+    (tmp_path / "second" / "x-2.csv").touch()
+    with pytest.raises(DataError, match=r"^--dataset t: x-2\.csv and x-2\.csv\.gz in .*second are one file twice"):
+        names(["first", "second"], "x-*")
