@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links browser clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links browser figures clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -86,6 +86,10 @@ unequal unequal-long: $(STAMP)
 # Seconds of an exchange over real links between network namespaces; needs root. About seven minutes.
 links: $(STAMP)
 	$(BIN)/python "Bandwidth Analysis/measure_links.py" $(if $(DATA),--data-dir $(DATA))
+
+# The README's pictures and numbers, and those of Bandwidth Analysis, from the committed tables.
+figures: $(STAMP)
+	$(BIN)/python benchmarks/figures.py $(if $(DATA),--data-dir $(DATA))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache
