@@ -25,11 +25,11 @@ from .clock.rounds import columns
 from .clock.simulator import Arrival
 from .clock.staleness import weight
 from .cost import samples_trained
+from .federated_rounds import FederatedRounds
 from .federation import Federation
 from .ledger import Ledger
 from .outcome import ClientReport, RoundOutcome, Wasted
 from .pruning.part import Part
-from .rounds import FederatedRounds
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from .config import Config
 from .deadline import DeadlineRounds
 from .engine.deepspeed_config import reconcile
 from .errors import ConfigError
+from .federated_rounds import FederatedRounds
 from .federation import Federation
 from .folder import continue_options, create_folder
 from .judgement import Judgement, write_predictions
@@ -29,7 +30,7 @@ from .modes import is_buffered
 from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
 from .record import Record
-from .rounds import FederatedRounds, Rounds
+from .rounds import Rounds
 from .step_mode import StepMode
 from .summary import write_summary
 from .trackers import Trackers
