@@ -11,7 +11,7 @@ FOLDER = "tensorboard"
 class TensorBoardLog:
     """Writes the event files of a run, with the methods of Accelerate's trackers.
 
-    Values are stored in double precision: bytes counted in float32 would be rounded above 16 million.
+    Values are rounded to float32: TensorBoard can store doubles, but its default reader then shows nothing.
     """
 
     def __init__(self, folder: Path, first_round: int) -> None:
@@ -36,7 +36,7 @@ class TensorBoardLog:
     def log(self, values: Mapping[str, float], step: int) -> None:
         """One scalar each at `step`, on disk when this returns."""
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step, new_style=True, double_precision=True)
+            self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def finish(self) -> None:

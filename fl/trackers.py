@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import logging
@@ -40,7 +41,7 @@ def check_trackers(config: Config) -> None:
 
             known = sorted(LOGGER_TYPE_TO_CLASS)
             if name not in known:
-                raise ConfigError(f"{option}: '{name}' must be one of {', '.join(known)}{nearest(name, known)}")
+                raise ConfigError(f"{option}: there is no tracker '{name}'{nearest(name, known)}")
             # What a program has registered itself is there.
             own = name not in {each.value for each in LoggerType}
             installed = own or name in {str(each) for each in get_available_trackers()}
@@ -73,7 +74,7 @@ class Trackers:
         options = {name: value for name, value in dataclasses.asdict(config).items() if name != "resume"}
         ids = self._read_ids()
         for name in _names(config):
-            self._guard(name, lambda name=name: self._start(name, options, ids, first_round))
+            self._guard(name, functools.partial(self._start, name, options, ids, first_round))
         if ids:
             write_json(self._folder / _IDS, ids)
 
@@ -82,13 +83,13 @@ class Trackers:
         self._last = metrics["round"]
         values = {name: value for name, value in _numbers(metrics).items() if name != "round"}
         for name, tracker in list(self._live.items()):
-            self._guard(name, lambda tracker=tracker: tracker.log(values, step=self._last))
+            self._guard(name, functools.partial(tracker.log, values, step=self._last))
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Tell the numbers of summary.json as `summary/NAME`, at the step of the last round."""
         values = {f"summary/{name}": value for name, value in _numbers(summary).items()}
         for name, tracker in list(self._live.items()):
-            self._guard(name, lambda tracker=tracker: tracker.log(values, step=self._last))
+            self._guard(name, functools.partial(tracker.log, values, step=self._last))
 
     def close(self) -> None:
         """Finish all trackers."""
@@ -116,13 +117,14 @@ class Trackers:
 
         self._undo.callback(_accelerate_state())
         folder, run = str(self._folder), self._folder.name
-        keywords: dict[str, Any] = {
+        by_name: dict[str, dict[str, Any]] = {
             "wandb": {"name": run, "dir": folder, "id": known, "resume": "allow"},
             "mlflow": {"run_name": run, "run_id": known},
             "dvclive": {"dir": f"{folder}/dvclive"},
             "swanlab": {"experiment_name": run, "logdir": f"{folder}/swanlab"},
             "trackio": {"name": run, "resume": "allow"},
-        }.get(name, {})
+        }
+        keywords = by_name.get(name, {})
         if name == "mlflow" and _MLFLOW_URI not in os.environ:
             os.environ[_MLFLOW_URI] = f"sqlite:///{folder}/mlflow.db"
             self._undo.callback(os.environ.pop, _MLFLOW_URI, None)

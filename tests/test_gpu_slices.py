@@ -40,13 +40,21 @@ def _calls(tmp_path: Path) -> list[str]:
 
 def test_a_slice_that_is_over_asks_to_be_called_again(tmp_path: Path) -> None:
     """Status 3 when time is up; the GPU was looked for first, and OPTIONS went to the runner."""
-    result = _slice(tmp_path, "exec sleep 30", "resnet18", "--only", "dense")
+    checkpoint = tmp_path / "out" / "gpu-resnet18" / "dense-seed0" / "checkpoints" / "manifest-000005.json"
+    body = f"mkdir -p {checkpoint.parent}; touch {checkpoint}; exec sleep 30"
+    result = _slice(tmp_path, body, "resnet18", "--only", "dense")
     assert (result.returncode, "the same command goes on" in result.stdout) == (3, True)
     check, call = _calls(tmp_path)
     assert check == "benchmarks/gpu.py --check"
     assert call == (
         f"-m fl.experiment experiments/gpu_resnet18.yaml --data-dir there --output-dir {tmp_path}/out --only dense"
     )
+
+
+def test_a_slice_without_a_checkpoint_would_go_on_for_ever(tmp_path: Path) -> None:
+    """Status 4, so that a loop over slices ends: the next one would begin where this one began."""
+    result = _slice(tmp_path, "exec sleep 30", "adaptive")
+    assert (result.returncode, "GPU_SLICE_S 1 must be longer" in result.stderr) == (4, True)
 
 
 def test_a_finished_experiment_prints_its_figures(tmp_path: Path) -> None:

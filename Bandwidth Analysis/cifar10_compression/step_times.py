@@ -3,8 +3,8 @@
 Every round there is one step of each client. `compute` is the median `train_s` of clients.csv: a client's forward and
 backward pass, its step, and reading off the update, until the last loss has been read from the device. `communicate` is the
 median `exchange_s` of metrics.csv: encoding, sending, decoding, the server's step, its broadcast, applying it; of all
-clients of the busiest rank. Bytes are those of one client and step. The first steps of a run pay for warming up and do not count.
-Writes step_times.csv and prints it.
+clients of the busiest rank. Bytes are those of one client and step. The first steps of a run pay for warming up and do not
+count. Writes step_times.csv and prints it.
 """
 
 import argparse
