@@ -5,18 +5,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links browser figures clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
 
-test: $(STAMP) lint
+test: $(STAMP) lint browser
 	$(BIN)/python -m pytest
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Optional, for one test: a browser in which report.html is opened. Not fatal where it cannot be had.
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || \
+		echo "no browser (Debian: apt-get install chromium): the test of report.html will be skipped"
 
 venv: $(STAMP)
 
@@ -69,6 +75,21 @@ quantise: $(STAMP)
 recovery: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/cifar10_recovery.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/cifar10_recovery"
+
+# Time and bytes to an accuracy with unequal clients, about an hour on two cores; the longer ones take a day.
+unequal unequal-long: $(STAMP)
+	for each in cifar10 femnist; do \
+		$(BIN)/python -m fl.experiment experiments/$${each}_$(subst -,_,$@).yaml --data-dir $(or $(DATA),data) \
+			--results "Bandwidth Analysis/$${each}_$(subst -,_,$@)" || exit 1; \
+	done
+
+# Seconds of an exchange over real links between network namespaces; needs root. About seven minutes.
+links: $(STAMP)
+	$(BIN)/python "Bandwidth Analysis/measure_links.py" $(if $(DATA),--data-dir $(DATA))
+
+# The README's pictures and numbers, and those of Bandwidth Analysis, from the committed tables.
+figures: $(STAMP)
+	$(BIN)/python benchmarks/figures.py $(if $(DATA),--data-dir $(DATA))
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

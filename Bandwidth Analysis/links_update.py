@@ -57,9 +57,9 @@ def _train(model: str, data_dir: str, clients: int) -> tuple[Layout, list[Tensor
     from fl.assemble import assemble
     from fl.checks import resolve
     from fl.config import Config
+    from fl.federated_rounds import FederatedRounds
     from fl.local import WholeModel
     from fl.ranks import join_ranks
-    from fl.rounds import FederatedRounds
 
     options = {"dataset": "cifar10", "data_dir": data_dir, "download": False, "limit_train": 2000 * clients}
     training = {"local_steps": STEPS, "batch_size": 32, "lr": 0.02, "momentum": 0.9, "norm": _norm(model)}

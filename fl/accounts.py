@@ -18,7 +18,7 @@ class Accounts:
         state = federation.state
         self.ledger = Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
         self.costs = federation.make_costs()
-        self.clock = RoundClock.of(self.config)
+        self.clock = RoundClock.of(self.config, federation.sampler.wait_s)
 
     def book(
         self, round_: int, outcome: RoundOutcome, *, query_bytes: tuple[int, int] = (0, 0), is_last: bool = False
@@ -58,6 +58,8 @@ class Accounts:
             metrics["virtual_time_s"] = self.clock.now
         for row, each in zip(clients, times or [], strict=times is not None):
             row.update(each)
+        for row, share in zip(clients, outcome.shares, strict=bool(outcome.shares)):
+            row.update(share)
         for late in outcome.wasted:
             clients.append(self._late(round_, late))
             metrics["uplink_bytes"] += late.upload_bytes

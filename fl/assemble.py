@@ -23,7 +23,7 @@ from .model_state import ModelState
 from .models import build_model
 from .quantise import fake_quantise
 from .ranks import Ranks
-from .sampling import Sampler
+from .sampling import make_sampler
 from .tasks import make_task
 
 
@@ -76,7 +76,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         engine=engine,
         state=state,
         course=Course(algorithm, config),
-        sampler=Sampler(config.sampling, [len(part) for part in parts], config.seed),
+        sampler=make_sampler(config, [len(part) for part in parts]),
         notes=(*data.notes, _sizes(data, train, validation, held)),
     )
 

@@ -9,9 +9,9 @@ version that it started from, so it is trained at the latest moment before its p
 ends, with all others that wait for the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -19,29 +19,17 @@ from compression.pruning.inside import Inside
 from compression.pruning.mask_wire import decode_mask, encode_mask
 from compression.spec import parse_stage
 
+from .at_work import AtWork, Work
 from .buffered_exchange import BufferedExchange, Taken, Waiting
-from .clock.profiles import profiles
-from .clock.rounds import columns, make_link
-from .clock.simulator import Arrival, Simulator
+from .clock.rounds import columns
+from .clock.simulator import Arrival
 from .clock.staleness import weight
-from .cost import Costs, samples_trained
-from .engine.precision import autocast_dtype
-from .errors import RoundError
+from .cost import samples_trained
+from .federated_rounds import FederatedRounds
 from .federation import Federation
 from .ledger import Ledger
-from .outcome import ClientReport, RoundOutcome
+from .outcome import ClientReport, RoundOutcome, Wasted
 from .pruning.part import Part
-from .rounds import FederatedRounds
-
-
-class Work(NamedTuple):
-    """A client at work: the version that it started from, what it downloaded, the coordinates it holds and the cost."""
-
-    begun: int
-    download_bytes: int
-    held: int
-    flops: int
-    memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -66,20 +54,15 @@ class BufferedRounds(FederatedRounds):
         mode = parse_stage(config.mode)
         self._models = mode.name == "async"
         self._size = int(mode.args[0]) if mode.name == "buffered" else 1
+        self._latest = config.buffer == "latest"
         self._keeps = True  # whether what was not sent is a client's own as soon as it has sent the rest
         self._concurrency = config.clients_per_round
-        self._profiles = profiles(config.profiles, config.clients, config.seed)
-        limits = {"up_limit": config.server_up_limit or None, "down_limit": config.server_down_limit or None}
-        self._simulator = Simulator(make_link(self._profiles, config.seed), self._upload_bytes, **limits)
+        self.at_work = AtWork(config, self._upload_bytes)
         self.ledger = Ledger(parameters=federation.state.parameters.numel(), buffers=federation.state.buffers.numel())
-        self._costs = Costs(config, federation.train.x.shape[1:], autocast_dtype(federation.engine.precision))
+        self._costs = federation.make_costs()
         self._version = 0
-        self._starts = 0  # of all clients
-        self._number: dict[int, int] = {}  # starts of each client so far
-        self._works: dict[int, Work] = {}  # of clients on their way
         self._untrained: set[int] = set()
         self._reports: dict[int, ClientReport] = {}  # of clients on their way that are trained
-        self._ready: list[Arrival] = []  # at this moment, and not yet taken
         self._versions: dict[int, Tensor] = {}  # models that somebody on its way started from, on rank 0
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
@@ -87,15 +70,29 @@ class BufferedRounds(FederatedRounds):
         self._version = round_
         landed: list[Landed] = []
         self._trained: set[int] = set()
+        self._wasted: list[Wasted] = []
         self._start_free()
         while len(landed) < self._size:
-            landed.append(self._next())
+            each = self._next()
+            if each is not None:
+                landed = self._with(landed, each)
             if len(landed) < self._size:
                 self._start_free()
         self._train()  # whoever else has started from this version
         outcome = self._step(round_, landed)
+        outcome.wasted = self._wasted
         outcome.trained = sorted(self._trained)
         return outcome
+
+    def _with(self, landed: list[Landed], new: Landed) -> list[Landed]:
+        """The buffer with a further arrival; with `--buffer latest` that takes the place of what the client sent before."""
+        client = new.arrival.client
+        for old in landed if self._latest else []:
+            if old.arrival.client == client:
+                self.buffered.waiting.pop((client, old.arrival.number), None)
+                self._wasted.append(Wasted(client, old.work.download_bytes, old.report.uplink_bytes))
+                return [*(each for each in landed if each is not old), new]
+        return [*landed, new]
 
     def _step(self, round_: int, landed: Sequence[Landed]) -> RoundOutcome:
         text = self.federation.config.staleness
@@ -111,6 +108,7 @@ class BufferedRounds(FederatedRounds):
         outcome.reports = [each.report for each in landed]
         outcome.begin_bytes = [each.work.download_bytes for each in landed]
         outcome.times = [{**columns(each.arrival), "staleness": age} for each, age in zip(landed, ages, strict=True)]
+        outcome.shares = [each.work.shares for each in landed]
         outcome.cost = {
             "train_flops": sum(each.work.flops for each in landed),
             "client_memory_bytes": max(each.work.memory_bytes for each in landed),
@@ -118,43 +116,49 @@ class BufferedRounds(FederatedRounds):
         if self.masks is not None:
             outcome.held = sum(each.work.held for each in landed) / len(landed)
             self.masks.close(self.buffered.mean_update)
-        outcome.virtual_time_s = self._simulator.now
-        versions = {work.begun for work in self._works.values()}
+        outcome.virtual_time_s = self.at_work.now
+        versions = {work.begun for work in self.at_work.works.values()}
         self._versions = {v: model for v, model in self._versions.items() if v in versions}
         self.ledger.step(outcome.change_bytes, outcome.buffers_bytes)
         self.federation.sampler.observe(outcome.reports)
         return outcome
 
-    def _next(self) -> Landed:
-        """The next arrival, which frees its place. All of a moment come, in the order of their numbers, before anyone
-        starts again."""
-        if not self._ready:
-            first = self._simulator.next_arrival()
-            if first is None:
-                raise RoundError("no client is on its way any more, and the server still waits")
-            self._ready = [first]
-            while (another := self._simulator.next_arrival(until=first.time)) is not None:
-                self._ready.append(another)
-        return self._land(self._ready.pop(0))
+    def _next(self) -> Landed | None:
+        """The next arrival, which frees its place; None if the server gave up on clients, whose places are free too."""
+        arrival = self.at_work.next()
+        if arrival is None:
+            self._wasted += self._give_up(self.at_work.overdue())
+            return None
+        return self._land(arrival)
+
+    def _give_up(self, late: Iterable[int]) -> list[Wasted]:
+        """The server no longer waits for these. What they downloaded is charged, and what they sent if they had begun to."""
+        wasted = []
+        for client in sorted(late):
+            self._untrained.discard(client)
+            self.buffered.waiting.pop((client, self.at_work.number(client)), None)
+            report = self._reports.pop(client, None)
+            work, uploads = self.at_work.give_up(client)
+            sent = report.uplink_bytes if report is not None and uploads else 0
+            wasted.append(Wasted(client, work.download_bytes, sent))
+        return wasted
 
     def _land(self, arrival: Arrival) -> Landed:
         client = arrival.client
-        return Landed(arrival, self._works.pop(client), self._reports.pop(client))
+        return Landed(arrival, self.at_work.works.pop(client), self._reports.pop(client))
 
     def _start_free(self) -> None:
         """Fill the free places with clients drawn from those that are not on their way; the draw is that of the start."""
         config = self.federation.config
         assert config.clients is not None
-        if self._ready:
-            return
-        while len(self._works) < self._concurrency:
-            free = [client for client in range(config.clients) if client not in self._works]
-            [client] = self.federation.sampler.draw(free, 1, self._version, purpose="start", number=self._starts)
-            self._start(client)
+        at_work, sampler = self.at_work, self.federation.sampler
+        while not at_work.waits and len(at_work.works) < self._concurrency:
+            free = [client for client in range(config.clients) if client not in at_work.works]
+            drawn = sampler.draw(free, 1, self._version, now=at_work.now, purpose="start", number=at_work.starts)
+            self._start(*drawn)
 
     def _start(self, client: int) -> None:
-        federation = self.federation
-        self._starts += 1
+        federation, now = self.federation, self.at_work.now
         self._untrained.add(client)
         model, holding = federation.engine.model, None
         if self.masks is not None:
@@ -166,12 +170,14 @@ class BufferedRounds(FederatedRounds):
         [flops], memory = self._costs.each([model], [samples]), self._costs.of(model)
         download = self.ledger.start(client, holding)
         held = federation.state.layout.total if holding is None else holding.held
-        self._works[client] = Work(
-            self._version, download, held, int(flops), 0 if memory is None else memory.memory_bytes
-        )
-        compute_s = flops / self._profiles[client].compute_flops
-        self._simulator.start(client, self._simulator.now, download, compute_s)
-        if self._models and federation.ranks.is_server and self._version not in self._versions:
+        starts = now + federation.sampler.wait_s(client, now)
+        memory_bytes = 0 if memory is None else memory.memory_bytes
+        work = Work(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client))
+        if not self.at_work.start(client, work):
+            # It goes away with what it downloaded: it is not trained, and must download everything if it comes back.
+            self._untrained.remove(client)
+            self.ledger.forget(client)
+        elif self._models and federation.ranks.is_server and self._version not in self._versions:
             self._versions[self._version] = federation.state.parameters.clone()
 
     def _upload_bytes(self, client: int) -> int:
@@ -184,12 +190,11 @@ class BufferedRounds(FederatedRounds):
         """Train all that have started from the present version, each on its rank. Collective."""
         if not self._untrained:
             return
-        numbers = {client: self._number.get(client, 0) for client in sorted(self._untrained)}
+        numbers = {client: self.at_work.number(client) for client in sorted(self._untrained)}
         self.buffered.begin(self._version, numbers)
         self._train_all(numbers, self._version)
         for report in self.buffered.collect(keep=self._keeps):
             self._reports[report.client] = report
-            self._number[report.client] = numbers[report.client] + 1
         self._trained |= self._untrained
         self._untrained = set()
 
@@ -233,22 +238,14 @@ class BufferedRounds(FederatedRounds):
         """As in `Rounds.plan`: who is on the way, and the ledger; the same on every rank."""
         return {
             **super().plan(),
-            "simulator": self._simulator.state_dict(),
+            "at_work": self.at_work.state_dict(),
             "ledger": self.ledger.state_dict(),
-            "starts": self._starts,
-            "number": sorted(self._number.items()),
-            "works": [[client, *work] for client, work in sorted(self._works.items())],
             "reports": [[client, *report.row()] for client, report in sorted(self._reports.items())],
-            "ready": [list(arrival) for arrival in self._ready],
         }
 
     def load_plan(self, plan: dict[str, Any]) -> None:
         """As in `Rounds.load_plan`."""
         super().load_plan(plan)
-        self._simulator.load_state_dict(plan["simulator"])
+        self.at_work.load_state_dict(plan["at_work"])
         self.ledger.load_state_dict(plan["ledger"])
-        self._starts = plan["starts"]
-        self._number = dict(plan["number"])
-        self._works = {client: Work(*values) for client, *values in plan["works"]}
         self._reports = {client: ClientReport.of_row(client, row) for client, *row in plan["reports"]}
-        self._ready = [Arrival(*values) for values in plan["ready"]]

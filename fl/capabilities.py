@@ -6,6 +6,7 @@ groups:1.0x2+0.6x2+0.3x2+0.1x4  density x number of clients, in the order of the
                                 next two 0.6. These are the groups of PR-FL (Ma 2024, arXiv 2403.15439, its program)
 equal_time:FLOOR                what makes a round of every client as long as that of the fastest with the whole model, by
                                 --profiles, and no less than FLOOR (`fl.equal_time`)
+online:FLOOR                    the same without knowing them, from the virtual times of the rounds so far (`fl.shares`)
 FILE.csv                        columns client,capability, each client once
 """
 
@@ -19,7 +20,7 @@ from .client_table import read_clients
 from .errors import ConfigError
 from .seeds import numpy_generator
 
-_KNOWN = ("none", "uniform", "groups", "equal_time")
+_KNOWN = ("none", "uniform", "groups", "equal_time", "online")
 _GROUP = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)x([0-9]{1,9})")
 _COLUMNS = ("client", "capability")
 
@@ -35,6 +36,7 @@ class Capabilities:
     high: float = 1.0
     groups: tuple[tuple[float, int], ...] = ()
     equal_time: bool = False  # not below `low`
+    online: bool = False  # the same
     file: Path | None = None
 
 
@@ -46,7 +48,8 @@ def parse_capabilities(text: str) -> Capabilities:
     if stage.name not in _KNOWN:
         hint = nearest(stage.name, _KNOWN)
         raise SpecError(
-            f"'{text}': capabilities are none, uniform, groups, equal_time or a file NAME.csv, not '{stage.name}'{hint}"
+            f"'{text}': capabilities are none, uniform, groups, equal_time, online or a file NAME.csv, not "
+            f"'{stage.name}'{hint}"
         )
     if stage.name == "uniform":
         stage.expect(2)
@@ -57,9 +60,10 @@ def parse_capabilities(text: str) -> Capabilities:
     if stage.name == "groups":
         stage.expect(1)
         return Capabilities(groups=tuple(_group(text, word) for word in stage.args[0].split("+")))
-    if stage.name == "equal_time":
+    if stage.name in ("equal_time", "online"):
         stage.expect(1)
-        return Capabilities(low=stage.number(0, 0.01, 1, "FLOOR"), equal_time=True)
+        floor = stage.number(0, 0.01, 1, "FLOOR")
+        return Capabilities(low=floor, equal_time=stage.name == "equal_time", online=stage.name == "online")
     stage.expect(0)
     return Capabilities()
 

@@ -31,6 +31,7 @@ from .schedule import parse_schedule
 from .server_optim import server_learning_rate
 from .trackers import check_trackers
 from .uplink import Uplink
+from .uplink_shares import check_uplink_shares, parse_uplink_shares
 
 _CLIENTS_OF_ONE_PROCESS = 4
 
@@ -62,6 +63,7 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
     if 0 < config.qat < MIN_BITS:
         raise ConfigError(f"--qat {config.qat} must be 0 (off) or {MIN_BITS} to {MAX_BITS} bits")
     check_pruning(config)
+    check_uplink_shares(config)
     check_algorithm(config.algorithm, config)
     if config.error_feedback.startswith("dgc"):
         _check_one_momentum(config)
@@ -125,6 +127,7 @@ def _check_specs(config: Config) -> None:
     checks = {
         "partition": check_partition,
         "uplink": make_codec,
+        "uplink_shares": parse_uplink_shares,
         "downlink": make_codec,
         "error_feedback": parse_feedback,
         "uplink_warmup": lambda rounds: Uplink(config.uplink, rounds),

@@ -35,7 +35,7 @@ class DataOptions:
         None, "clients sampled each round (default: all); buffered and async: clients at work at once", low=1
     )
     sampling: str = option(
-        "uniform", "who takes part: uniform, samples, power:D, diurnal:PERIOD,SHARE, or a CSV file of who is up when"
+        "uniform", "who takes part: uniform, samples, power:D, diurnal:PERIOD[s],SHARE, or a CSV file of who is up when"
     )
     val_fraction: float = option(
         0.1, "fraction of the training samples held out for decisions, unless the data set has its own", low=0, high=0.5
@@ -94,11 +94,17 @@ class ExchangeOptions:
         "sync",
         "sync (federated rounds), buffered:K, async:ALPHA, or step (a gradient exchange every step, as DDP does)",
     )
+    buffer: Literal["all", "latest"] = option(
+        "all", "what buffered:K takes of a client that arrives twice: both updates, or its latest (PR-FL)"
+    )
     staleness: str = option("constant", "weight of late updates: constant, poly:A or hinge:A,B (buffered, async)")
     exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
     hook: str | None = option(None, "any DDP hook for --exchange hook, as package.module:function")
     uplink: str = option("topk:0.01", "codec of what clients send: [SELECTOR+]FORMAT[+zstd], see docs/compression.md")
     uplink_warmup: int = option(0, "rounds over which the kept fraction of --uplink falls from a quarter", low=0)
+    uplink_shares: str = option(
+        "none", "fraction of --uplink's coordinates that each client sends: none, equal_time:FLOOR or online:FLOOR"
+    )
     downlink: str = option("none", "codec of what the server sends")
     error_feedback: str = option(
         "residual", "what becomes of what a codec dropped: none, residual (it is added next time) or dgc:MOMENTUM"
@@ -119,7 +125,12 @@ class PruneOptions:
     )
     prune_rewind: bool = option(False, "with every new mask, the weights of the run's beginning (lottery ticket)")
     capabilities: str = option(
-        "none", "fraction of the model that each client can hold: uniform:LOW,HIGH, groups:1.0x2+0.3x4, or a CSV file"
+        "none",
+        "fraction of the model that each client can hold: uniform:LOW,HIGH, groups:1.0x2+0.3x4, "
+        "equal_time:FLOOR, online:FLOOR, or a CSV file",
+    )
+    part_mean: Literal["holders", "cohort"] = option(
+        "holders", "the mean of a coordinate that not all hold: over its holders, or over all clients of the round"
     )
     recover: str = option(
         "none", "when smaller clients hold more: plateau:PATIENCE[,DELTA] (validation), or schedule:BEGIN,EVERY"
@@ -148,6 +159,8 @@ class ClockOptions:
     deadline: float = option(0.0, "virtual seconds after which a round ends (0: when all have arrived)", low=0)
     over_select: float = option(1.0, "start so many times --clients-per-round, and take the first to arrive", low=1)
     late: Literal["drop", "carry"] = option("drop", "what becomes of an update that is late for its round")
+    lost: float = option(0.0, "probability that a client that starts never comes back", low=0, high=0.99)
+    timeout: float = option(0.0, "virtual seconds after which the server gives up on a client (0: never)", low=0)
     server_up_limit: float = option(0.0, "bytes/s that the server receives from all clients together (0: any)", low=0)
     server_down_limit: float = option(0.0, "bytes/s that the server sends to all clients together (0: any)", low=0)
     cost_model: Literal["dense", "sparse"] = option(

@@ -14,7 +14,8 @@ class DeadlineRounds(BufferedRounds):
     `--over-select F` starts F times as many clients as are asked for (`--clients-per-round`), and takes the first. Who is
     late is dropped, with `--late drop`: its update is lost, and what it did not send stays with it, as if it had not been
     asked. With `--late carry` it arrives in a later round and counts by its age, as in PR-FL's and FedFix's time windows;
-    until then it is not asked again. A round waits for its first arrival, however late that is.
+    until then it is not asked again. A round waits for its first arrival, however late that is;
+    if nobody comes back, it begins anew.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -30,47 +31,51 @@ class DeadlineRounds(BufferedRounds):
         """As in `Rounds.run`; the cohort is drawn here, of those that are not on their way."""
         self._version = round_
         self._trained: set[int] = set()
-        begins = self._simulator.now
-        for client in self._draw(round_):
-            self._start(client)
+        self._wasted: list[Wasted] = []
         landed: list[Landed] = []
-        until = begins + self._deadline if self._deadline < math.inf else None
-        while self._works and len(landed) < self._concurrency:
-            arrival = self._simulator.next_arrival(until) if landed else self._first(until)
-            if arrival is None:
-                break
-            landed.append(self._land(arrival))
-        wasted = [] if self._carries else self._drop()
-        if self._carries:
-            self._train()  # before the version ends
+        while not landed:  # a round from which nobody comes back begins anew
+            landed = self._collect(round_)
         outcome = self._step(round_, landed)
-        outcome.wasted = wasted
+        outcome.wasted = self._wasted
         if not self._carries:
             for each in landed:
                 self.buffered.settle(each.report.client, arrived=True)
         outcome.trained = sorted(self._trained)
         return outcome
 
+    def _collect(self, round_: int) -> list[Landed]:
+        """Start the clients of a round, and wait for what arrives in time."""
+        begins = self.at_work.now
+        for client in self._draw(round_):
+            self._start(client)
+        landed: list[Landed] = []
+        until = begins + self._deadline if self._deadline < math.inf else None
+        while self.at_work.works and len(landed) < self._concurrency:
+            arrival = self.at_work.next_until(until) if landed else self._first(until)
+            if arrival is None:
+                break
+            landed.append(self._land(arrival))
+        if not self._carries:
+            self._wasted += self._drop()
+        else:
+            self._train()  # before the version ends
+            self._wasted += self._give_up(self.at_work.overdue())
+        return landed
+
     def _draw(self, round_: int) -> list[int]:
         config = self.federation.config
         assert config.clients is not None
-        free = [client for client in range(config.clients) if client not in self._works]
-        return self.federation.sampler.draw(free, self._asked, round_)
+        free = [client for client in range(config.clients) if client not in self.at_work.works]
+        return self.federation.sampler.draw(free, self._asked, round_, now=self.at_work.now)
 
     def _first(self, until: float | None) -> Arrival | None:
         """The first arrival, by the deadline if it can be."""
-        return self._simulator.next_arrival(until) or self._simulator.next_arrival()
+        return self.at_work.next_until(until) or self.at_work.next_until(self.at_work.patience())
 
     def _drop(self) -> list[Wasted]:
-        """Give up on who is still on the way. What they downloaded is charged, and what they sent if they had begun to."""
-        wasted = []
-        for client in sorted(self._works):
-            report = self._reports.pop(client, None) if self._simulator.uploads(client) else None
-            self._reports.pop(client, None)
-            self._simulator.abandon(client)
-            self.buffered.waiting.pop((client, self._number.get(client, 0) - 1), None)
+        """Give up on who is still on the way, as if it had not been asked."""
+        late = sorted(self.at_work.works)
+        wasted = self._give_up(late)
+        for client in late:
             self.buffered.settle(client, arrived=False)
-            download = self._works.pop(client).download_bytes
-            wasted.append(Wasted(client, download, 0 if report is None else report.uplink_bytes))
-        self._untrained = set()
         return wasted

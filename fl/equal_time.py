@@ -1,4 +1,4 @@
-"""Capabilities from profiles: every client gets a part that takes it as long as the fastest client takes for all of it."""
+"""Shares from profiles: every client takes what takes it as long as the fastest client takes for all of it."""
 
 import math
 from collections.abc import Sequence
@@ -25,6 +25,14 @@ def equal_time(
         scaled.append(transfer + (compute if smaller else 0.0))
     target = min(still + more for still, more in zip(fixed, scaled, strict=True))
     return tuple(_fits(target - still, more, smaller, floor) for still, more in zip(fixed, scaled, strict=True))
+
+
+def equal_uploads(known: Sequence[Profile], *, floor: float) -> tuple[float, ...]:
+    """The share in [floor, 1] of --uplink's coordinates of each client, rounded down to 1/100: uploads of as many bytes as
+    its link carries in the time of the fastest link. Latency, jitter and limits of the server are not looked at."""
+    rates = [profile.up_bytes * (1 - profile.loss) for profile in known]
+    fastest = max(rates)
+    return tuple(_fits(1 / fastest, 1 / rate, False, floor) for rate in rates)
 
 
 def _fits(left: float, whole: float, smaller: bool, floor: float) -> float:

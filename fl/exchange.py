@@ -17,6 +17,7 @@ from .pruning.part import WHOLE, Part
 from .ranks import Ranks
 from .seeds import derive_seed
 from .server import Mean, Server, apply_change, part_payloads
+from .shares import Shares
 
 
 class Exchange(ABC):
@@ -34,6 +35,7 @@ class Exchange(ABC):
         self.seed = seed
         self.count_layers = False  # whether rank 0 notes what clients hold and send of each layer
         self.masks: Masks | None = None  # which part of the model each client holds, if not all of it
+        self.shares: Shares | None = None  # of the uplink's coordinates that each client sends, if not all
         self.after: AfterTraining | None = None  # what makes clients send pruned weights, if anything does
 
     @abstractmethod

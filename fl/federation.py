@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compression import make_codec
 
@@ -31,6 +31,7 @@ from .server_exchange import ServerExchange
 from .server_optim import make_server_optimizer
 from .tasks import Task
 from .uplink import Uplink
+from .uplink_shares import uplink_shares
 
 
 @dataclass
@@ -56,9 +57,10 @@ class Federation:
     sampler: Sampler
     notes: tuple[str, ...] = ()
 
-    def cohort(self, round_: int) -> list[int]:
-        """The clients of a round, ascending; a function of (seed, round) and of what the sampler was told."""
-        return self.sampler.draw(range(self.config.clients or 0), self.config.clients_per_round or 0, round_)
+    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
+        """The clients of a round that begins at virtual second `now`, ascending; a function of these, the seed, and what
+        the sampler was told."""
+        return self.sampler.draw(range(self.config.clients or 0), self.config.clients_per_round or 0, round_, now=now)
 
     def make_trainer(self) -> ClientTrainer:
         """What trains this rank's clients."""
@@ -104,8 +106,10 @@ class Federation:
             error_feedback=feedback,
             seed=config.seed,
             course=self.course,
+            part_mean=config.part_mean,
         )
         exchange.count_layers = config.prune != "none"
+        exchange.shares = uplink_shares(config)
         return exchange
 
     def share_model(self) -> None:
@@ -136,9 +140,13 @@ class Federation:
 
     def _forward(self) -> Forward:
         self.state.load_into(self.engine.model)
+        return self.forward(self.engine.model)
+
+    def forward(self, model: nn.Module) -> Forward:
+        """How `model` is evaluated in this run."""
         dtype = autocast_dtype(self.engine.precision)
         return Forward(
-            self.engine.model,
+            model,
             normalise=self.normalise,
             autocast=None if dtype is torch.float32 else dtype,
             memory_format=self.engine.memory_format,

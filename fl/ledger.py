@@ -140,6 +140,11 @@ class Ledger:
         """A client, which holds this part, starts apart from the others: the bytes that it downloads."""
         return (self._catch_up(client) if part is None else self._catch_up_part(client, part))[0]
 
+    def forget(self, client: int) -> None:
+        """A client has lost what it downloaded."""
+        self._seen.pop(client, None)
+        self._parts.pop(client, None)
+
     def step(self, change_bytes: int, buffers_bytes: int) -> None:
         """The server stepped, and broadcast so much, for whoever starts from now on."""
         self._changes_bytes += change_bytes

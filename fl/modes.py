@@ -54,6 +54,9 @@ def check_mode(config: Config) -> None:
         raise ConfigError(f"--mode {error}") from None
     if not waits(config):
         _check_deadline(config)
+    _check_lost(config)
+    if config.buffer != "all" and mode.name != "buffered":
+        raise ConfigError(f"--buffer {config.buffer} is about --mode buffered:K, not {config.mode}")
     if config.staleness != "constant" and (mode.name == "step" or (mode.name == "sync" and config.late == "drop")):
         raise ConfigError(
             f"--staleness {config.staleness}: with --mode {config.mode} and --late {config.late} nothing comes late; use "
@@ -64,7 +67,6 @@ def check_mode(config: Config) -> None:
     refused = {
         f"--exchange {config.exchange}": config.exchange != "server",
         f"--prune {config.prune}": config.prune != "none" and (mode.name == "async" or not has_levels(config)),
-        f"--uplink-warmup {config.uplink_warmup}": config.uplink_warmup != 0,
     }
     late = "" if waits(config) else " and a deadline or over-selection"
     for option, wrong in refused.items():
@@ -78,6 +80,27 @@ def check_mode(config: Config) -> None:
             f"--server {config.server} and --server-lr {config.server_lr} do not go with --mode {config.mode}: the server "
             "mixes models by ALPHA; use fedavg, and leave the learning rate out"
         )
+
+
+def _check_lost(config: Config) -> None:
+    """Who is waited for, and given up on, is known where updates come in their own time."""
+    ends = config.mode == "sync" and not waits(config) and config.late == "drop"
+    for name, value in (("lost", config.lost), ("timeout", config.timeout)):
+        if value and not is_buffered(config):
+            raise ConfigError(
+                f"--{name} {value:g}: a round that waits for all would never end without a lost client; use --deadline, "
+                "or --mode buffered:K or async:ALPHA"
+            )
+    if config.timeout and ends:
+        raise ConfigError(
+            f"--timeout {config.timeout:g}: --late drop gives up on clients at the end of a round already"
+        )
+    if config.lost and not ends and not config.timeout:
+        raise ConfigError(
+            f"--lost {config.lost:g} needs a --timeout, after which the place of a lost client is free again"
+        )
+    if config.timeout and config.profiles == "none":
+        raise ConfigError(f"--timeout {config.timeout:g} needs clients that take time: --profiles must not be none")
 
 
 def _check_deadline(config: Config) -> None:

@@ -63,6 +63,7 @@ class RoundOutcome:
     times: list[dict[str, float]] | None = None
     virtual_time_s: float | None = None
     trained: list[int] | None = None
+    shares: list[dict[str, float]] = field(default_factory=list)  # further columns of clients.csv, for each report
     cost: dict[str, int | None] | None = None  # columns of metrics.csv, where they are not those of `models`
     wasted: list[Wasted] = field(default_factory=list)
     told_bytes: int = 0  # what clients need besides the model from the next round on

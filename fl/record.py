@@ -31,7 +31,10 @@ _AFTER = (
 COMMON = (*_BEFORE, "val_loss", *_AFTER)
 """The columns of metrics.csv that every run has, whatever its task."""
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
-CLIENTS = ("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes", *TIMES, "staleness")
+CLIENTS = (
+    *("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes"),
+    *(*TIMES, "staleness", "capability", "uplink_share"),
+)
 
 
 def metrics_columns(task: Task, *, clients: bool = False) -> tuple[str, ...]:

@@ -1,21 +1,11 @@
-"""The rounds of a federated run: sample, train, upload, step."""
+"""What a run consists of: rounds."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
-from compression.wire import dense_bytes
-
-from .algorithms.gradients import CorrectedGradients
-from .client import Update
-from .errors import RoundError
-from .federation import Federation
-from .local import LocalModel, WholeModel
 from .outcome import RoundOutcome
-from .pruning.build import make_after, make_masks
-from .static_statistics import ask_statistics, norms
 
 
 class Rounds(Protocol):
@@ -47,6 +37,14 @@ class Rounds(Protocol):
         """After every round: its score on the validation split, where it was evaluated; the same on every rank."""
 
     @property
+    def learns(self) -> bool:
+        """Whether `timed` is to be called."""
+
+    def timed(self, round_: int, rows: Sequence[Mapping[str, float]]) -> list[str]:
+        """After every round of clients that take virtual time: their rows of clients.csv, the same on every rank.
+        What follows from them, in words."""
+
+    @property
     def capabilities(self) -> list[float] | None:
         """The fraction of the model that each client can hold; None where all can hold all of it."""
 
@@ -59,152 +57,3 @@ class Rounds(Protocol):
     @property
     def query_bytes(self) -> tuple[int, int]:
         """What each client of the last round sends and receives besides, so that the final model can be used."""
-
-
-class FederatedRounds:
-    """Clients train apart, their updates go to rank 0, and its change comes back."""
-
-    def __init__(self, federation: Federation) -> None:
-        self.federation = federation
-        self.trainer = federation.make_trainer()
-        self.exchange = federation.make_exchange()
-        self.course, self._gradients = federation.course, None
-        if self.course.algorithm.corrects:
-            # Before any mask of gradients: the correction is masked too.
-            names = federation.state.layout.names
-            self._gradients = CorrectedGradients(federation.engine.model, names, self.course.algorithm)
-        self.masks = make_masks(federation, self.trainer)
-        self.exchange.masks = self.masks
-        self.after = make_after(federation)
-        self._whole = WholeModel(federation.engine, federation.state)
-
-    def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
-        """As in `Rounds.run`. If any client fails, every rank raises and nothing has changed."""
-        self.exchange.after = self.after if round_ < self.federation.config.rounds else None
-        if self.masks is None:
-            outcome = self._run(round_, cohort)
-            self.federation.sampler.observe(outcome.reports)
-            return outcome
-        before = self.masks.snapshot(round_)
-        try:
-            self.masks.begin(round_, cohort)
-            outcome = self._run(round_, cohort)
-        except Exception:
-            self.masks.restore(before)
-            raise
-        self.masks.close(self.exchange.mean_update)
-        self.federation.sampler.observe(outcome.reports)
-        if self.federation.ranks.is_server:
-            outcome.mask_bytes, outcome.holdings = self.masks.mask_bytes, self.masks.holdings(cohort)
-            outcome.rewound_bytes, outcome.told_by = self.masks.rewound_bytes, self.masks.told_by
-            outcome.held_buffers = self.masks.common.buffer_count(self.federation.state.buffers.numel())
-            outcome.held = sum(self.masks.held(client) for client in cohort) / len(cohort)
-        return outcome
-
-    @property
-    def capabilities(self) -> list[float] | None:
-        """As in `Rounds.capabilities`."""
-        return None if self.masks is None else self.masks.able
-
-    def plan(self) -> dict[str, Any]:
-        """As in `Rounds.plan`: the losses that sampling goes by."""
-        return {"losses": sorted(self.federation.sampler.losses.items())}
-
-    def load_plan(self, plan: dict[str, Any]) -> None:
-        """As in `Rounds.load_plan`."""
-        self.federation.sampler.losses = dict(plan["losses"])
-
-    def before_evaluation(self, round_: int, cohort: list[int]) -> None:
-        """As in `Rounds.before_evaluation`: statistics that no client sends are asked for."""
-        if self.masks is not None and self.masks.static_statistics:
-            ask_statistics(self.federation, self.trainer, round_, cohort)
-
-    def evaluated(self, round_: int, val_score: float | None) -> None:
-        """As in `Rounds.evaluated`."""
-        if self.masks is not None:
-            self.masks.evaluated(round_, val_score)
-
-    @property
-    def query_bytes(self) -> tuple[int, int]:
-        """As in `Rounds.query_bytes`: the whole model down and its statistics up, once, where no client sends them."""
-        state = self.federation.state
-        if self.masks is None or not self.masks.static_statistics or not norms(self.federation.engine.model):
-            return 0, 0
-        return dense_bytes(state.buffers.numel()), dense_bytes(state.parameters.numel())
-
-    def _model(self, client: int, round_: int) -> LocalModel:
-        return self._whole if self.masks is None else self.masks.local(client, round_)
-
-    def _run(self, round_: int, cohort: list[int]) -> RoundOutcome:
-        self.exchange.open(round_, cohort)
-        self._train_all(dict.fromkeys(cohort, round_), round_)
-        return self.exchange.step()
-
-    def _train_all(self, numbers: Mapping[int, int], version: int) -> None:
-        """Train and upload those of these clients that this rank hosts; `numbers` as in `_train_one`, in cohort order."""
-        try:
-            for client, number in numbers.items():
-                if self.federation.ranks.hosts(client):
-                    self.exchange.upload(self._train_one(client, number, version))
-        except RoundError:
-            raise
-        except Exception:
-            with contextlib.suppress(RoundError):
-                self.exchange.abort()
-            raise
-
-    def _train_one(self, client: int, number: int, version: int) -> Update:
-        """Train a client, for whose data `number` is the seed, from this version of the global model."""
-        federation, algorithm = self.federation, self.course.algorithm
-        model = self._model(client, version)
-        self.course.begin(client, len(federation.parts[client]), federation.state.parameters, version)
-        with self._corrected():
-            later = {} if version == number else {"version": version}
-            update = self.trainer.train(client, number, model, **later)
-        update.values = algorithm.end(client, update.values)
-        return update
-
-    @contextlib.contextmanager
-    def _corrected(self) -> Iterator[None]:
-        if self._gradients is None:
-            yield
-            return
-        self._gradients.on = True
-        try:
-            yield
-        finally:
-            self._gradients.on = False
-
-    @property
-    def has_client_state(self) -> bool:
-        """As in `Rounds.has_client_state`."""
-        return self.exchange.has_client_state
-
-    def client_state(self, client: int) -> dict[str, Tensor]:
-        """As in `Rounds.client_state`."""
-        return self.exchange.client_state(client)
-
-    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
-        """As in `Rounds.load_client_state`."""
-        self.exchange.load_client_state(client, state)
-
-    def server_state(self) -> dict[str, Tensor]:
-        """As in `Rounds.server_state`."""
-        state = {"parameters": self.federation.state.parameters, "buffers": self.federation.state.buffers}
-        if self.exchange.server is not None:
-            state.update(self.exchange.server.state_dict())
-        own = self.course.algorithm.server_state().items()
-        state.update({f"algorithm.{name}": value for name, value in own})
-        return state if self.masks is None else {**state, **self.masks.state_dict()}
-
-    def load_server_state(self, state: dict[str, Tensor]) -> None:
-        """As in `Rounds.load_server_state`."""
-        self.federation.state.parameters.copy_(state.pop("parameters"))
-        self.federation.state.buffers.copy_(state.pop("buffers"))
-        prefix = "algorithm."
-        own = {name.removeprefix(prefix): state.pop(name) for name in list(state) if name.startswith(prefix)}
-        self.course.algorithm.load_server_state(own)
-        if self.masks is not None:
-            self.masks.load_state_dict(state)
-        if self.exchange.server is not None:
-            self.exchange.server.load_state_dict(state)

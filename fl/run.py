@@ -1,12 +1,15 @@
 """A whole run: from options to a run folder with results."""
 
 import dataclasses
+import json
 import platform
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from .accounts import Accounts
@@ -18,6 +21,7 @@ from .config import Config
 from .deadline import DeadlineRounds
 from .engine.deepspeed_config import reconcile
 from .errors import ConfigError
+from .federated_rounds import FederatedRounds
 from .federation import Federation
 from .folder import continue_options, create_folder
 from .judgement import Judgement, write_predictions
@@ -26,7 +30,7 @@ from .modes import is_buffered
 from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
 from .record import Record
-from .rounds import FederatedRounds, Rounds
+from .rounds import Rounds
 from .step_mode import StepMode
 from .summary import write_summary
 from .trackers import Trackers
@@ -77,6 +81,8 @@ class _Run:
         self.checkpoints = Checkpoints(folder, self.ranks)
         self.rounds = rounds
         self.first_round = 0
+        self.now = 0.0  # virtual seconds, where anything goes by them
+        self._by_time = federation.sampler.by_time or rounds.learns
         self.changed: set[int] = set()
         keep = self._load() if resumed else None
         federation.share_model()
@@ -135,7 +141,7 @@ class _Run:
 
     def _round(self, round_: int) -> dict[str, Any]:
         started = time.perf_counter()
-        cohort = self.federation.cohort(round_)
+        cohort = self.federation.cohort(round_, self.now)
         outcome = self.rounds.run(round_, cohort)
         exchanged = time.perf_counter()
         is_last = round_ == self.config.all_rounds - 1
@@ -143,9 +149,9 @@ class _Run:
         if is_last or (round_ + 1) % self.config.eval_every == 0:
             self.rounds.before_evaluation(round_, cohort)
             judged = self.federation.judge()
-        self.rounds.evaluated(round_, judged.score(self.federation.task))
         finished = time.perf_counter()
         metrics: dict[str, Any] = {}
+        clients: list[dict[str, Any]] = []
         if self.record is not None:
             train_s = self._busiest_rank_s(outcome)
             query_bytes = self.rounds.query_bytes if is_last else (0, 0)
@@ -171,12 +177,30 @@ class _Run:
                 self.trackers.log(metrics)
             if is_last and judged.test is not None:
                 write_predictions(self.folder, self.federation.task, self.federation.test, judged.test)
+        self._tell_times(round_, metrics, clients)
+        self.rounds.evaluated(round_, judged.score(self.federation.task))
         trained = cohort if outcome.trained is None else outcome.trained
         self.changed |= set(trained) if self.rounds.has_client_state else set()
         every = self.config.checkpoint_every
         if every and (is_last or (round_ + 1) % every == 0):
             self._save(round_ + 1)
         return metrics
+
+    def _tell_times(self, round_: int, metrics: dict[str, Any], clients: list[dict[str, Any]]) -> None:
+        """Rank 0 knows when a round ended in virtual time, and who took how long; what follows is the same on every rank."""
+        if not self._by_time:
+            return
+
+        def tell() -> Tensor:
+            told = [metrics["virtual_time_s"], [row for row in clients if row.get("arrive_s") is not None]]
+            return torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8).to(self.ranks.device)
+
+        self.now, rows = json.loads(self.ranks.share(tell).cpu().numpy().tobytes())
+        for line in self.rounds.timed(round_, rows):
+            if self.record is not None:
+                self.record.log.info(line)
+                if not self.config.quiet:
+                    tqdm.write(line, file=sys.stderr)
 
     def _busiest_rank_s(self, outcome: RoundOutcome) -> float:
         busy = dict.fromkeys(range(self.ranks.world_size), 0.0)
@@ -207,6 +231,7 @@ class _Run:
             if self.ranks.hosts(client):
                 self.rounds.load_client_state(client, self.checkpoints.load(name))
         self.accounts.load_state_dict(manifest.accounts)
+        self.now = 0.0 if self.accounts.clock is None else self.accounts.clock.now
         return manifest.record
 
     def _finish(self) -> dict[str, Any]:

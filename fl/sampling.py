@@ -6,10 +6,11 @@ power:D                 of D clients drawn by samples those with the largest los
                         comes first. Power-of-choice in its form without further messages (Cho, Wang and Joshi 2020,
                         "Client Selection in Federated Learning", rpow-d)
 diurnal:PERIOD,SHARE    any of the clients that are up: each for the fraction SHARE of every PERIOD rounds, from a round of
-                        its own
-FILE.csv                any of the clients that are up: columns client,first_round,last_round, any number of rows a client
+                        its own; PERIOD may be virtual seconds, as in 86400s
+FILE.csv                any of the clients that are up: columns client,first_round,last_round, or client,first_s,last_s in
+                        virtual seconds; any number of rows a client
 
-Where too few are up, those that will be soonest fill the places.
+Where too few are up, those that will be soonest fill the places; in virtual time they start when they are up.
 """
 
 import csv
@@ -21,10 +22,16 @@ import numpy as np
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 
+from .config import Config
 from .errors import ConfigError
 from .outcome import ClientReport
 from .seeds import derive_seed, numpy_generator
 
+_Waits = Callable[[int, float], float]
+"""(client, round or second) -> rounds or seconds until it is up."""
+
+_NEVER = 1e15
+_COLUMNS = (("client", "first_round", "last_round"), ("client", "first_s", "last_s"))
 _ARGUMENTS = {"uniform": 0, "samples": 0, "power": 1, "diurnal": 2}
 
 
@@ -39,13 +46,31 @@ def parse_sampling(text: str) -> Stage | None:
     if stage.name == "power":
         stage.integer(0, 1, "D")
     elif stage.name == "diurnal":
-        stage.integer(0, 1, "PERIOD")
+        _period(stage)
         stage.number(1, 0.01, 1, "SHARE")
     return stage
 
 
+def _period(stage: Stage) -> tuple[float, bool]:
+    """PERIOD, and whether it is in virtual seconds."""
+    if not stage.args[0].endswith("s"):
+        return stage.integer(0, 1, "PERIOD"), False
+    seconds = Stage(stage.name, (stage.args[0][:-1], *stage.args[1:]))
+    return seconds.number(0, 1e-6, 1e12, "PERIOD"), True
+
+
+def make_sampler(config: Config, samples: Sequence[int]) -> "Sampler":
+    """The sampler of a run; ConfigError where it goes by virtual seconds and nothing takes any."""
+    sampler = Sampler(config.sampling, samples, config.seed)
+    if sampler.by_time and config.profiles == "none":
+        raise ConfigError(f"--sampling {config.sampling} goes by virtual seconds: --profiles must not be none")
+    return sampler
+
+
 class Sampler:
     """Draws clients as a function of (seed, purpose, number) and of the losses it was told of; the same on every rank.
+
+    `by_time`: who is up depends on virtual seconds, not on rounds.
 
     `samples`: how many each client has. ConfigError for a file that cannot be used.
     """
@@ -56,21 +81,31 @@ class Sampler:
         self._seed = seed
         self._power = stage.integer(0, 1, "D") if stage is not None and stage.name == "power" else 0
         self._weighted = stage is not None and stage.name in ("samples", "power")
-        self._waits: Callable[[int, int], int] = lambda client, round_: 0
+        self._waits: _Waits = lambda client, at: 0
+        self.by_time = False
         if stage is None:
-            self._waits = _trace(Path(text), len(samples))
+            self._waits, self.by_time = _trace(Path(text), len(samples))
         elif stage.name == "diurnal":
-            self._waits = _days(stage.integer(0, 1, "PERIOD"), float(stage.args[1]), seed)
+            period, self.by_time = _period(stage)
+            share = float(stage.args[1])
+            self._waits = _hours(period, share, seed) if self.by_time else _days(int(period), share, seed)
         self.losses: dict[int, float] = {}
 
     def draw(
-        self, free: Sequence[int], count: int, round_: int, *, purpose: str = "cohort", number: int = 0
+        self,
+        free: Sequence[int],
+        count: int,
+        round_: int,
+        *,
+        now: float = 0.0,
+        purpose: str = "cohort",
+        number: int = 0,
     ) -> list[int]:
-        """`count` of the clients `free`, or all if they are no more, ascending, for `round_`.
+        """`count` of the clients `free`, or all if they are no more, ascending, for `round_` at virtual second `now`.
 
         `purpose` and `number` seed the draw; by default `round_` does.
         """
-        free = self._up(list(free), count, round_)
+        free = self._up(list(free), count, now if self.by_time else round_)
         if len(free) <= count:
             return sorted(free)
         generator = numpy_generator(self._seed, purpose, round_ if purpose == "cohort" else number)
@@ -88,44 +123,64 @@ class Sampler:
         if self._power:
             self.losses.update({report.client: report.train_loss for report in reports})
 
-    def _up(self, free: list[int], count: int, round_: int) -> list[int]:
+    def wait_s(self, client: int, now: float) -> float:
+        """Virtual seconds until a client that was drawn is up; 0 where that is a matter of rounds."""
+        wait = self._waits(client, now) if self.by_time else 0.0
+        return wait if wait < _NEVER else 0.0
+
+    def _up(self, free: list[int], count: int, at: float) -> list[int]:
         """Those that are up; where they are fewer than `count`, also those that will be soonest."""
-        waits = sorted((self._waits(client, round_), client) for client in free)
+        waits = sorted((self._waits(client, at), client) for client in free)
         return [client for at, (wait, client) in enumerate(waits) if wait == 0 or at < count]
 
 
-def _days(period: int, share: float, seed: int) -> Callable[[int, int], int]:
+def _days(period: int, share: float, seed: int) -> _Waits:
     up = max(1, round(share * period))
 
-    def waits(client: int, round_: int) -> int:
-        hour = (round_ + derive_seed(seed, "day", client)) % period
+    def waits(client: int, round_: float) -> float:
+        hour = (int(round_) + derive_seed(seed, "day", client)) % period
         return 0 if hour < up else period - hour
 
     return waits
 
 
-def _trace(path: Path, clients: int) -> Callable[[int, int], int]:
-    """From a file to rounds until a client is up; a client without rows never is, and waits the longest."""
+def _hours(period: float, share: float, seed: int) -> _Waits:
+    def waits(client: int, now: float) -> float:
+        second = math.fmod(now + period * numpy_generator(seed, "day", client).random(), period)
+        return 0.0 if second < share * period else period - second
+
+    return waits
+
+
+def _trace(path: Path, clients: int) -> tuple[_Waits, bool]:
+    """From a file to how long until a client is up, and whether in seconds; a client without rows never is."""
     if not path.is_file():
         raise ConfigError(f"--sampling {path}: there is no such file")
-    spans: dict[int, list[tuple[int, int]]] = {}
+    spans: dict[int, list[tuple[float, float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if set(reader.fieldnames or ()) != {"client", "first_round", "last_round"}:
-            raise ConfigError(f"--sampling {path}: its columns must be client, first_round and last_round")
+        columns = next((each for each in _COLUMNS if set(reader.fieldnames or ()) == set(each)), None)
+        if columns is None:
+            raise ConfigError(
+                f"--sampling {path}: its columns must be client, first_round and last_round, or client, first_s and last_s"
+            )
+        by_time = columns == _COLUMNS[1]
+        number = float if by_time else int
         for line, row in enumerate(reader, start=2):
             try:
-                client, first, last = (int(row[name]) for name in ("client", "first_round", "last_round"))
+                client, first, last = int(row[columns[0]]), number(row[columns[1]]), number(row[columns[2]])
             except (TypeError, ValueError):
-                raise ConfigError(f"--sampling {path}: line {line} must hold three whole numbers") from None
-            if not 0 <= client < clients or not 0 <= first <= last:
                 raise ConfigError(
-                    f"--sampling {path}: line {line} must name a client from 0 to {clients - 1} and rounds in order"
+                    f"--sampling {path}: line {line} must hold three {'' if by_time else 'whole '}numbers"
+                ) from None
+            if not 0 <= client < clients or not 0 <= first <= last < math.inf:
+                raise ConfigError(
+                    f"--sampling {path}: line {line} must name a client from 0 to {clients - 1}, and its times in order"
                 )
             spans.setdefault(client, []).append((first, last))
 
-    def waits(client: int, round_: int) -> int:
-        own = [max(0, first - round_) for first, last in spans.get(client, []) if last >= round_]
-        return min(own, default=1 << 40)
+    def waits(client: int, at: float) -> float:
+        own = [max(0, first - at) for first, last in spans.get(client, []) if last >= at]
+        return min(own, default=_NEVER)
 
-    return waits
+    return waits, by_time

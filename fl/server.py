@@ -18,13 +18,15 @@ class Mean:
     """Sample-weighted mean of updates and buffers, added up in the order of the cohort whatever order they arrive in.
 
     Its memory serves round after round: allocating a model takes ten times as long as adding one up.
-    `apart`: clients hold different parts, and the mean of a coordinate is over those that hold it. Absence from a sparse
-    payload is a zero, absence from a part is no vote.
+    `apart`: clients hold different parts, and the mean of a coordinate is over those that hold it: absence from a sparse
+    payload is a zero, absence from a part is no vote. With `damped`, absence from a part is a zero too, so that what few
+    clients hold moves less; what nobody holds has no vote either way.
     """
 
-    def __init__(self, state: ModelState, *, apart: bool = False) -> None:
+    def __init__(self, state: ModelState, *, apart: bool = False, damped: bool = False) -> None:
         self._state = state
         self._votes = torch.zeros_like(state.parameters) if apart else None
+        self._damped = damped
         self._buffer_votes = torch.zeros_like(state.buffers)
         self.update = torch.zeros_like(state.parameters)
         self.buffers = torch.zeros_like(state.buffers)
@@ -63,7 +65,7 @@ class Mean:
             self.update.div_(self.samples)
             self.buffers.div_(self.samples)
             return
-        self.update.div_(self._votes.clamp(min=1))
+        self.update.div_(self.samples if self._damped else self._votes.clamp(min=1))
         means = self.buffers.div_(self._buffer_votes.clamp(min=1))
         self.buffers = torch.where(self._buffer_votes > 0, means, self._state.buffers)
 

@@ -45,11 +45,13 @@ class ServerExchange(Exchange):
         error_feedback: str = "residual",
         seed: int = 0,
         course: Course | None = None,
+        part_mean: str = "holders",
     ) -> None:
         super().__init__(ranks, state, server, downlink, seed=seed)
         self.course = course or Course(Algorithm(), TrainOptions(local_steps=1))
         self.algorithm = self.course.algorithm
         self.uplink = uplink
+        self.part_mean = part_mean
         self.error_feedback = error_feedback
         self.senders: dict[int, Sender] = {}
         dense = 4 * (state.parameters.numel() + state.buffers.numel())
@@ -70,7 +72,8 @@ class ServerExchange(Exchange):
         self._outcome = RoundOutcome()
         if self.server is not None:
             if self._mean is None:
-                self._mean = Mean(self.state, apart=self.masks is not None and not self.masks.alike)
+                apart = self.masks is not None and not self.masks.alike
+                self._mean = Mean(self.state, apart=apart, damped=self.part_mean == "cohort")
             self._mean.reset()
         self._failure: Exception | None = None
 
@@ -230,6 +233,8 @@ class ServerExchange(Exchange):
     def _codec(self, client: int) -> Codec:
         """What this client's payload of this round is encoded and decoded by."""
         codec = self.uplink.at(self._round)
+        if self.shares is not None and codec.density is not None:
+            codec = codec.with_density(codec.density * self.shares[client])
         if self.after is not None:
             return self.after.codec(codec, self._round, client, self.seed)
         return self.part(client).codec(codec)

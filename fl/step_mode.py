@@ -111,6 +111,15 @@ class StepMode:
         return total.numel() * total.element_size()
 
     @property
+    def learns(self) -> bool:
+        """As in `fl.rounds.Rounds.learns`: there is no virtual time."""
+        return False
+
+    def timed(self, round_: int, rows: Any) -> list[str]:
+        """As in `fl.rounds.Rounds.timed`."""
+        return []
+
+    @property
     def capabilities(self) -> list[float] | None:
         """As in `fl.rounds.Rounds.capabilities`: all hold all of it."""
         return None

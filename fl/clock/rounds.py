@@ -1,6 +1,6 @@
 """The virtual time of synchronous rounds: a round takes as long as its slowest client."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,15 +37,23 @@ class RoundClock:
     """Virtual seconds since the beginning of a run of synchronous rounds; evaluation takes none."""
 
     def __init__(
-        self, known: Sequence[Profile], seed: int, *, up_limit: float | None = None, down_limit: float | None = None
+        self,
+        known: Sequence[Profile],
+        seed: int,
+        *,
+        up_limit: float | None = None,
+        down_limit: float | None = None,
+        wait_s: Callable[[int, float], float] = lambda client, now: 0.0,
     ) -> None:
+        """`wait_s(client, now)`: virtual seconds until a client can start."""
         self._profiles = known
+        self._wait_s = wait_s
         self._uploads: dict[int, int] = {}
         link = make_link(known, seed)
         self._simulator = Simulator(link, self._uploads.__getitem__, up_limit=up_limit, down_limit=down_limit)
 
     @classmethod
-    def of(cls, config: Config) -> "RoundClock | None":
+    def of(cls, config: Config, wait_s: Callable[[int, float], float]) -> "RoundClock | None":
         """The clock of a run's options; None where nothing takes time."""
         limits = config.server_up_limit or None, config.server_down_limit or None
         if is_buffered(config) or (config.profiles == "none" and limits == (None, None)):
@@ -53,7 +61,7 @@ class RoundClock:
         if config.clients is None:
             raise ConfigError("a virtual clock needs the number of clients")
         known = profiles(config.profiles, config.clients, config.seed)
-        return cls(known, config.seed, up_limit=limits[0], down_limit=limits[1])
+        return cls(known, config.seed, up_limit=limits[0], down_limit=limits[1], wait_s=wait_s)
 
     @property
     def now(self) -> float:
@@ -67,7 +75,8 @@ class RoundClock:
         for work in works:
             self._uploads[work.client] = work.upload_bytes
             compute_s = work.flops / self._profiles[work.client].compute_flops
-            self._simulator.start(work.client, begins, work.download_bytes, compute_s)
+            starts = begins + self._wait_s(work.client, begins)
+            self._simulator.start(work.client, starts, work.download_bytes, compute_s)
         arrivals: dict[int, Arrival] = {}
         while (arrival := self._simulator.next_arrival()) is not None:
             arrivals[arrival.client] = arrival

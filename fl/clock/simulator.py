@@ -86,6 +86,10 @@ class Simulator:
         """Whether `client` is one of `in_flight`, in O(1)."""
         return self._rows[self._row(client)] != _IDLE
 
+    def number(self, client: int) -> int:
+        """How many starts of `client` came before its latest; -1 if it never started."""
+        return int(self._rows[self._row(client) + _STARTS]) - 1
+
     def uploads(self, client: int) -> bool:
         """Whether `client` has begun to upload and has not arrived."""
         return self._rows[self._row(client)] == _UPLOADS

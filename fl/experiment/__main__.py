@@ -11,6 +11,7 @@ from compression.errors import NonFiniteError
 from compression.spec import nearest
 
 from ..errors import ConfigError, DataError, RoundError
+from .redraw import redraw
 from .runs import run_experiment
 from .spec import read_experiment
 
@@ -37,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", help="folder of results.csv and report.md (default: OUTPUT_DIR/NAME)")
     parser.add_argument("--only", nargs="+", default=[], metavar="ARM", help="run only these arms")
     parser.add_argument("--seeds", nargs="+", default=[], type=int, metavar="SEED", help="run only these seeds")
+    parser.add_argument("--redraw", action="store_true", help="only draw the figure anew, from the tables in --results")
     # DeepSpeed's launcher passes the rank in this way; it is in the environment too, and read from there.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser
@@ -55,8 +57,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The program: read, check, run what is not finished, show the tables."""
     try:
         options = _parse(sys.argv[1:] if argv is None else argv)
+        experiment = read_experiment(options.file)
+        if options.redraw:
+            folder = Path(options.results or Path(options.output_dir) / experiment.name)
+            sys.stdout.write(f"{redraw(experiment, folder)}\n")
+            return
         results = run_experiment(
-            read_experiment(options.file),
+            experiment,
             data_dir=options.data_dir,
             output_dir=options.output_dir,
             threads=options.threads,

@@ -40,7 +40,8 @@ def run_experiment(
 
     Runs go to `output_dir`/NAME, results to the folder `results` (default: the same). `only` and `seeds` choose arms and
     seeds (default: all). Works under any launcher, all ranks calling it. ConfigError, before the first run, if an option
-    cannot work or a folder holds a run with other options; DataError, RoundError or NonFiniteError name the run.
+    cannot work or a folder holds a run with other options; DataError names the run. A run that diverges, or whose client
+    fails, does not stop the others: RoundError or NonFiniteError name it in the end, when the results are written.
     """
     runs = matrix(experiment, data_dir=data_dir, output_dir=output_dir, threads=threads)
     chosen = choose(experiment, runs, only, seeds)
@@ -48,23 +49,32 @@ def run_experiment(
     # One group for all runs: a launcher's rendezvous serves a process once.
     with join_ranks(runs[0].config) as ranks:
         finished = _finished(runs, target_folder, ranks)
+        failed: list[RoundError | NonFiniteError] = []
         with tqdm(total=len(chosen), unit="run", disable=not ranks.is_server, desc=experiment.name) as bar:
             for run in chosen:
                 bar.set_postfix_str(run.folder.name)
                 if run not in finished:
-                    _execute(run, ranks)
+                    try:
+                        _execute(run, ranks)
+                    except (RoundError, NonFiniteError) as error:
+                        failed.append(error)
                     if ranks.is_server:
                         read_results(experiment, runs, target_folder).write_tables()
                 bar.update()
-        if not ranks.is_server:
-            return None
-        everything = read_results(experiment, runs, target_folder)
-        everything.write_tables()
-        if everything.rows:
-            from .report import write_report
-
-            write_report(everything)
+        everything = _write_results(experiment, runs, target_folder) if ranks.is_server else None
+        if failed:
+            raise type(failed[0])("; ".join(map(str, failed)))
         return everything
+
+
+def _write_results(experiment: Experiment, runs: tuple[Run, ...], folder: Path) -> Results:
+    results = read_results(experiment, runs, folder)
+    results.write_tables()
+    if results.rows:
+        from .report import write_report
+
+        write_report(results)
+    return results
 
 
 def _finished(runs: tuple[Run, ...], results: Path, ranks: Ranks) -> list[Run]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..ledger import Holding
 from ..local import LocalModel
 from ..model_state import ModelState
+from ..shares import Shares
 from .part import WHOLE, Part
 
 
@@ -20,6 +21,7 @@ class Masks(ABC):
     """
 
     alike = True
+    shares: Shares | None = None  # what each client is able to hold, where that can change
 
     def __init__(self, state: ModelState) -> None:
         self.state = state
@@ -40,6 +42,11 @@ class Masks(ABC):
     def able(self) -> list[float] | None:
         """The capability of each client, where they differ."""
         return None
+
+    def capability(self, client: int) -> float | None:
+        """The fraction of the server's model that a client holds now, where they differ."""
+        able = self.able
+        return None if able is None else able[client]
 
     @property
     def common(self) -> Part:

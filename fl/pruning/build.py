@@ -18,6 +18,7 @@ from ..federation import Federation
 from ..local import LocalModel, MaskedModel, SmallModel
 from ..recovery import Recovery
 from ..seeds import torch_generator
+from ..shares import OnlineShares, Shares
 from .after import AfterTraining
 from .base import Masks
 from .chooser import at_capability, make_chooser, refuse_early
@@ -62,7 +63,8 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
     chooser = make_chooser(pruning, state, federation.engine.model, example)
     assert config.clients is not None
     able = _capabilities(federation, pruning)
-    refuse_early(at_capability(pruning, min(able)), state.layout)
+    least = parse_capabilities(config.capabilities).low if able.learns else min(able)
+    refuse_early(at_capability(pruning, least), state.layout)
     last_round = config.rounds if config.finetune_rounds else None
 
     def gradient_of(client: int, round_: int, part: Part) -> Tensor:
@@ -114,17 +116,20 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
     return SharedMask(*arguments, seed=seed, gradient_of=gradient_of, rewind=config.prune_rewind, last_round=last_round)
 
 
-def _capabilities(federation: Federation, pruning: Pruning) -> tuple[float, ...]:
+def _capabilities(federation: Federation, pruning: Pruning) -> Shares:
     config = federation.config
     assert config.clients is not None
     asked = parse_capabilities(config.capabilities)
+    if asked.online:
+        return OnlineShares(config.clients, floor=asked.low, power=2 if pruning.method in SMALLER else 1)
     if not asked.equal_time:
-        return capabilities(config.capabilities, config.clients, config.seed)
+        return Shares(capabilities(config.capabilities, config.clients, config.seed))
     known = profiles(config.profiles, config.clients, config.seed)
     costs = federation.make_costs()
     trained = samples_trained(config, [len(part) for part in federation.parts])
     flops = costs.each([federation.engine.model] * len(trained), trained)
-    return equal_time(known, flops, federation.state.layout.total, smaller=pruning.method in SMALLER, floor=asked.low)
+    n = federation.state.layout.total
+    return Shares(equal_time(known, flops, n, smaller=pruning.method in SMALLER, floor=asked.low))
 
 
 def _after_the_rounds(federation: Federation, pruning: Pruning) -> SharedMask:

@@ -33,6 +33,7 @@ def _check_unpruned(config: Config) -> None:
     for name, value, usual in (
         ("capabilities", config.capabilities, "none"),
         ("recover", config.recover, "none"),
+        ("part-mean", config.part_mean, "holders"),
         ("prune-rewind", config.prune_rewind, False),
     ):
         if value != usual:
@@ -96,13 +97,15 @@ def _check_prunefl(config: Config, pruning: Pruning) -> None:
 
 
 def _check_ratios(config: Config, pruning: Pruning) -> None:
-    if config.capabilities.startswith("equal_time") and config.profiles == "none":
+    if config.capabilities.startswith(("equal_time", "online")) and config.profiles == "none":
         raise ConfigError(f"--capabilities {config.capabilities} goes by --profiles, which must not be none")
     if config.capabilities != "none" and pruning.by == "after":
         raise ConfigError(
             f"--capabilities {config.capabilities} needs masks before training: --prune {config.prune} must not have "
             "by=after"
         )
+    if config.capabilities.startswith("online") and pruning.by != "server":
+        raise ConfigError(f"--capabilities {config.capabilities} needs nested parts: --prune must be by=server")
     leveled = pruning.by == "server" and (config.capabilities != "none" or pruning.method == "width")
     if config.recover != "none" and not (leveled and config.capabilities != "none"):
         raise ConfigError(

@@ -20,6 +20,7 @@ from ..local import LocalModel
 from ..model_state import ModelState
 from ..ranks import Ranks
 from ..recovery import Recovery, density_at
+from ..shares import Shares
 from .base import Masks
 from .chooser import ChannelChooser, Chooser, at_capability
 from .part import Part, without_buffers
@@ -63,7 +64,7 @@ class LevelMasks(Masks):
         make_local: Callable[[Part], LocalModel],
         *,
         seed: int,
-        capabilities: Sequence[float],
+        capabilities: Shares,
         recovery: Recovery | None = None,
         absent: Sequence[Tensor] | None = None,
         last_round: int | None = None,
@@ -74,7 +75,7 @@ class LevelMasks(Masks):
         self.chooser = chooser
         self.ranks = ranks
         self.seed = seed
-        self.capabilities = capabilities
+        self.capabilities = self.shares = capabilities
         self.recovery = recovery
         self.last_round = last_round  # parts stay from this one on
         self._absent = absent  # classes that each client lacks
@@ -87,7 +88,7 @@ class LevelMasks(Masks):
         self._squares = torch.zeros_like(state.parameters) if watches else None
 
     def capability(self, client: int) -> float:
-        """The fraction of the server's model that a client holds now."""
+        """As in `Masks.capability`."""
         own = self.capabilities[client]
         return own if self.recovery is None else density_at(own, self.recovery.stage)
 

@@ -40,6 +40,19 @@ _RUNS: dict[str, dict[str, Any]] = {
     "deadline": {"deadline": 1.0, **_SLOW},
     "carried": {"deadline": 1.0, "late": "carry", "staleness": "poly:1", **_SLOW},
     "first": {"over_select": 1.5, **_SLOW},
+    "lost": {"mode": "buffered:2", "lost": 0.3, "timeout": 6.0, "uplink_warmup": 4, **_SLOW},
+    "lost, deadline": {"deadline": 1.0, "lost": 0.6, **_SLOW, "clients_per_round": 2},
+    "lost, carried": {"deadline": 0.5, "late": "carry", "lost": 0.2, "timeout": 4.0, **_SLOW},
+    "latest": {"mode": "buffered:3", "buffer": "latest", "sampling": "diurnal:5s,0.5", **_SLOW},
+    "learnt": {
+        "mode": "buffered:4",
+        "prune": "structured:0",
+        "capabilities": "online:0.1",
+        "uplink": "topk:0.3",
+        "uplink_shares": "equal_time:0.2",
+        **_SLOW,
+        "profiles": "mix:good=0.5+poor_3g=0.5,compute=1e8..1e9",
+    },
     "async": {"mode": "async:0.6", "staleness": "hinge:1,1", "server": "fedavg", **_SLOW},
 }
 _ALL = {name: {**OPTIONS, "rounds": 8, "lr_schedule": "constant", **options} for name, options in _RUNS.items()}
@@ -125,6 +138,41 @@ def test_a_round_ends_at_its_deadline(whole: Path) -> None:
     assert any(not row["arrive_s"] for row in rows(whole / "deadline", "clients"))
     assert max(int(row["staleness"]) for row in rows(whole / "carried", "clients")) > 0
     assert {row["clients"] for row in rows(whole / "first")} == {"4"}
+
+
+def test_clients_that_never_come_back_block_nothing(whole: Path) -> None:
+    """All rounds end. Who is lost has downloaded and sent nothing; if it comes back, all of the model crosses again."""
+    for name in ("lost", "lost, deadline", "lost, carried"):
+        assert len(rows(whole / name)) == 8
+        each = rows(whole / name, "clients")
+        gone = [row for row in each if not row["arrive_s"]]
+        assert gone, name
+        assert all(int(row["uplink_bytes"]) == 0 for row in gone), name
+    own = [row for row in rows(whole / "lost, deadline", "clients") if row["client"] == "1"]
+    downloads = [int(row["downlink_bytes"]) for row in own]
+    assert not own[1]["arrive_s"]
+    assert downloads[2] == max(downloads), "it was lost with what it had"
+
+
+def test_a_buffer_of_the_latest_updates_has_one_of_each_client(whole: Path) -> None:
+    """Those that were replaced are counted, and not taken."""
+    each = rows(whole / "latest", "clients")
+    for row in rows(whole / "latest"):
+        taken = [r["client"] for r in each if r["round"] == row["round"] and r["arrive_s"]]
+        assert len(taken) == len(set(taken)) == 3
+        assert int(row["uplink_bytes"]) == sum(int(r["uplink_bytes"]) for r in each if r["round"] == row["round"])
+    assert any(not row["arrive_s"] and int(row["uplink_bytes"]) > 0 for row in each)
+
+
+def test_slower_clients_learn_to_hold_less(whole: Path) -> None:
+    """Capabilities begin at 1 and fall for those that are slow; the uplink's shares follow from the links at once."""
+    each = rows(whole / "learnt", "clients")
+    first, last = ({row["client"]: float(row["capability"]) for row in order} for order in (each[::-1], each))
+    assert set(first.values()) == {1.0}
+    assert min(last.values()) < 0.8
+    assert max(last.values()) == 1.0
+    assert {float(row["uplink_share"]) for row in each} == {0.2, 1.0}
+    assert "the capability changes, from virtual times" in (whole / "learnt" / "run.log").read_text()
 
 
 def _a_dropped_update_never_was(rank: int, world_size: int) -> None:
@@ -220,6 +268,17 @@ def test_formulas(check: Any) -> None:
         ({"mode": "async:0.5", "server": "fedadam"}, "mixes models by ALPHA"),
         ({"mode": "buffered:2", "prune": "magnitude:0.5"}, "different versions"),
         ({"staleness": "poly:1"}, "nothing comes late"),
+        ({"lost": 0.1, "profiles": "good"}, "would never end"),
+        ({"lost": 0.1, "profiles": "good", "mode": "buffered:2"}, "needs a --timeout"),
+        ({"timeout": 3.0, "mode": "buffered:2"}, "--profiles must not be none"),
+        ({"timeout": 3.0, "profiles": "good", "deadline": 2.0}, "at the end of a round already"),
+        ({"buffer": "latest", "mode": "async:0.5", "server": "fedavg"}, "--mode buffered:K, not async"),
+        ({"sampling": "diurnal:100s,0.5"}, "goes by virtual seconds"),
+        ({"uplink_shares": "online:0.1"}, "--profiles must not be none"),
+        ({"uplink_shares": "online:0.1", "profiles": "good", "uplink": "bf16"}, "a kept fraction"),
+        ({"uplink_shares": "onlin:0.1"}, "did you mean 'online'"),
+        ({"capabilities": "online:0.1", "prune": "structured:0"}, "--profiles, which must not be none"),
+        ({"capabilities": "online:0.1", "prune": "magnitude:0.1,by=client", "profiles": "good"}, "nested parts"),
         ({"deadline": 3.0}, "--profiles must not be none"),
         ({"deadline": 3.0, "profiles": "good", "mode": "buffered:2"}, "must be sync"),
         ({"over_select": 2.0, "profiles": "good", "prune": "magnitude:0.5"}, "over-selection"),

@@ -237,6 +237,15 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path
     assert len(rows(perform(tmp_path, keys=keys))) == 1
 
 
+def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
+    """The first arm diverges, the second is in the tables, and the error names the first."""
+    arms = {"wild": {"lr": 1e30}, "tame": {"lr": 0.05}}
+    with pytest.raises(NonFiniteError, match="arm 'wild', seed 0"):
+        perform(tmp_path, keys={"seeds": [0], "arms": arms, "vary": ["lr"], "target": {"val_accuracy": 0.1}})
+    results = next(tmp_path.rglob("results.csv"))
+    assert [row.split(",")[0] for row in results.read_text().splitlines()[1:]] == ["tame"]
+
+
 def test_an_option_that_is_no_longer_set_is_refused(whole: Path, tmp_path: Path) -> None:
     """The run was made with batch_size 16; the file now means the default."""
     base = {name: value for name, value in FILE["base"].items() if name != "batch_size"}

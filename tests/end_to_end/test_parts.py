@@ -25,6 +25,7 @@ _RUNS: dict[str, dict[str, Any]] = {
         "prune": "gradient:0.2",
         "prune_schedule": "linear:2,6,2",
         "capabilities": "groups:1.0x2+0.3x2",
+        "part_mean": "cohort",
         "recover": "plateau:1,0.5",
     },
     "smaller": {

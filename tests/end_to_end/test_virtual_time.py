@@ -27,6 +27,14 @@ _RUNS: dict[str, dict[str, Any]] = {
         "capabilities": "equal_time:0.1",
         "model": "lenet5",
     },
+    "online": {
+        "profiles": "mix:good=0.5+2g=0.5,compute=1e8..1e9",
+        "prune": "structured:0",
+        "capabilities": "online:0.1",
+        "model": "lenet5",
+        "uplink": "topk:0.3",
+        "uplink_shares": "online:0.2",
+    },
     "sparse": {"profiles": "poor_3g", "prune": "magnitude:0.9", "model": "lenet5", "cost_model": "sparse"},
     "dense": {"profiles": "poor_3g", "prune": "magnitude:0.9", "model": "lenet5"},
 }
@@ -45,7 +53,7 @@ def test_two_ranks_have_the_same_time(whole: Path, tmp_path: Path) -> None:
     check_two_ranks(tmp_path, _ALL, whole)
 
 
-@pytest.mark.parametrize("name", ["mix", "shared"])
+@pytest.mark.parametrize("name", ["mix", "shared", "online"])
 def test_a_run_that_failed_goes_on(name: str, whole: Path, tmp_path: Path) -> None:
     """In the middle: the clock goes on where it stood, and so do the draws of the links."""
     stop_after(tmp_path, name, 3, **_ALL[name])
@@ -73,6 +81,34 @@ def test_slower_clients_hold_less(whole: Path) -> None:
     sent = {int(row["client"]): int(row["uplink_bytes"]) for row in rows(whole / "equal", "clients")}
     slow, fast = (pick(sent, key=lambda client: able[client]) for pick in (min, max))
     assert sent[slow] < sent[fast]
+
+
+def test_shares_that_were_learnt_are_told(whole: Path) -> None:
+    """Rows say what each client took, the log what changed; every change in a row is in the log."""
+    log = (whole / "online" / "run.log").read_text()
+    for name in ("capability", "uplink_share"):
+        seen: dict[str, float] = {}
+        for row in rows(whole / "online", "clients"):
+            share = float(row[name])
+            if share != seen.get(row["client"], 1.0):
+                assert f"{row['client']} {seen.get(row['client'], 1.0):g} to {share:g}" in log
+            seen[row["client"]] = share
+        assert min(seen.values()) < 1.0
+        assert f"the {name.replace('_', ' ')} changes" in log
+
+
+def test_who_is_not_up_starts_when_it_is(tmp_path: Path) -> None:
+    """One client from second 5 on, the other from second 0: the round of both begins at 0 for one and at 5 for the other,
+    and the next when both are through. A buffer takes the first one twice meanwhile."""
+    (tmp_path / "up.csv").write_text("client,first_s,last_s\n0,0,1000\n1,5,1000\n")
+    options = {**OPTIONS, "clients": 2, "clients_per_round": 2, "rounds": 2, "lr_schedule": "constant"}
+    for name, mode in (("sync", "sync"), ("buffered", "buffered:2")):
+        run_here(tmp_path, name, **options, mode=mode, profiles="good", sampling=str(tmp_path / "up.csv"))
+    each = rows(tmp_path / "sync", "clients")
+    ends = float(rows(tmp_path / "sync")[0]["virtual_time_s"])
+    assert [float(row["start_s"]) for row in each] == [0.0, 5.0, ends, ends]
+    assert ends > 5.0
+    assert {row["client"] for row in rows(tmp_path / "buffered", "clients")} == {"0"}
 
 
 def test_a_mask_shortens_computing_only_where_it_is_said_to(whole: Path) -> None:

@@ -1,7 +1,9 @@
 """Capabilities at which clients take equally long, by hand."""
 
+from dataclasses import replace
+
 from fl.clock.profiles import Profile
-from fl.equal_time import equal_time
+from fl.equal_time import equal_time, equal_uploads
 
 FAST = Profile(compute_flops=100.0, up_bytes=400.0, down_bytes=400.0, latency_s=0.5, loss=0.0, jitter=0.0)
 SLOW = Profile(compute_flops=25.0, up_bytes=100.0, down_bytes=100.0, latency_s=0.5, loss=0.0, jitter=0.0)
@@ -23,3 +25,10 @@ def test_masks() -> None:
 def test_equal_clients_hold_everything() -> None:
     """Whatever their samples: who has fewer is not slower."""
     assert equal_time([SLOW, SLOW], [100.0, 100.0], 50, smaller=True, floor=0.05) == (1.0, 1.0)
+
+
+def test_uploads() -> None:
+    """400 and 100 bytes/s: a quarter of the coordinates, or the floor; a loss of a half halves what a link carries."""
+    assert equal_uploads([FAST, SLOW], floor=0.1) == (1.0, 0.25)
+    assert equal_uploads([FAST, SLOW], floor=0.3) == (1.0, 0.3)
+    assert equal_uploads([replace(FAST, loss=0.5), SLOW], floor=0.1) == (1.0, 0.5)

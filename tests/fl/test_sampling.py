@@ -72,9 +72,31 @@ def test_a_trace(tmp_path: Path) -> None:
     assert sampler.draw(range(3), 3, 0) == [0, 1, 2], "places are filled"
 
 
+def test_in_virtual_time(tmp_path: Path) -> None:
+    """Up for half of every 10 s: then no wait, otherwise until the next begin. And from a file, in seconds."""
+    sampler = Sampler("diurnal:10s,0.5", [1] * 5, seed=1)
+    assert sampler.by_time
+    for client in range(5):
+        waits = [sampler.wait_s(client, tenth / 10) for tenth in range(200)]
+        assert sum(wait == 0 for wait in waits) == pytest.approx(100, abs=1)
+        assert all(sampler.wait_s(client, tenth / 10 + wait + 1e-6) == 0 for tenth, wait in enumerate(waits))
+        assert max(waits) <= 5
+    path = tmp_path / "up.csv"
+    path.write_text("client,first_s,last_s\n0,0,2.5\n1,5,100\n")
+    sampler = Sampler(str(path), [1, 1], seed=0)
+    assert [sampler.draw([0, 1], 1, 0, now=now) for now in (1.0, 2.6, 4.0)] == [[0], [1], [1]]
+    assert [sampler.wait_s(1, now) for now in (0.0, 4.5, 6.0)] == [5.0, 0.5, 0.0]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("unifrm", "did you mean 'uniform'"), ("power:0", "D"), ("diurnal:0,1", "PERIOD"), ("samples:1", "")],
+    [
+        ("diurnal:xs,1", "PERIOD"),
+        ("unifrm", "did you mean 'uniform'"),
+        ("power:0", "D"),
+        ("diurnal:0,1", "PERIOD"),
+        ("samples:1", "argument"),
+    ],
 )
 def test_what_cannot_be_meant(text: str, words: str) -> None:
     """In one sentence."""
@@ -87,6 +109,7 @@ def test_what_cannot_be_meant(text: str, words: str) -> None:
     [
         ("client,from\n0,1\n", "columns"),
         ("client,first_round,last_round\n0,x,2\n", "line 2"),
+        ("client,first_s,last_s\n0,x,2\n", "line 2"),
         ("client,first_round,last_round\n9,0,2\n", "from 0 to 2"),
     ],
 )

@@ -137,7 +137,8 @@ def test_outside_a_mask_nothing_moves_and_moments_are_forgotten():
     assert bool((after["optimizer.m"][mask] != 0).all())
 
 
-def test_a_mean_is_over_the_clients_that_hold_a_coordinate():
+@pytest.mark.parametrize("damped", [False, True])
+def test_a_mean_is_over_the_clients_that_hold_a_coordinate(damped):
     """Three clients of 1, 3 and 4 samples, six coordinates (A B C: who holds it):
 
         held by   A B C   A B     B C     A       C       nobody
@@ -146,7 +147,8 @@ def test_a_mean_is_over_the_clients_that_hold_a_coordinate():
         C, 4      2       -       9       -       5       -
         mean      (8 + 24 + 8) / 8, (4 + 0) / 4, (6 + 36) / 7, 6, 5; nobody: unchanged
 
-    * held and not sent: a zero. The four buffers: held by A and B, A, B, and nobody.
+    * held and not sent: a zero. The four buffers: held by A and B, A, B, and nobody. Damped, every sum is divided by all
+    8 samples; buffers and votes are as before.
     """
     server = make()
     server.state.buffers.copy_(torch.tensor([9.0, 9.0, 9.0, 9.0]))
@@ -155,14 +157,14 @@ def test_a_mean_is_over_the_clients_that_hold_a_coordinate():
         "B": ([1, 1, 1, 0, 0, 0], [8.0, 0.0, 2.0, 0.0, 0.0, 0.0], 3, [0, 2], 6.0),
         "C": ([1, 0, 1, 0, 1, 0], [2.0, 0.0, 9.0, 0.0, 5.0, 0.0], 4, [], 0.0),
     }
-    mean = Mean(server.state, apart=True)
+    mean = Mean(server.state, apart=True, damped=damped)
     for mask, values, samples, buffers, buffer in held.values():
         part = Part(Inside(torch.tensor(mask).bool(), server.state.layout), torch.tensor(buffers, dtype=torch.int64))
         kept = torch.tensor(values).nonzero().view(-1)
         statistics = Sparse(4, part.buffers, torch.full((len(buffers),), buffer))
         mean.add(Sparse(6, kept, torch.tensor(values)[kept]), statistics, samples, part)
     mean.close()
-    assert mean.update.tolist() == [5.0, 1.0, 6.0, 6.0, 5.0, 0.0]
+    assert mean.update.tolist() == ([5.0, 0.5, 5.25, 0.75, 2.5, 0.0] if damped else [5.0, 1.0, 6.0, 6.0, 5.0, 0.0])
     assert mean.voted.tolist() == [True] * 5 + [False]
     assert mean.buffers.tolist() == [5.0, 2.0, 6.0, 9.0]
 

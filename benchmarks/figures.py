@@ -1,0 +1,84 @@
+"""`make figures`: the pictures and the numbers of the README and of Bandwidth Analysis, anew.
+
+Pictures of experiments are drawn from their committed tables, the quickstart's from a run of its own; `--data-dir` adds the
+one that needs CIFAR-10 (docs/bits.png). The README's numbers are printed; a test compares them with the README.
+"""
+
+import argparse
+import csv
+import runpy
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "Bandwidth Analysis"
+FOLDERS = {"mnist_quantise": "quantise"}  # experiments whose results are not in a folder of their own name
+
+
+def redraw_experiments() -> Iterator[Path]:
+    """The figure of every experiment whose tables are committed."""
+    from fl.experiment.redraw import redraw
+    from fl.experiment.spec import read_experiment
+
+    for file in sorted((ROOT / "experiments").glob("*.yaml")):
+        folder = RESULTS / FOLDERS.get(file.stem, file.stem)
+        if (folder / "curves.csv").exists():
+            yield redraw(read_experiment(file), folder)
+
+
+def quickstart() -> Path:
+    """docs/quickstart.png: the dashboard of `make run`."""
+    picture = ROOT / "docs" / "quickstart.png"
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--config", "configs/quickstart.yaml", "--output-dir", folder, "--run-name", "quickstart"]
+        subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, check=True)
+        shutil.copy(Path(folder) / "quickstart" / "dashboard.png", picture)
+    return picture
+
+
+def uplink_rows() -> list[str]:
+    """The rows of the README's table of results, from `Bandwidth Analysis/cifar10_pfl_cnn/results.csv`."""
+    with open(RESULTS / "cifar10_pfl_cnn" / "results.csv", newline="", encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    dense, ours = ([run for run in runs if run["uplink"] == uplink] for uplink in ("none", "topk:0.01+log3+zstd"))
+    ratio = _mean(dense, "uplink_bytes_to_target") / _mean(ours, "uplink_bytes_to_target")
+    return [_uplink_row(dense, 0), f"{_uplink_row(ours, 1)[:-2]}: {ratio:.0f}x fewer |"]
+
+
+def _uplink_row(runs: list[dict[str, str]], decimals: int) -> str:
+    accuracy = [100 * float(run["final_test_accuracy"]) for run in runs]
+    until = [float(run["uplink_bytes_to_target"]) / 1e6 for run in runs]
+    sent = _mean(runs, "uplink_bytes") / 1e6
+    return (
+        f"| `{runs[0]['uplink']}` | {runs[0]['rounds']} | {statistics.fmean(accuracy):.2f} ± "
+        f"{statistics.stdev(accuracy):.2f} % | {sent:,.{decimals}f} MB | {statistics.fmean(until):,.{decimals}f} ± "
+        f"{statistics.stdev(until):.{decimals}f} MB |"
+    )
+
+
+def _mean(runs: list[dict[str, str]], column: str) -> float:
+    return statistics.fmean(float(run[column]) for run in runs)
+
+
+def main() -> None:
+    """All of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", help="folder of all data sets, for docs/bits.png")
+    data_dir = parser.parse_args().data_dir
+    for picture in redraw_experiments():
+        print(picture.relative_to(ROOT))
+    runpy.run_path(str(RESULTS / "table1.py"), run_name="__main__")
+    print(quickstart().relative_to(ROOT))
+    if data_dir is not None:
+        subprocess.run([sys.executable, "benchmarks/density.py", "--data-dir", data_dir], cwd=ROOT, check=True)
+    print("\n".join(uplink_rows()))
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,25 @@
+"""The README's numbers are those of the committed results."""
+
+from pathlib import Path
+
+from benchmarks.figures import ROOT, uplink_rows
+from fl.experiment.redraw import read_tables
+from fl.experiment.spec import read_experiment
+
+
+def test_the_table_of_results() -> None:
+    """Every row that `make figures` prints is in the README as it stands."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in uplink_rows():
+        assert row in readme
+
+
+def test_committed_tables_belong_to_their_experiments() -> None:
+    """results.csv and curves.csv can be drawn again: arms and seeds are those of the file."""
+    found = 0
+    for file in sorted((ROOT / "experiments").glob("*.yaml")):
+        folder = Path(ROOT / "Bandwidth Analysis" / file.stem)
+        if (folder / "curves.csv").exists():
+            assert read_tables(read_experiment(file), folder).rows
+            found += 1
+    assert found >= 2
