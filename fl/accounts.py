@@ -33,7 +33,6 @@ class Accounts:
             "downlink_bytes": sum(row.downlink_bytes for row in charged),
             "uplink_dense_bytes": uplink_dense,
             "downlink_dense_bytes": sum(row.downlink_dense_bytes for row in charged),
-            "uplink_ratio": uplink_dense / uplink,
             "virtual_time_s": outcome.virtual_time_s,
         }
         clients: list[dict[str, Any]] = [
@@ -64,6 +63,9 @@ class Accounts:
             clients.append(self._late(round_, late))
             metrics["uplink_bytes"] += late.upload_bytes
             metrics["downlink_bytes"] += late.download_bytes
+            metrics["uplink_dense_bytes"] += self.ledger.model_bytes * (late.upload_bytes > 0)
+            metrics["downlink_dense_bytes"] += self.ledger.model_bytes * (late.download_bytes > 0)
+        metrics["uplink_ratio"] = metrics["uplink_dense_bytes"] / metrics["uplink_bytes"]
         return metrics, clients
 
     def _late(self, round_: int, late: Wasted) -> dict[str, Any]:

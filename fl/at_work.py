@@ -11,6 +11,8 @@ from .config import Config
 from .errors import RoundError
 from .seeds import numpy_generator
 
+_IN_VAIN = 100  # times the number of clients
+
 
 class Work(NamedTuple):
     """A client at work: the version that it started from, when, what it downloaded, the coordinates it holds, the cost."""
@@ -41,6 +43,8 @@ class AtWork:
         self.works: dict[int, Work] = {}
         self.starts = 0
         self._ready: list[Arrival] = []  # at this moment, and not yet taken
+        self._in_vain = 0  # clients that were given up on since the last arrival
+        self._patient = _IN_VAIN * config.clients
 
     @property
     def now(self) -> float:
@@ -85,7 +89,10 @@ class AtWork:
 
     def next_until(self, until: float | None) -> Arrival | None:
         """As `Simulator.next_arrival`."""
-        return self.simulator.next_arrival(until)
+        arrival = self.simulator.next_arrival(until)
+        if arrival is not None:
+            self._in_vain = 0
+        return arrival
 
     def patience(self) -> float | None:
         """When the server gives up on the client that has been at work longest; None: never."""
@@ -97,7 +104,16 @@ class AtWork:
         return [client for client, work in self.works.items() if work.begun_s + self._timeout <= self.now]
 
     def give_up(self, client: int) -> tuple[Work, bool]:
-        """The server no longer waits for a client: what that did, and whether it had begun to upload."""
+        """The server no longer waits for a client: what that did, and whether it had begun to upload.
+
+        RoundError when it has given up so often, and nobody arrived, that nobody will.
+        """
+        self._in_vain += 1
+        if self._in_vain > self._patient:
+            raise RoundError(
+                f"the server has given up on {self._in_vain - 1} clients in a row, and none arrived: --timeout "
+                f"{self._timeout:g} is too short for their --profiles, or --lost {self._lost:g} too high"
+            )
         uploads = self.simulator.uploads(client)
         self.simulator.abandon(client)
         return self.works.pop(client), uploads
@@ -109,6 +125,7 @@ class AtWork:
             "starts": self.starts,
             "works": [[client, *work] for client, work in sorted(self.works.items())],
             "ready": [list(arrival) for arrival in self._ready],
+            "in_vain": self._in_vain,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,3 +134,4 @@ class AtWork:
         self.starts = state["starts"]
         self.works = {client: Work(*values) for client, *values in state["works"]}
         self._ready = [Arrival(*values) for values in state["ready"]]
+        self._in_vain = state["in_vain"]

@@ -25,11 +25,12 @@ from .clock.rounds import columns
 from .clock.simulator import Arrival
 from .clock.staleness import weight
 from .cost import samples_trained
-from .federated_rounds import FederatedRounds
+from .federated_rounds import CAPABILITY, FederatedRounds
 from .federation import Federation
 from .ledger import Ledger
 from .outcome import ClientReport, RoundOutcome, Wasted
 from .pruning.part import Part
+from .shares import Time
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ class BufferedRounds(FederatedRounds):
         landed: list[Landed] = []
         self._trained: set[int] = set()
         self._wasted: list[Wasted] = []
-        self._start_free()
+        self.late = []
+        self._start_free(landed)
         while len(landed) < self._size:
             each = self._next()
             if each is not None:
                 landed = self._with(landed, each)
             if len(landed) < self._size:
-                self._start_free()
+                self._start_free(landed)
         self._train()  # whoever else has started from this version
         outcome = self._step(round_, landed)
         outcome.wasted = self._wasted
@@ -141,20 +143,30 @@ class BufferedRounds(FederatedRounds):
             work, uploads = self.at_work.give_up(client)
             sent = report.uplink_bytes if report is not None and uploads else 0
             wasted.append(Wasted(client, work.download_bytes, sent))
+            if CAPABILITY in work.shares:
+                self.late.append(Time(client, self.at_work.now - work.begun_s, work.shares[CAPABILITY]))
         return wasted
 
     def _land(self, arrival: Arrival) -> Landed:
         client = arrival.client
         return Landed(arrival, self.at_work.works.pop(client), self._reports.pop(client))
 
-    def _start_free(self) -> None:
-        """Fill the free places with clients drawn from those that are not on their way; the draw is that of the start."""
+    def _start_free(self, landed: Sequence[Landed]) -> None:
+        """Fill the free places with clients drawn from those that are not on their way; the draw is that of the start.
+
+        With `--buffer latest`, those that are not in the buffer come first.
+        """
         config = self.federation.config
         assert config.clients is not None
         at_work, sampler = self.at_work, self.federation.sampler
         while not at_work.waits and len(at_work.works) < self._concurrency:
             free = [client for client in range(config.clients) if client not in at_work.works]
+            if self._latest:
+                taken = {each.arrival.client for each in landed}
+                free = [client for client in free if client not in taken] or free
             drawn = sampler.draw(free, 1, self._version, now=at_work.now, purpose="start", number=at_work.starts)
+            if not drawn:
+                break  # nobody is up any more
             self._start(*drawn)
 
     def _start(self, client: int) -> None:

@@ -83,9 +83,8 @@ class BufferedExchange(ServerExchange):
         (FedAsync): what is added is the distance of the global model to it.
         """
         self._round, self._outcome, failure = round_, RoundOutcome(), None
-        if self.server is not None:
-            assert self._mean is not None
-            self._mean.reset()
+        self._begin_mean()
+        if self._mean is not None:
             try:
                 for at, each in enumerate(taken):
                     self._take(each, self._mean, None if begun_from is None else begun_from[at])

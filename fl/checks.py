@@ -21,7 +21,7 @@ from .engine import choose_engine
 from .errors import ConfigError
 from .foreign_hook import check_hook
 from .models import check_model
-from .modes import check_mode
+from .modes import check_mode, parse_mode
 from .pruning.checks import check_pruning
 from .quantise import MAX_BITS, MIN_BITS
 from .ranks import detect_launcher
@@ -210,4 +210,8 @@ def with_clients(config: Config, clients: int) -> Config:
     per_round = config.clients_per_round or clients
     if per_round > clients:
         raise ConfigError(f"--clients-per-round {per_round} is more than --clients {clients}")
+    if config.buffer == "latest" and int(parse_mode(config.mode).args[0]) > clients:
+        raise ConfigError(
+            f"--mode {config.mode} with --buffer latest counts clients: there are only --clients {clients}"
+        )
     return dataclasses.replace(config, clients=clients, clients_per_round=per_round)

@@ -1,9 +1,11 @@
 """Synchronous rounds that do not wait for everybody: `--deadline` and `--over-select`."""
 
+import itertools
 import math
 
 from .buffered import BufferedRounds, Landed
 from .clock.simulator import Arrival
+from .errors import RoundError
 from .federation import Federation
 from .outcome import RoundOutcome, Wasted
 
@@ -32,9 +34,11 @@ class DeadlineRounds(BufferedRounds):
         self._version = round_
         self._trained: set[int] = set()
         self._wasted: list[Wasted] = []
-        landed: list[Landed] = []
-        while not landed:  # a round from which nobody comes back begins anew
-            landed = self._collect(round_)
+        self.late = []
+        for attempt in itertools.count():
+            landed = self._collect(round_, attempt)
+            if landed:
+                break  # a round from which nobody comes back begins anew
         outcome = self._step(round_, landed)
         outcome.wasted = self._wasted
         if not self._carries:
@@ -43,15 +47,19 @@ class DeadlineRounds(BufferedRounds):
         outcome.trained = sorted(self._trained)
         return outcome
 
-    def _collect(self, round_: int) -> list[Landed]:
+    def _collect(self, round_: int, attempt: int) -> list[Landed]:
         """Start the clients of a round, and wait for what arrives in time."""
         begins = self.at_work.now
-        for client in self._draw(round_):
+        for client in self._draw(round_, attempt):
             self._start(client)
+        if not self.at_work.works:
+            raise RoundError(
+                f"no client is up at second {begins:g}, or later: --sampling {self.federation.config.sampling}"
+            )
         landed: list[Landed] = []
-        until = begins + self._deadline if self._deadline < math.inf else None
-        while self.at_work.works and len(landed) < self._concurrency:
-            arrival = self.at_work.next_until(until) if landed else self._first(until)
+        until = begins + self._deadline
+        while len(landed) < self._concurrency:
+            arrival = self._arrival(until, first=not landed)
             if arrival is None:
                 break
             landed.append(self._land(arrival))
@@ -59,18 +67,29 @@ class DeadlineRounds(BufferedRounds):
             self._wasted += self._drop()
         else:
             self._train()  # before the version ends
-            self._wasted += self._give_up(self.at_work.overdue())
         return landed
 
-    def _draw(self, round_: int) -> list[int]:
-        config = self.federation.config
+    def _draw(self, round_: int, attempt: int) -> list[int]:
+        """The clients that are asked; a round that begins anew draws anew."""
+        config, now = self.federation.config, self.at_work.now
         assert config.clients is not None
         free = [client for client in range(config.clients) if client not in self.at_work.works]
-        return self.federation.sampler.draw(free, self._asked, round_, now=self.at_work.now)
+        purpose, number = ("again", self.at_work.starts) if attempt else ("cohort", round_)
+        return self.federation.sampler.draw(free, self._asked, round_, now=now, purpose=purpose, number=number)
 
-    def _first(self, until: float | None) -> Arrival | None:
-        """The first arrival, by the deadline if it can be."""
-        return self.at_work.next_until(until) or self.at_work.next_until(self.at_work.patience())
+    def _arrival(self, until: float, *, first: bool) -> Arrival | None:
+        """The next arrival by the deadline, or, if it is the first, however late; None if there is none."""
+        while self.at_work.works:
+            waits = math.inf if first and self.at_work.now >= until else until
+            limit = min(waits, self.at_work.patience() or math.inf)
+            arrival = self.at_work.next_until(limit if limit < math.inf else None)
+            if arrival is not None:
+                return arrival
+            late = self.at_work.overdue()
+            self._wasted += self._give_up(late)
+            if not late and not (first and waits < math.inf):
+                return None
+        return None
 
     def _drop(self) -> list[Wasted]:
         """Give up on who is still on the way, as if it had not been asked."""

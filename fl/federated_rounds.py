@@ -15,6 +15,7 @@ from .federation import Federation
 from .local import LocalModel, WholeModel
 from .outcome import RoundOutcome
 from .pruning.build import make_after, make_masks
+from .shares import Time
 from .static_statistics import ask_statistics, norms
 
 CAPABILITY, UPLINK_SHARE = "capability", "uplink_share"
@@ -41,10 +42,16 @@ class FederatedRounds:
             CAPABILITY: None if self.masks is None else self.masks.shares,
             UPLINK_SHARE: self.exchange.shares,
         }
+        # Clients that nobody waits for any more since the last round, and how long they had been at work.
+        self.late: list[Time] = []
         self._learning = {name: each for name, each in shares.items() if each is not None and each.learns}
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
         """As in `Rounds.run`. If any client fails, every rank raises and nothing has changed."""
+        if not cohort:
+            raise RoundError(
+                f"round {round_}: no client is up, or will be: --sampling {self.federation.config.sampling}"
+            )
         self.exchange.after = self.after if round_ < self.federation.config.rounds else None
         if self.masks is None:
             outcome = self._run(round_, cohort)
@@ -94,8 +101,8 @@ class FederatedRounds:
         lines = []
         for name, shares in self._learning.items():
             begin = "start_s" if name == CAPABILITY else "sent_s"
-            times = {int(row["client"]): (row["arrive_s"] - row[begin], row[name]) for row in rows}
-            changes = shares.observe(times)
+            times = [Time(int(row["client"]), row["arrive_s"] - row[begin], row[name]) for row in rows]
+            changes = shares.observe(times, self.late if name == CAPABILITY else ())
             if changes:
                 words = ", ".join(f"{each.client} {each.before:g} to {each.after:g}" for each in changes)
                 lines.append(

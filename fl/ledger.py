@@ -170,9 +170,9 @@ class Ledger:
             return part.whole_bytes + part.mask_bytes, 1
         missed = self._changes_bytes - seen
         missed += self._buffers_bytes if missed else 0
-        if held < part.held:
-            missed += dense_bytes(part.held - held) + part.mask_bytes
-            return min(missed, part.whole_bytes + part.mask_bytes), 1
+        if held != part.held:
+            missed += part.mask_bytes + (dense_bytes(part.held - held) if held < part.held else 0)
+            return (min(missed, part.whole_bytes + part.mask_bytes), 1) if missed else (0, 0)
         return (min(missed, part.whole_bytes), 1) if missed else (0, 0)
 
     def state_dict(self) -> dict[str, Any]:

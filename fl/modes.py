@@ -95,6 +95,10 @@ def _check_lost(config: Config) -> None:
         raise ConfigError(
             f"--timeout {config.timeout:g}: --late drop gives up on clients at the end of a round already"
         )
+    if config.lost and ends and not config.deadline:
+        raise ConfigError(
+            f"--lost {config.lost:g} needs a --deadline: with --over-select alone the server would wait for lost clients"
+        )
     if config.lost and not ends and not config.timeout:
         raise ConfigError(
             f"--lost {config.lost:g} needs a --timeout, after which the place of a lost client is free again"

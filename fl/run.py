@@ -90,9 +90,10 @@ class _Run:
         self.trackers: Trackers | None = None
         if self.ranks.is_server:
             write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
-            able = self.rounds.capabilities
-            parts = {"labels": federation.label_counts()}
-            write_json(folder / "partition.json", parts if able is None else {**parts, "capabilities": able})
+            if not resumed:
+                able = self.rounds.capabilities
+                parts = {"labels": federation.label_counts()}
+                write_json(folder / "partition.json", parts if able is None else {**parts, "capabilities": able})
             self.record = Record(
                 folder,
                 federation.task,
@@ -147,7 +148,7 @@ class _Run:
         is_last = round_ == self.config.all_rounds - 1
         judged = Judgement()
         if is_last or (round_ + 1) % self.config.eval_every == 0:
-            self.rounds.before_evaluation(round_, cohort)
+            self.rounds.before_evaluation(round_, sorted({report.client for report in outcome.reports}))
             judged = self.federation.judge()
         finished = time.perf_counter()
         metrics: dict[str, Any] = {}

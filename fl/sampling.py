@@ -16,6 +16,7 @@ Where too few are up, those that will be soonest fill the places; in virtual tim
 import csv
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -125,12 +126,14 @@ class Sampler:
 
     def wait_s(self, client: int, now: float) -> float:
         """Virtual seconds until a client that was drawn is up; 0 where that is a matter of rounds."""
-        wait = self._waits(client, now) if self.by_time else 0.0
-        return wait if wait < _NEVER else 0.0
+        return self._waits(client, now) if self.by_time else 0.0
 
     def _up(self, free: list[int], count: int, at: float) -> list[int]:
-        """Those that are up; where they are fewer than `count`, also those that will be soonest."""
+        """Those that are up; where they are fewer than `count`, also those that will be soonest. In virtual time nobody
+        who will never be up."""
         waits = sorted((self._waits(client, at), client) for client in free)
+        if self.by_time:
+            waits = [each for each in waits if each[0] < _NEVER]
         return [client for at, (wait, client) in enumerate(waits) if wait == 0 or at < count]
 
 
@@ -145,8 +148,12 @@ def _days(period: int, share: float, seed: int) -> _Waits:
 
 
 def _hours(period: float, share: float, seed: int) -> _Waits:
+    @cache
+    def offset(client: int) -> float:
+        return period * float(numpy_generator(seed, "day", client).random())
+
     def waits(client: int, now: float) -> float:
-        second = math.fmod(now + period * numpy_generator(seed, "day", client).random(), period)
+        second = math.fmod(now + offset(client), period)
         return 0.0 if second < share * period else period - second
 
     return waits

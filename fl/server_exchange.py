@@ -70,12 +70,16 @@ class ServerExchange(Exchange):
         self._own: dict[int, ClientReport] = {}
         self._sending: list[tuple[list[dist.Work], list[tuple[int, Tensor]]]] = []
         self._outcome = RoundOutcome()
-        if self.server is not None:
-            if self._mean is None:
-                apart = self.masks is not None and not self.masks.alike
-                self._mean = Mean(self.state, apart=apart, damped=self.part_mean == "cohort")
-            self._mean.reset()
+        self._begin_mean()
         self._failure: Exception | None = None
+
+    def _begin_mean(self) -> None:
+        if self.server is None:
+            return
+        if self._mean is None:
+            apart = self.masks is not None and not self.masks.alike
+            self._mean = Mean(self.state, apart=apart, damped=self.part_mean == "cohort")
+        self._mean.reset()
 
     def upload(self, update: Update) -> None:
         """As in `Exchange.upload`."""

@@ -4,7 +4,7 @@ Given, or learnt from the virtual times of rounds: every client's should take as
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
 _MEMORY = 0.5  # of the estimate before, when a new time comes
@@ -17,6 +17,14 @@ class Change(NamedTuple):
     client: int
     before: float
     after: float
+
+
+class Time(NamedTuple):
+    """A client took so many virtual seconds with this share."""
+
+    client: int
+    seconds: float
+    share: float
 
 
 class Shares(Sequence[float]):
@@ -40,8 +48,9 @@ class Shares(Sequence[float]):
         """Whether `observe` changes anything."""
         return False
 
-    def observe(self, times: Mapping[int, tuple[float, float]]) -> list[Change]:
-        """A round is over: client -> its virtual seconds, and the share that it took in it."""
+    def observe(self, times: Iterable[Time], late: Iterable[Time] = ()) -> list[Change]:
+        """A round is over: how long its clients took, in the order of their arrival, and since when others, whom the
+        server no longer waits for, had been at work."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
@@ -56,9 +65,10 @@ class OnlineShares(Shares):
     """A client that took T seconds with the share c needs T / c^power for all of it; the fastest sets what all may take.
 
     `power`: how the time grows with the share: 2 for the channels of a smaller model, 1 for single weights or coordinates.
-    New estimates and old ones are averaged, half and half, because links jitter. A share is rounded down to 1/100, is at
-    least `floor`, and stays if it would change by less than a tenth. What takes the same time whatever the share (a
-    latency) makes it fall until the client's *observed* time is the fastest's, or to the floor.
+    New estimates and old ones are averaged, half and half, because links jitter; who was given up on needs at least the
+    time that it had. A share is rounded down to 1/100, is at least `floor`, and stays if it would change by less than a
+    tenth. What takes the same time whatever the share (a latency) makes it fall until the client's *observed* time is the
+    fastest's, or to the floor.
     """
 
     def __init__(self, clients: int, *, floor: float, power: int) -> None:
@@ -72,15 +82,22 @@ class OnlineShares(Shares):
         """As in `Shares.learns`."""
         return True
 
-    def observe(self, times: Mapping[int, tuple[float, float]]) -> list[Change]:
+    def observe(self, times: Iterable[Time], late: Iterable[Time] = ()) -> list[Change]:
         """As in `Shares.observe`; the changes in the order of the clients."""
-        for client, (seconds, share) in times.items():
+        seen = set()
+        for client, seconds, share in times:
+            if seconds > 0:
+                whole, before = seconds / share**self.power, self._whole.get(client)
+                self._whole[client] = whole if before is None else _MEMORY * before + (1 - _MEMORY) * whole
+                seen.add(client)
+        for client, seconds, share in late:
             whole = seconds / share**self.power
-            before = self._whole.get(client)
-            self._whole[client] = whole if before is None else _MEMORY * before + (1 - _MEMORY) * whole
+            if whole > self._whole.get(client, 0.0):
+                self._whole[client] = whole
+                seen.add(client)
         fastest = min(self._whole.values(), default=0.0)
         changes = []
-        for client in sorted(times):
+        for client in sorted(seen):
             before, after = self._values[client], self._fitting(fastest, self._whole[client])
             if abs(after - before) >= _LEAST * before:
                 self._values[client] = after
@@ -88,7 +105,7 @@ class OnlineShares(Shares):
         return changes
 
     def _fitting(self, fastest: float, whole: float) -> float:
-        share = (fastest / whole) ** (1 / self.power) if whole > 0 else 1.0
+        share = (fastest / whole) ** (1 / self.power)
         return max(self.floor, math.floor(100 * share + 1e-9) / 100)
 
     def state_dict(self) -> dict[str, Any]:

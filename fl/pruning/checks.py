@@ -107,6 +107,11 @@ def _check_ratios(config: Config, pruning: Pruning) -> None:
     if config.capabilities.startswith("online") and pruning.by != "server":
         raise ConfigError(f"--capabilities {config.capabilities} needs nested parts: --prune must be by=server")
     leveled = pruning.by == "server" and (config.capabilities != "none" or pruning.method == "width")
+    if config.part_mean != "holders" and not (leveled or pruning.by == "client"):
+        raise ConfigError(
+            f"--part-mean {config.part_mean} is about clients that hold different parts: it needs --capabilities, width or "
+            "by=client"
+        )
     if config.recover != "none" and not (leveled and config.capabilities != "none"):
         raise ConfigError(
             f"--recover {config.recover} lets the parts of smaller clients grow: it needs --capabilities and a --prune "

@@ -95,12 +95,14 @@ class LevelMasks(Masks):
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
         """As in `Masks.begin`: a new ranking where the schedule says so, then the levels that this cohort needs."""
         rolls = self.pruning.method == "width" and self.pruning.shift == "rolling"
-        begun, self._begun = self._begun == round_, round_
+        last, self._begun = self._begun, round_
+        # Where nobody starts in the round of a change, it comes with the next start.
+        changes = any(changes_at(self.schedule, each) for each in range(last + 1, round_ + 1))
         if self.last_round is not None and round_ >= self.last_round:
             round_ = self.last_round - 1
-        elif begun:
+        elif last == round_:
             pass  # with further clients
-        elif not self._ranking or changes_at(self.schedule, round_) or rolls:
+        elif not self._ranking or changes or rolls:
             self._ranking += 1
             self._levels, self._scores = {}, None
         needed = sorted({self.capability(client) for client in cohort})
@@ -204,7 +206,7 @@ class LevelMasks(Masks):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The ranking, and how far the parts have grown."""
-        state = {"mask.ranking": torch.tensor(self._ranking)}
+        state = {"mask.ranking": torch.tensor(self._ranking), "mask.begun": torch.tensor(self._begun)}
         if self._scores is not None:
             state["mask.scores"] = self._scores
         if self._squares is not None:
@@ -215,7 +217,7 @@ class LevelMasks(Masks):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict()`; the levels are made again when they are needed."""
-        self._ranking = int(state["mask.ranking"])
+        self._ranking, self._begun = int(state["mask.ranking"]), int(state["mask.begun"])
         self._levels = {}
         if self.ranks.is_server and "mask.scores" in state:
             self._scores = state["mask.scores"].to(self.state.parameters.device)

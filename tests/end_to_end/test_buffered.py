@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from fl.buffered import BufferedRounds
 from fl.clock.staleness import weight
 from fl.deadline import DeadlineRounds
-from fl.errors import ConfigError
+from fl.errors import ConfigError, RoundError
 from tests.end_to_end.replay import check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
 from tests.support import make_federation, on_ranks, resume_here, rows, run_here
@@ -43,7 +43,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "lost": {"mode": "buffered:2", "lost": 0.3, "timeout": 6.0, "uplink_warmup": 4, **_SLOW},
     "lost, deadline": {"deadline": 1.0, "lost": 0.6, **_SLOW, "clients_per_round": 2},
     "lost, carried": {"deadline": 0.5, "late": "carry", "lost": 0.2, "timeout": 4.0, **_SLOW},
-    "latest": {"mode": "buffered:3", "buffer": "latest", "sampling": "diurnal:5s,0.5", **_SLOW},
+    "latest": {"mode": "buffered:4", "buffer": "latest", "sampling": "diurnal:5s,0.5", **_SLOW, "clients_per_round": 6},
     "learnt": {
         "mode": "buffered:4",
         "prune": "structured:0",
@@ -53,8 +53,28 @@ _RUNS: dict[str, dict[str, Any]] = {
         **_SLOW,
         "profiles": "mix:good=0.5+poor_3g=0.5,compute=1e8..1e9",
     },
+    "alike": {
+        "mode": "async:0.5",
+        "server": "fedavg",
+        "profiles": "lan",
+        "uplink": "none",
+        "downlink": "none",
+        "local_steps": 2,
+        "clients_per_round": 4,
+    },
+    "lost, power": {"mode": "buffered:2", "sampling": "power:4", "lost": 0.3, "timeout": 3.0, **_SLOW},
+    "statistics": {
+        "mode": "buffered:2",
+        "model": "tests.user_code:norm_model",
+        "prune": "structured:0",
+        "capabilities": "uniform:0.5,1",
+        "sampling": "diurnal:1s,0.4",
+        **_SLOW,
+        "seed": 2,
+    },
     "async": {"mode": "async:0.6", "staleness": "hinge:1,1", "server": "fedavg", **_SLOW},
 }
+_STOPS = {"alike": 2, "lost, power": 3}  # before rounds in which nobody trains
 _ALL = {name: {**OPTIONS, "rounds": 8, "lr_schedule": "constant", **options} for name, options in _RUNS.items()}
 
 
@@ -71,10 +91,11 @@ def test_two_ranks_end_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", list(_RUNS))
 def test_a_run_that_failed_goes_on(name: str, whole: Path, tmp_path: Path) -> None:
-    """Stopped where some are on their way, trained and untrained: the queue goes on."""
-    _stop_in_round(tmp_path, name, 4)
+    """Stopped where some are on their way, trained and untrained: the queue goes on. What clients were given stays."""
+    _stop_in_round(tmp_path, name, _STOPS.get(name, 4))
     resume_here(tmp_path, name)
     assert_same_run(tmp_path / name, whole / name)
+    assert (tmp_path / name / "partition.json").read_text() == (whole / name / "partition.json").read_text()
 
 
 def _stop_in_round(folder: Path, name: str, round_: int) -> None:
@@ -117,7 +138,7 @@ def test_updates_come_in_the_order_of_time_and_have_an_age(whole: Path) -> None:
             own = [float(r["arrive_s"]) for r in each if r["round"] == row["round"]]
             assert float(row["virtual_time_s"]) >= max(own)
             assert float(row["virtual_time_s"]) == max(own) or "deadline" in _RUNS[name]
-        if name != "masks" and (_RUNS[name].get("late") == "carry" or "mode" in _RUNS[name]):
+        if name not in ("masks",) and (_RUNS[name].get("late") == "carry" or "mode" in _RUNS[name]):
             assert max(int(row["staleness"]) for row in each) > 0, name
     assert {row["clients"] for row in rows(whole / "buffered")} == {"2"}
 
@@ -148,10 +169,14 @@ def test_clients_that_never_come_back_block_nothing(whole: Path) -> None:
         gone = [row for row in each if not row["arrive_s"]]
         assert gone, name
         assert all(int(row["uplink_bytes"]) == 0 for row in gone), name
-    own = [row for row in rows(whole / "lost, deadline", "clients") if row["client"] == "1"]
-    downloads = [int(row["downlink_bytes"]) for row in own]
-    assert not own[1]["arrive_s"]
-    assert downloads[2] == max(downloads), "it was lost with what it had"
+    each = rows(whole / "lost", "clients")
+    model = max(int(row["downlink_bytes"]) for row in each)
+    for client in {row["client"] for row in each}:
+        own = [row for row in each if row["client"] == client]
+        lost = sum(not row["arrive_s"] for row in own)
+        assert sum(int(row["downlink_bytes"]) == model for row in own) >= lost, (
+            "the start after a loss is with everything"
+        )
 
 
 def test_a_buffer_of_the_latest_updates_has_one_of_each_client(whole: Path) -> None:
@@ -159,9 +184,70 @@ def test_a_buffer_of_the_latest_updates_has_one_of_each_client(whole: Path) -> N
     each = rows(whole / "latest", "clients")
     for row in rows(whole / "latest"):
         taken = [r["client"] for r in each if r["round"] == row["round"] and r["arrive_s"]]
-        assert len(taken) == len(set(taken)) == 3
+        assert len(taken) == len(set(taken)) == 4
         assert int(row["uplink_bytes"]) == sum(int(r["uplink_bytes"]) for r in each if r["round"] == row["round"])
     assert any(not row["arrive_s"] and int(row["uplink_bytes"]) > 0 for row in each)
+
+
+def test_what_was_in_vain_is_in_the_baseline_too(whole: Path) -> None:
+    """The ratio of a row is that of its columns, in every kind of run; every message has a dense counterpart."""
+    for name in _RUNS:
+        for row in rows(whole / name):
+            assert float(row["uplink_ratio"]) == int(row["uplink_dense_bytes"]) / int(row["uplink_bytes"]), name
+    sent = sum(int(row["uplink_bytes"]) > 0 for row in rows(whole / "latest", "clients"))
+    model = int(rows(whole / "buffered")[0]["uplink_dense_bytes"]) // 2
+    assert sum(int(row["uplink_dense_bytes"]) for row in rows(whole / "latest")) == sent * model
+
+
+_FAST, _SLOW_LINK = "1e12,1e9,1e9,0,0,0", "1e12,1e9,1e9,5,0,0"
+
+
+def _links(folder: Path, *lines: str) -> str:
+    header = "client,compute_flops,up_bytes,down_bytes,latency_s,loss,jitter"
+    body = [f"{client},{line}" for client, line in enumerate(lines)]
+    (folder / "links.csv").write_text("\n".join([header, *body, ""]))
+    return str(folder / "links.csv")
+
+
+_TINY = {**OPTIONS, "clients": 4, "rounds": 6, "lr_schedule": "constant", "checkpoint_every": 0}
+
+
+def test_a_round_that_begins_anew_asks_others(tmp_path: Path) -> None:
+    """One of four clients takes 10 s, longer than the server waits: rounds end, and it never arrives late."""
+    links = _links(tmp_path, _SLOW_LINK, _FAST, _FAST, _FAST)
+    options = {**_TINY, "clients_per_round": 1, "profiles": links, "late": "carry", "timeout": 2.0}
+    for name, deadline in (("short", 0.5), ("long", 30.0)):
+        run_here(tmp_path, name, **options, deadline=deadline)
+        each = rows(tmp_path / name, "clients")
+        assert {row["client"] for row in each if row["arrive_s"]} <= {"1", "2", "3"}
+        assert len(rows(tmp_path / name)) == 6
+    assert any(row["client"] == "0" for row in each)
+
+
+def test_a_timeout_that_nobody_can_keep_ends_the_run(tmp_path: Path) -> None:
+    """In one sentence, instead of waiting for ever."""
+    for name, options in (("buffered", {"mode": "buffered:2"}), ("carried", {"deadline": 1.0, "late": "carry"})):
+        with pytest.raises(RoundError, match=r"--timeout 0\.001 is too short"):
+            run_here(tmp_path, name, **_TINY, profiles="poor_3g", timeout=0.001, **options)
+
+
+def test_the_latest_update_of_few_clients(tmp_path: Path) -> None:
+    """One place, and the largest loss first: those that are in the buffer already come last, so it fills."""
+    options = {**_TINY, "clients_per_round": 1, "profiles": "lan", "mode": "buffered:3", "buffer": "latest"}
+    run_here(tmp_path, "run", **options, sampling="power:4")
+    for row in rows(tmp_path / "run"):
+        each = [r for r in rows(tmp_path / "run", "clients") if r["round"] == row["round"]]
+        assert len({r["client"] for r in each}) == len(each) == 3
+
+
+def test_a_change_of_parts_waits_for_the_next_start(tmp_path: Path) -> None:
+    """Four equal clients arrive at once, so nobody starts in rounds 1 to 3, among them that of the change."""
+    options = {**_TINY, "clients_per_round": 4, "profiles": "lan", "uplink": "none", "local_steps": 2}
+    pruned = {"prune": "magnitude:0.5", "capabilities": "groups:1.0x4", "prune_schedule": "oneshot:2"}
+    run_here(tmp_path, "run", **{**options, **pruned, "mode": "buffered:1", "model": "lenet5"})
+    sparsity = [float(row["sparsity"]) for row in rows(tmp_path / "run")]
+    assert sparsity[0] == 0
+    assert sparsity[-1] > 0.4
 
 
 def test_slower_clients_learn_to_hold_less(whole: Path) -> None:
@@ -272,6 +358,9 @@ def test_formulas(check: Any) -> None:
         ({"lost": 0.1, "profiles": "good", "mode": "buffered:2"}, "needs a --timeout"),
         ({"timeout": 3.0, "mode": "buffered:2"}, "--profiles must not be none"),
         ({"timeout": 3.0, "profiles": "good", "deadline": 2.0}, "at the end of a round already"),
+        ({"buffer": "latest", "mode": "buffered:9", "clients": 4}, "there are only --clients 4"),
+        ({"over_select": 2.0, "lost": 0.1, "profiles": "good"}, "needs a --deadline"),
+        ({"part_mean": "cohort", "prune": "magnitude:0.5"}, "hold different parts"),
         ({"buffer": "latest", "mode": "async:0.5", "server": "fedavg"}, "--mode buffered:K, not async"),
         ({"sampling": "diurnal:100s,0.5"}, "goes by virtual seconds"),
         ({"uplink_shares": "online:0.1"}, "--profiles must not be none"),

@@ -158,3 +158,14 @@ def test_a_new_ranking_means_nothing_to_who_holds_everything():
     for ranking, wanted in ((1, 24 + 4000), (2, 50), (3, 50)):
         rows = ledger.close_round({0: 5}, change_bytes=50, buffers_bytes=0, holdings={0: Holding(1000, 0, ranking, 0)})
         assert down(rows) == {0: wanted}
+
+
+def test_a_part_that_shrinks_costs_its_mask():
+    """The client holds all the numbers already, and must be told which of them stay; then also what changed meanwhile."""
+    ledger = Ledger(parameters=1000, buffers=0)
+    whole = ledger.start(0, Holding(held=800, buffers=0, ranking=1, mask_bytes=150))
+    assert whole == dense_bytes(800) + 150
+    assert ledger.start(0, Holding(held=500, buffers=0, ranking=1, mask_bytes=120)) == 120
+    ledger.step(60, 0)
+    assert ledger.start(0, Holding(held=400, buffers=0, ranking=1, mask_bytes=110)) == 170
+    assert ledger.start(0, Holding(held=400, buffers=0, ranking=1, mask_bytes=110)) == 0

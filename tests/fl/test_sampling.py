@@ -86,6 +86,8 @@ def test_in_virtual_time(tmp_path: Path) -> None:
     sampler = Sampler(str(path), [1, 1], seed=0)
     assert [sampler.draw([0, 1], 1, 0, now=now) for now in (1.0, 2.6, 4.0)] == [[0], [1], [1]]
     assert [sampler.wait_s(1, now) for now in (0.0, 4.5, 6.0)] == [5.0, 0.5, 0.0]
+    assert sampler.draw([0, 1], 2, 0, now=4.0) == [1], "who will never be up again fills no place"
+    assert sampler.draw([0, 1], 2, 0, now=200.0) == []
 
 
 @pytest.mark.parametrize(
