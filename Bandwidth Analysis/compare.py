@@ -18,7 +18,7 @@ from typing import NoReturn
 from compare_break_even import all_pairs
 from compare_figure import draw
 from compare_report import Comparison, console_tables, write_all
-from compare_runs import Compared, make_link, read_compared
+from compare_runs import Compared, make_compared, make_link, open_run
 from rich.console import Console
 
 from fl.errors import ConfigError, DataError
@@ -50,14 +50,15 @@ def compare(folders: Sequence[Path], link: str, compute: str | None, target: flo
     if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
         raise ConfigError("a comparison needs two run folders or more, each once")
     chosen = make_link(link, compute)
-    runs = _named_apart([read_compared(folder, chosen) for folder in folders])
-    first = runs[0]
-    for run in runs[1:]:
+    opened = [(folder, *open_run(folder)) for folder in folders]
+    (first_folder, first, _), *others = opened
+    for folder, run, _ in others:
         if run.config.get("dataset") != first.config.get("dataset") or run.score != first.score:
             raise DataError(
-                f"{run.folder} is of the data set {run.config.get('dataset')}, {first.folder} of "
+                f"{folder} is of the data set {run.config.get('dataset')}, {first_folder} of "
                 f"{first.config.get('dataset')}: their scores cannot be compared"
             )
+    runs = _named_apart([make_compared(*each, chosen) for each in opened])
     if target is None:
         target = min(float(run.validation[run.best]) for run in runs)
     elif not target <= 1:
@@ -76,9 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         options = make_parser().parse_args(argv)
         comparison = compare(options.runs, options.link, options.compute, options.target)
-        options.output.mkdir(parents=True, exist_ok=True)
-        draw(comparison.runs, comparison.target, comparison.link.name, options.output / "compare.png")
-        write_all(comparison, options.output)
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+            draw(comparison.runs, comparison.target, comparison.link.name, options.output / "compare.png")
+            write_all(comparison, options.output)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigError(f"--output {options.output} must be a folder to write to ({reason})") from None
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -1,6 +1,5 @@
 """A finished run as `compare.py` sees it: what it reached after every evaluated round, and what that had cost by then."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from compare_clients import ClientRow, read_clients
 
 from fl.clock.profiles import NAMED, Profile
 from fl.clock.rounds import RoundClock, Work
@@ -16,6 +16,10 @@ from fl.figures.run_data import Column, RunData, read_run
 from fl.tasks import Score
 
 OWN = "own"
+_COUNTED = ("round", "clients", "uplink_bytes", "downlink_bytes")
+
+ClientRows = dict[int, list[ClientRow]]
+"""By round."""
 
 
 @dataclass(frozen=True)
@@ -98,45 +102,53 @@ class Compared:
         return int(np.nanargmax(self.validation))
 
 
-def read_compared(folder: Path, link: Link) -> Compared:
-    """Read a run folder; DataError if it is none, if nothing was evaluated, or if its time on `link` cannot be told."""
+def open_run(folder: Path) -> tuple[RunData, ClientRows]:
+    """A run folder's tables; DataError, in one sentence, for what is none."""
     if not (folder / "metrics.csv").is_file():
         raise DataError(f"{folder} is no run folder: it has no metrics.csv")
-    run = read_run(folder)
+    rows = read_clients(folder)
+    return read_run(folder), rows
+
+
+def make_compared(folder: Path, run: RunData, rows: ClientRows, link: Link) -> Compared:
+    """The run in `folder` on `link`; DataError if nothing was evaluated, or if its time there cannot be told."""
     score = run.score
     validation, test = (run.metrics.get(column, np.full(run.rounds, np.nan)) for column in score.columns)
     if not np.isfinite(validation).any():
+        if np.isfinite(run["val_loss"]).any():
+            raise DataError(
+                f"{folder} was evaluated on validation data, but {score.title} is not defined there (targets that are all "
+                "the same, or predictions that are no numbers), so it reaches no target"
+            )
         raise DataError(f"{folder} has no evaluation on validation data, so it reaches no target (--val-fraction)")
-    costs, seconds = _times(run, folder, link)
+    costs, seconds = _times(run, folder, rows, link)
     at = np.flatnonzero(np.isfinite(validation))
     up, down = (np.cumsum(np.nan_to_num(run[f"{way}_bytes"]))[at] for way in ("uplink", "downlink"))
     figures = (run["round"][at] + 1, validation[at], test[at], up, down, seconds[at])
     return Compared(run.name, folder, run.config, score, *figures, costs)
 
 
-def _times(run: RunData, folder: Path, link: Link) -> tuple[list[RoundCost] | None, Column]:
+def _times(run: RunData, folder: Path, rows: ClientRows, link: Link) -> tuple[list[RoundCost] | None, Column]:
     """Costs by round, and the second at which each round ends on `link`, float64[rounds]."""
-    with open(folder / "clients.csv", newline="", encoding="utf-8") as file:
-        # A client that was dropped has no samples: nobody waited for it.
-        rows = [row for row in csv.DictReader(file) if None not in row.values() and int(float(row["samples"] or 0))]
     mode = str(run.config.get("mode", "sync"))
     waits = mode == "sync" and not run.config.get("deadline") and run.config.get("over_select", 1) == 1
-    by_round: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_round.setdefault(int(row["round"]), []).append(row)
-    ordered = [by_round.get(int(number), []) for number in run["round"]]
     if link.profile is None:
         if not np.isfinite(run["virtual_time_s"]).any():
             raise DataError(f"--link own: {folder} was run without --profiles, so it has no virtual time")
-        costs = [_cost([float(row["sent_s"]) - float(row["ready_s"]) for row in own], own) for own in ordered]
-        return costs if waits else None, run["virtual_time_s"]
+        if not waits:
+            return None, run["virtual_time_s"]
+        ordered = _by_round(run, folder, rows)
+        if any(math.isnan(row.own_s) for own in ordered for row in own):
+            raise DataError(f"--link own: {folder / 'clients.csv'} has rows without ready_s and sent_s")
+        return [_cost([row.own_s for row in own], own) for own in ordered], run["virtual_time_s"]
     if not waits:
         raise DataError(
             f"--link {link.name}: a round of {folder} is not one exchange that waits for all of its clients "
             f"(--mode {mode} or a deadline), so its time cannot be worked out anew; use --link own"
         )
+    ordered = _by_round(run, folder, rows)
     computing = [_computing(run, at, own, link) for at, own in enumerate(ordered)]
-    known = [link.profile] * (1 + max((int(row["client"]) for row in rows), default=0))
+    known = [link.profile] * (1 + max((row.client for own in ordered for row in own), default=0))
     clock, ends = RoundClock(known, 0), []
     for seconds, own in zip(computing, ordered, strict=True):
         clock.round([_work(row, each, link.profile) for row, each in zip(own, seconds, strict=True)])
@@ -144,15 +156,29 @@ def _times(run: RunData, folder: Path, link: Link) -> tuple[list[RoundCost] | No
     return [_cost(*each) for each in zip(computing, ordered, strict=True)], np.array(ends)
 
 
-def _work(row: dict[str, str], seconds: float, profile: Profile) -> Work:
-    sizes = int(row["downlink_bytes"]), int(row["uplink_bytes"])
-    return Work(int(row["client"]), *sizes, seconds * profile.compute_flops)
+def _by_round(run: RunData, folder: Path, rows: ClientRows) -> list[list[ClientRow]]:
+    """Those that each round waited for; DataError where rows are missing, whose time and bytes would count as nothing."""
+    found = []
+    for number, clients, *sent in zip(*(run[name] for name in _COUNTED), strict=True):
+        own = rows.get(number, [])
+        wanted = int(clients) if np.isfinite(clients) else int(np.nansum(sent) > 0)
+        if len(own) < wanted:
+            raise DataError(
+                f"{folder / 'clients.csv'} has {len(own)} rows of round {number:.0f}, in which metrics.csv counts "
+                f"{wanted} or more clients, so its time cannot be told"
+            )
+        found.append([row for row in own if row.samples])  # a dropped client has no samples: nobody waited for it
+    return found
 
 
-def _computing(run: RunData, at: int, rows: Sequence[dict[str, str]], link: Link) -> list[float]:
+def _work(row: ClientRow, seconds: float, profile: Profile) -> Work:
+    return Work(row.client, row.down_bytes, row.up_bytes, seconds * profile.compute_flops)
+
+
+def _computing(run: RunData, at: int, rows: Sequence[ClientRow], link: Link) -> list[float]:
     """Seconds of training of each of these clients."""
     if link.compute == "train_s":
-        return [float(row["train_s"] or 0) for row in rows]
+        return [row.train_s for row in rows]
     assert link.profile is not None
     flops = float(run["train_flops"][at])
     if not math.isfinite(flops):
@@ -160,6 +186,5 @@ def _computing(run: RunData, at: int, rows: Sequence[dict[str, str]], link: Link
     return [flops / len(rows) / link.profile.compute_flops for _ in rows]
 
 
-def _cost(seconds: Sequence[float], rows: Sequence[dict[str, str]]) -> RoundCost:
-    sizes = [int(row["uplink_bytes"]) + int(row["downlink_bytes"]) for row in rows]
-    return RoundCost(max(seconds, default=0.0), max(sizes, default=0))
+def _cost(seconds: Sequence[float], rows: Sequence[ClientRow]) -> RoundCost:
+    return RoundCost(max(seconds, default=0.0), max((row.link_bytes for row in rows), default=0))

@@ -1,21 +1,24 @@
 """How good the final model of a run with `--capabilities` is at the size of each client, on validation data.
 
-python "Bandwidth Analysis/widths.py" RUN_FOLDER ...: a table for each run.
+python "Bandwidth Analysis/widths.py" RUN_FOLDER ...: a table for each run. A user's mistake is one line on stderr and exit
+status 2.
 """
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fl.assemble import assemble  # noqa: E402
-from fl.errors import ConfigError  # noqa: E402
+from fl.errors import ConfigError, DataError  # noqa: E402
 from fl.evaluate import evaluate  # noqa: E402
 from fl.folder import stored_options  # noqa: E402
 from fl.pruning.build import make_masks  # noqa: E402
@@ -23,12 +26,23 @@ from fl.ranks import join_ranks  # noqa: E402
 
 
 def widths(folder: Path) -> Table:
-    """A row for each client, from the smallest part to the largest, and one for the whole model."""
+    """A row for each client, from the smallest part to the largest. ConfigError for a folder that holds no such run."""
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} is no run folder: it has no config.json")
     config = dataclasses.replace(stored_options(folder), recover="none")
+    if config.capabilities == "none":
+        raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
     with join_ranks(config) as ranks:
         federation = assemble(config, ranks)
+        if not len(federation.validation):
+            raise ConfigError(f"{folder} is a run without validation data (--val-fraction)")
         model, state = federation.engine.model, federation.state
-        model.load_state_dict(load_file(folder / "final_model.safetensors"))
+        path = folder / "final_model.safetensors"
+        try:
+            model.load_state_dict(load_file(path))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(f"{path} does not hold the model of a finished run ({reason})") from None
         named = dict(model.named_parameters())
         state.layout.gather([named[name] for name in state.layout.names], state.parameters)
         masks = make_masks(federation, federation.make_trainer())
@@ -36,7 +50,9 @@ def widths(folder: Path) -> Table:
             raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
         clients = sorted(range(len(masks.able)), key=masks.capability)
         masks.begin(0, clients)
-        table = Table(*("client", "fraction of the channels", "samples", "validation loss", "validation accuracy"))
+        score = federation.task.score
+        judged = ("validation loss", f"validation {score.title}")
+        table = Table(*("client", "fraction of the channels", "samples", *judged))
         for client in clients:
             sub = masks.part(client).sub
             if sub is None:
@@ -44,13 +60,25 @@ def widths(folder: Path) -> Table:
             sub.gather_into(sub.model, state.parameters, None if masks.static_statistics else state.buffers)
             forward = federation.forward(sub.model)
             metrics = evaluate(forward, federation.validation, ranks, federation.task).metrics
-            loss, accuracy = metrics["loss"], metrics["accuracy"]
+            loss, value = metrics["loss"], metrics[score.name]
+            rated = "-" if value is None else score.words(value)
             samples = len(federation.parts[client])
-            table.add_row(str(client), f"{masks.capability(client):g}", str(samples), f"{loss:.2f}", f"{accuracy:.1%}")
+            table.add_row(str(client), f"{masks.capability(client):g}", str(samples), f"{loss:.2f}", rated)
     table.title = folder.name
     return table
 
 
+def main(argv: Sequence[str]) -> None:
+    """The program."""
+    try:
+        if not argv:
+            raise ConfigError("name one run folder or more")
+        for name in argv:
+            Console().print(widths(Path(name)))
+    except (ConfigError, DataError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+
+
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        Console().print(widths(Path(name)))
+    main(sys.argv[1:])

@@ -45,7 +45,10 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
     _check_ranges(config)
     _check_specs(config)
     if config.local_epochs is not None and config.local_steps is not None:
-        raise ConfigError("--local-epochs and --local-steps contradict each other: give one of them")
+        raise ConfigError(
+            "--local-epochs and --local-steps contradict each other: give one of them, and switch off what a "
+            "configuration file gives, with --local-epochs null or --local-steps null"
+        )
     if config.resume == "auto" and config.run_name is None:
         raise ConfigError("--resume auto needs --run-name: the name of the run to go on with if it has a checkpoint")
     if config.run_name is not None and ("/" in config.run_name or config.run_name in ("", ".", "..")):

@@ -38,14 +38,18 @@ def write_summary(folder: Path, *, model_sha256: str, parameters: int, extra: di
 
 
 def _scores(rows: list[dict[str, float | None]], score: Score) -> dict[str, Any]:
-    """The score after the last round and after the best one, and everything else that was measured after the last."""
+    """The score at the last evaluation and at the best one, and everything else that was measured at the last.
+
+    None for what was not defined at the last evaluation, such as the R2 of a model that has diverged.
+    """
     name, (validation, test) = score.name, score.columns
-    tested = [row for row in rows if row[test] is not None]
+    evaluated = [row for row in rows if row["val_loss"] is not None or row["test_loss"] is not None]
+    last = evaluated[-1] if evaluated else {}
     validated = [row for row in rows if row[validation] is not None]
     best = max(validated, key=lambda row: (row[validation] or 0.0, -(row["round"] or 0)), default=None)
     found = {
-        f"final_test_{name}": tested[-1][test] if tested else None,
-        f"final_val_{name}": validated[-1][validation] if validated else None,
+        f"final_test_{name}": last.get(test),
+        f"final_val_{name}": last.get(validation),
         "best_val_round": int(best["round"] or 0) if best else None,
         f"best_val_{name}": best[validation] if best else None,
         f"best_val_test_{name}": best[test] if best else None,
@@ -54,7 +58,6 @@ def _scores(rows: list[dict[str, float | None]], score: Score) -> dict[str, Any]
         [column for column in rows[0] if column.startswith(("val_", "test_", *client_columns(score)))] if rows else []
     )
     for column in others:
-        values = [row[column] for row in rows if row[column] is not None]
-        last = values[-1] if values else None
-        found.setdefault(f"final_{column}", last if last is not None and math.isfinite(last) else None)
+        value = last.get(column)
+        found.setdefault(f"final_{column}", value if value is not None and math.isfinite(value) else None)
     return found

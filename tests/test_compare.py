@@ -14,7 +14,7 @@ import pytest
 from fl.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).parents[1] / "Bandwidth Analysis"
-MODULES = ("compare", "compare_break_even", "compare_figure", "compare_report", "compare_runs")
+MODULES = ("compare", "compare_break_even", "compare_clients", "compare_figure", "compare_report", "compare_runs")
 
 
 @pytest.fixture

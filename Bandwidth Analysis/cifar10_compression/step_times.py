@@ -3,8 +3,8 @@
 Every round there is one step of each client. `compute` is the median `train_s` of clients.csv: a client's forward and
 backward pass, its step, and reading off the update, until the last loss has been read from the device. `communicate` is the
 median `exchange_s` of metrics.csv: encoding, sending, decoding, the server's step, its broadcast, applying it; of all
-clients of the busiest rank. Bytes are those of one client and step. The first steps of a run pay for warming up and do not
-count. Writes step_times.csv and prints it.
+clients of the busiest rank. Bytes are the medians of a client and step (the last step also pays for the final model). The
+first steps of a run pay for warming up and do not count. Writes step_times.csv and prints it.
 """
 
 import argparse
@@ -29,14 +29,13 @@ def step_times(folder: Path) -> dict[str, float]:
     rounds, clients = rows_of(folder / "metrics.csv"), rows_of(folder / "clients.csv")
     if not rounds:
         raise ValueError(f"{folder} must have more than {WARM_UP} rounds")
-    steps = len(clients)
     return {
         "steps": len(rounds),
         "compute_ms": round(1e3 * statistics.median(float(row["train_s"]) for row in clients), 2),
         "communicate_ms": round(1e3 * statistics.median(float(row["exchange_s"]) for row in rounds), 2),
         "ranks": len({row["rank"] for row in clients}),
-        "uplink_bytes": sum(int(row["uplink_bytes"]) for row in clients) // steps,
-        "downlink_bytes": sum(int(row["downlink_bytes"]) for row in clients) // steps,
+        "uplink_bytes": int(statistics.median(int(row["uplink_bytes"]) for row in clients)),
+        "downlink_bytes": int(statistics.median(int(row["downlink_bytes"]) for row in clients)),
     }
 
 

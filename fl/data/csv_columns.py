@@ -1,6 +1,7 @@
 """The user's own table as arrays: which columns are numbers, what is to be predicted, which row follows which."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from compression.spec import nearest
-from fl.data.tables import is_missing, read_table, to_numbers
+from fl.data.tables import is_missing, is_no_word, read_table, refuse_huge, to_numbers
+from fl.data.windows import find_gaps
 from fl.errors import DataError
 
 BY_FILE = "@file"
@@ -53,18 +55,24 @@ class Rows:
     class_names: tuple[str, ...]
     note: str
 
+    @property
+    def share_moments(self) -> bool:
+        """Whether some rows of one sequence have the same time."""
+        return self.time is not None and bool(((np.diff(self.time) == 0) & (np.diff(self.sequence) == 0)).any())
+
 
 class _Cells:
     """All files' cells by column, as text and as numbers; `file` int64 [N] and `malformed` bool [N]."""
 
     def __init__(self, paths: Sequence[Path], names: Names, option: str) -> None:
-        others = [name for name in (names.target, names.time, names.group) if name not in (None, BY_FILE)]
-        wanted = None if names.features is None else list(dict.fromkeys([*names.features, *map(str, others)]))
+        group = None if names.group == BY_FILE else names.group
+        others = [name for name in (names.target, names.time, group) if name is not None]
+        wanted = None if names.features is None else list(dict.fromkeys([*names.features, *others]))
         tables = [read_table(paths[0], option, wanted)]
         self.header = list(tables[0].columns)
         for name in others:
             if name not in self.header:
-                raise DataError(f"{option}: {paths[0].name} has no column '{name}'{nearest(str(name), self.header)}")
+                raise DataError(f"{option}: {paths[0].name} has no column '{name}'{nearest(name, self.header)}")
         tables += [read_table(path, option, self.header) for path in paths[1:]]
         self.text = {name: [cell for table in tables for cell in table.columns[name]] for name in self.header}
         self.numbers = {name: to_numbers(cells) for name, cells in self.text.items()}
@@ -86,32 +94,42 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
     y, class_names, task = _target(cells, names, option)
     time = None if names.time is None else _times(cells, names.time, option)
     group = _groups(cells, names.group, paths)
+    for name in (*features, *(() if class_names else (names.target,))):
+        for number, path in enumerate(paths):
+            refuse_huge(cells.numbers[name][cells.file == number], name, path.name, option)
     x = np.stack([cells.numbers[name] for name in features], axis=1)
     usable = np.isfinite(x).all(1) & np.isfinite(y)
     if time is not None:
         usable &= np.isfinite(time)
     if group is not None:
         usable &= group >= 0
+    malformed = int(cells.malformed.sum())
     if not usable.any():
-        worst = max((*features, names.target), key=lambda name: sum(map(is_missing, cells.text[name])))
-        raise DataError(
-            f"{option}: every row lacks some value, most often in column '{worst}'; choose with features=A+B"
-        )
+        if malformed == len(y):
+            raise DataError(f"{option}: every row has more or fewer cells than the header")
+        lacking = {name: int((~np.isfinite(cells.numbers[name])).sum()) for name in features}
+        lacking[names.target] = int((~np.isfinite(y)).sum())
+        if time is not None:
+            lacking[str(names.time)] = int((~np.isfinite(time)).sum())
+        if group is not None:
+            lacking[str(names.group)] = int((group < 0).sum())
+        worst = max(lacking, key=lacking.__getitem__)
+        hint = "; choose with features=A+B" if worst in features else ""
+        raise DataError(f"{option}: every row lacks some value, most often in column '{worst}'{hint}")
     sequence = cells.file if group is None else cells.file * (int(group.max()) + 2) + group + 1
     order = np.lexsort((np.arange(len(sequence)) if time is None else time, sequence))
-    malformed = int(cells.malformed.sum())
     return Rows(
         x=x[order],
         y=y[order],
         group=None if group is None else group[order],
         time=None if time is None else time[order],
         sequence=sequence[order],
-        gap_before=_gaps(sequence[order], None if time is None else time[order], np.cumsum(cells.malformed)[order]),
+        gap_before=find_gaps(sequence[order], None if time is None else time[order], np.cumsum(cells.malformed)[order]),
         usable=usable[order],
         class_names=class_names,
         note=f"{len(order)} rows in {len(paths)} file(s), of which {malformed} malformed and "
         f"{int((~usable).sum()) - malformed} with missing values; features {', '.join(features)}{left_out}; "
-        f"target {names.target}: {task}",
+        f"target {names.target}: {task}{_dropped(cells, names.target, y)}",
     )
 
 
@@ -146,7 +164,7 @@ def _target(cells: _Cells, names: Names, option: str) -> tuple[np.ndarray, tuple
     else:
         if names.task == "regression":
             raise DataError(f"{option}: task=regression needs numbers in column '{names.target}'")
-        known = sorted({cell for cell in text if not is_missing(cell)})
+        known = sorted({cell for cell in text if not is_no_word(cell)})
         at = {name: float(number) for number, name in enumerate(known)}
         y = np.array([at.get(cell, math.nan) for cell in text])
     if not 2 <= len(known) <= max(2, len(y) // 2):
@@ -155,6 +173,14 @@ def _target(cells: _Cells, names: Names, option: str) -> tuple[np.ndarray, tuple
         )
     chosen = "" if names.task or not cells.is_numeric(names.target) else ", for it has few whole numbers"
     return y, tuple(known), f"classification, {len(known)} classes{chosen}"
+
+
+def _dropped(cells: _Cells, name: str, y: np.ndarray) -> str:
+    """A remark on the cells of the target that were taken for missing."""
+    lost = np.flatnonzero(~np.isfinite(y) & ~cells.malformed)
+    words = Counter(cells.text[name][at] or "empty" for at in lost)
+    told = ", ".join(f"{word} {count} times" for word, count in words.most_common(5))
+    return f" (missing: {told}{', ...' if len(words) > 5 else ''})" if told else ""
 
 
 def _times(cells: _Cells, name: str, option: str) -> np.ndarray:
@@ -183,19 +209,3 @@ def _groups(cells: _Cells, name: str | None, paths: Sequence[Path]) -> np.ndarra
     group = np.array([at.get(cell, -1) for cell in text], dtype=np.int64)
     group[cells.malformed] = -1
     return group
-
-
-def _gaps(sequence: np.ndarray, time: np.ndarray | None, lost: np.ndarray) -> np.ndarray:
-    """Which rows do not follow the one before: of another sequence; at another distance in time than is usual in theirs;
-    or, where only the order tells, after a malformed row, of which it is not known whose it was (`lost`: how many so far).
-    """
-    gap = np.ones(len(sequence), dtype=bool)
-    gap[1:] = np.diff(sequence) != 0
-    if time is None:
-        gap[1:] |= np.diff(lost) != 0
-        return gap
-    for own in np.split(np.arange(len(sequence)), np.flatnonzero(gap)[1:]):
-        steps = np.diff(time[own])
-        usual = np.median(steps[steps > 0]) if (steps > 0).any() else 0.0
-        gap[own[1:]] = ~((steps > 0) & (steps < 1.5 * usual))
-    return gap

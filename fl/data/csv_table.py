@@ -34,14 +34,16 @@ def reader(spec: str) -> Callable[[], Dataset]:
 
     **Target**: words, or whole numbers of at most 20 values, are classes; other numbers are predicted as they are; `task`
     overrides that. **Features**: all other columns of numbers, and with a horizon the target's own past; `features` names
-    them instead. All are scaled by their mean and standard deviation over the training rows.
+    them instead. All are scaled by their mean and standard deviation over the training rows, among them those that
+    --val-fraction holds out.
 
     **Split**: with `time` (numbers, or dates as 2024-05-31 13:00:00) at moments common to all rows: the last fraction `test`
     (0.2) to test, `val` (0.1) before it to validate. Without it, where samples are longer than a row, so in every file and
     group, in the order of their rows. As many rows (moments) as a sample has are left out between two splits. Single rows
     without `time` are drawn by a fixed seed, and validated by --val-fraction.
 
-    **Missing values** (empty, NA, NaN, ...), rows with too many or too few cells and, with `time`, moments left out end a
+    **Missing values** (empty, NA, NaN; where numbers are expected any word; in a target of words none, null and ? are
+    classes), rows with too many or too few cells and, with `time`, moments left out end a
     window; nothing takes their place. `group` (a column, or `@file`) gives the clients of `--partition natural`.
     """
     stage = parse_stage(spec).expect(1, _KEYS)
@@ -114,9 +116,10 @@ class _Table:
         }
         for part, found in starts.items():
             if not len(found):
-                hint = "; rows of several things at one moment need group=COLUMN" if self.names.time else ""
+                hint = "; rows of several things at one moment need group=COLUMN" if rows.share_moments else ""
                 raise DataError(
-                    f"{self.option}: no {part} sample of {self.span} row(s) without a gap{hint}; {rows.note}"
+                    f"{self.option}: no {part} sample of {self.span} row(s) without a gap among the "
+                    f"{int((rows.usable & parts[part]).sum())} complete rows of that part{hint}; {rows.note}"
                 )
         scale = Scaler(rows.x[rows.usable & parts["train"]])
         splits = {part: self._split(rows, found, scale) for part, found in starts.items()}
@@ -131,7 +134,9 @@ class _Table:
             class_names=rows.class_names,
             target=(0.0, 1.0) if rows.class_names else (float(numbers.mean[0]), float(numbers.std[0])),
             notes=(
-                f"csv: {rows.note}; split {how}: " + ", ".join(f"{len(own)} {part}" for part, own in splits.items()),
+                f"csv: {rows.note}; split {how}: "
+                + ", ".join(f"{len(own)} {part}" for part, own in splits.items())
+                + _absent(rows, starts["train"]),
             ),
         )
 
@@ -169,3 +174,11 @@ class _Table:
     def _split(self, rows: Rows, starts: np.ndarray, scale: Scaler) -> Split:
         y = rows.y[starts + self.span - 1].astype(np.int64 if rows.class_names else np.float32)
         return Split(torch.from_numpy(take_windows(scale(rows.x), starts, self.window)), torch.from_numpy(y))
+
+
+def _absent(rows: Rows, starts: np.ndarray) -> str:
+    """A remark on groups that have no training sample, and so are no clients."""
+    if rows.group is None:
+        return ""
+    known, left = len(np.unique(rows.group[rows.group >= 0])), len(np.unique(rows.group[starts]))
+    return f"; {left} of {known} groups have training samples" if left < known else ""

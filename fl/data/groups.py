@@ -39,6 +39,11 @@ def draw_groups(data: Dataset, options: DataOptions, minimum: int, seed: int) ->
 
 def without_groups(options: DataOptions) -> str:
     """What to say where `--partition natural` meets data that have no groups."""
+    if options.dataset.startswith("csv:"):
+        return (
+            f"--partition {options.partition} needs group=COLUMN, or group=@file for a client a file, in --dataset "
+            f"{options.dataset}"
+        )
     return (
         f"--partition {options.partition} needs a data set whose samples come in groups, such as femnist, "
         f"not --dataset {options.dataset}"

@@ -17,7 +17,7 @@ from fl.data.pictures import count_channels, decode
 from fl.errors import DataError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-"""Files with other endings, in lower or upper case, are not looked at."""
+"""Files with other endings, in lower or upper case, and hidden ones are not looked at."""
 
 _USES = ("train on", "test on", "validate on")
 _SIZE, _TEST = 64, 0.2
@@ -48,6 +48,12 @@ class _Folder:
                 f"classes, not {len(names)}"
             )
         parts = [train, test, *([validation] if validation else [])]
+        for part, use in zip(parts, _USES, strict=False):
+            if not any(part.values()):
+                raise DataError(
+                    f"--dataset {self.spec}: {self.path} has no picture to {use}; to set some aside to test on, a class "
+                    "needs two"
+                )
         every = [path for part in parts for paths in part.values() for path in paths]
         channels = self.channels or count_channels(every)
         splits = [self._split(part, names, channels) for part in parts]
@@ -90,7 +96,7 @@ class _Folder:
 
     def _classes(self, folder: Path) -> Pictures:
         return {
-            sub.name: sorted(path for path in sub.iterdir() if path.suffix.lower() in ENDINGS)
+            sub.name: sorted(path for path in sub.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
             for sub in _folders(folder)
         }
 

@@ -21,7 +21,7 @@ import torch
 
 from fl.data.dataset import Dataset, Split
 from fl.data.scaler import Scaler
-from fl.data.tables import find_tables, read_table, to_numbers
+from fl.data.tables import find_tables, read_table, refuse_huge, to_numbers
 from fl.data.windows import cut_starts, parts_in_time, take_windows
 from fl.errors import DataError
 
@@ -32,7 +32,7 @@ FOLDERS = ("mental_state", "eeg_mental_state")
 GAP_S = 0.02
 """Rows are 4 ms apart; one that comes later than this, or not later at all, does not follow the one before it."""
 
-_NAME = re.compile(r"subject(?P<subject>[A-Za-z0-9]+)-(?P<state>[a-z]+)-(?P<session>[0-9]+)\.csv(\.gz)?")
+_NAME = re.compile(r"subject(?P<subject>[a-z0-9]+)-(?P<state>[a-z]+)-(?P<session>0*[1-9][0-9]*)\.csv(\.gz)?")
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,24 @@ def load(data_dir: Path, download: bool) -> Dataset:
 
 
 def read_recordings(data_dir: Path) -> list[Recording]:
-    """All sessions, by name of file, cut into windows. DataError for missing or unreadable files."""
-    paths = find_tables(data_dir, FOLDERS, "subject*-*-*", "--dataset mental_state")
-    found = {path: _NAME.fullmatch(path.name) for path in paths}
-    recordings = [_read(path, name) for path, name in found.items() if name]
+    """All sessions, by name of file in lower or upper case, cut into windows.
+
+    DataError for missing or unreadable files, for names that cannot be read, and for a session that is there twice.
+    """
+    paths = find_tables(data_dir, FOLDERS, "[sS]ubject*-*", "--dataset mental_state")
+    first: dict[tuple[str, str, int], Path] = {}
+    recordings = []
+    for path in paths:
+        name = _NAME.fullmatch(path.name.lower())
+        if not name:
+            raise DataError(
+                f"--dataset mental_state: {path} must be called subject<S>-<state>-<session>.csv (or .csv.gz), sessions "
+                "counting from 1"
+            )
+        other = first.setdefault((name["subject"], name["state"], int(name["session"])), path)
+        if other != path:
+            raise DataError(f"--dataset mental_state: {other} and {path.name} are one session twice; remove one")
+        recordings.append(_read(path, name))
     if not recordings:
         raise DataError(
             f"--dataset mental_state: no recordings in {data_dir / FOLDERS[0]}, {data_dir / FOLDERS[1]} or {data_dir}, and "
@@ -113,6 +127,8 @@ def _read(path: Path, name: re.Match[str]) -> Recording:
         raise DataError(f"--dataset mental_state: {path.name} must name one of {', '.join(STATES)}")
     table = read_table(path, "--dataset mental_state", ("timestamps", *CHANNELS))
     times, *channels = (to_numbers(cells) for cells in table.columns.values())
+    for column, numbers in zip(CHANNELS, channels, strict=True):
+        refuse_huge(numbers, column, str(path), "--dataset mental_state")
     rows = np.stack(channels, axis=1)
     rows[np.isnan(times)] = np.nan
     usable = np.isfinite(rows).all(1)

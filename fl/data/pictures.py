@@ -17,6 +17,17 @@ from fl.errors import DataError
 
 _MODES = {1: "L", 3: "RGB"}
 _GREY = ("1", "L", "LA")
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What sets a picture of this EXIF orientation upright, as Pillow names it."""
 _BAR_AFTER_S = 3.0
 
 _bars: ContextVar[bool] = ContextVar("bars", default=True)
@@ -67,11 +78,22 @@ def _decode_one(path: Path, size: int, channels: int, fit: bool) -> np.ndarray:
         if image.mode[0] in "IF":  # 16 or 32 bits, in several forms
             raise DataError(f"{path} has more than 8 bits a channel; save it as an 8-bit picture")
         if fit:
-            image = ImageOps.exif_transpose(image).convert(_MODES[channels])
+            image = _upright(image).convert(_MODES[channels])
             image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
         elif image.size != (size, size):
             raise DataError(f"{path} must have {size}x{size} pixels, not {image.size[0]}x{image.size[1]}")
         return np.asarray(image.convert(_MODES[channels])).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _upright(image: Any) -> Any:
+    """The Pillow image as its camera noted it. Nothing else of its EXIF data is looked at: it may be damaged."""
+    from PIL import Image
+
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    except Exception as error:  # what their parser raises depends on the damage
+        raise ValueError(f"damaged EXIF data, {type(error).__name__}") from None
+    return image.transpose(getattr(Image.Transpose, turn)) if turn else image
 
 
 @contextmanager

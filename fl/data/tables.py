@@ -2,9 +2,10 @@
 
 import csv
 import gzip
+import io
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ from fl.data.files import UNREADABLE
 from fl.errors import DataError
 
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+_NO_WORD = frozenset({"", "NA", "na", "N/A", "n/a", "NaN", "nan"})
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -32,21 +35,20 @@ class Table:
 def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> Table:
     """The columns `wanted` (all if None) of a csv file with a header, `.csv` or `.csv.gz`; empty lines do not count.
 
-    `option` opens the message of a DataError: for a file that cannot be read, or lacks a column.
+    `option` opens the message of a DataError: for a file that cannot be read, lacks a column, or has a stray quote.
     """
     try:
         opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 (closed below)
-        with opened as file:
-            # a byte that is no UTF-8 spoils its own cell only
-            lines = (str(line, "utf-8", "replace") for line in file)
+        # a byte that is no UTF-8 spoils its own cell only
+        with opened as file, io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="") as lines:
             return _read(lines, wanted)
     except (*UNREADABLE, csv.Error, zlib.error) as error:
         raise DataError(f"{option}: {path} cannot be read ({error or type(error).__name__})") from None
 
 
 def _read(lines: Iterable[str], wanted: Sequence[str] | None) -> Table:
-    rows = csv.reader(lines)
-    header = [name.strip().removeprefix("\ufeff") for name in next(rows, [])]
+    records = _records(lines)
+    header = [name.strip() for name in next(records, (0, []))[1]]
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise ValueError(f"its header names the column '{twice[0]}' twice")
@@ -57,18 +59,54 @@ def _read(lines: Iterable[str], wanted: Sequence[str] | None) -> Table:
     at = [header.index(name) for name in names]
     cells: list[list[str]] = []
     malformed: list[bool] = []
-    for row in rows:
+    for first, row in records:
         if not row:
             continue
+        if first and len(row) != len(header):
+            raise ValueError(_stray_quote(first))
         malformed.append(len(row) != len(header))
         cells.append([""] * len(at) if malformed[-1] else [row[i].strip() for i in at])
     by_column = zip(*cells, strict=True) if cells else ([] for _ in names)
     return Table(dict(zip(names, map(list, by_column), strict=True)), np.array(malformed, dtype=bool))
 
 
+def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each record, and the number of its first line if it has several, else 0.
+
+    Only a quote can join lines. ValueError where it is not closed as it must be: it would swallow good rows.
+    """
+    own: list[str] = []
+
+    def remembered() -> Iterator[str]:
+        for line in lines:
+            own.append(line)
+            yield line
+
+    rows = csv.reader(remembered())
+    try:
+        for row in rows:
+            first = rows.line_num - len(own) + 1 if len(own) > 1 else 0
+            if first:
+                list(csv.reader(own, strict=True))
+            yield first, row
+            own.clear()
+    except csv.Error as error:
+        begin = rows.line_num - len(own) + 1
+        raise ValueError(_stray_quote(begin) if len(own) > 1 else f"line {begin}: {error}") from None
+
+
+def _stray_quote(line: int) -> str:
+    return f"a quote in line {line} is not closed, and would swallow the lines after it"
+
+
 def is_missing(cell: str) -> bool:
     """Whether the cell itself says that there is no value: empty, NA, NaN, null, none or ?."""
     return cell.lower() in _MISSING
+
+
+def is_no_word(cell: str) -> bool:
+    """Whether there is no value in a cell of words, where null, none and ? may be words: empty, NA, N/A or NaN."""
+    return cell in _NO_WORD
 
 
 def to_numbers(cells: Sequence[str]) -> np.ndarray:
@@ -84,13 +122,24 @@ def _number(cell: str) -> float:
     return value if math.isfinite(value) and "_" not in cell else math.nan
 
 
+def refuse_huge(numbers: np.ndarray, column: str, file: str, option: str) -> None:
+    """DataError, which `option` opens, if a number [N] is beyond fp32: it would be the scale of its column alone."""
+    largest = float(np.nanmax(np.abs(numbers), initial=0.0))
+    if largest > _LARGEST:
+        raise DataError(
+            f"{option}: column '{column}' of {file} holds a number of size {largest:g}; numbers must lie within "
+            f"{_LARGEST:.1e}"
+        )
+
+
 def find_tables(data_dir: Path, folders: Sequence[str], pattern: str, option: str) -> list[Path]:
-    """Files `pattern` (a glob without its ending; `.csv` or `.csv.gz`), by name, of the first folder that holds any:
-    DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which `option` opens, if a file is
-    there twice, packed and unpacked: its rows would count twice.
+    """Files `pattern` (a glob without its ending; `.csv` or `.csv.gz`) that are not hidden, by name, of the first folder
+    that holds any: DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which `option` opens,
+    if a file is there twice, packed and unpacked: its rows would count twice.
     """
     for root in (*(data_dir / folder for folder in folders), data_dir):
-        found = sorted([*root.glob(pattern + ".csv"), *root.glob(pattern + ".csv.gz")])
+        found = [*root.glob(pattern + ".csv"), *root.glob(pattern + ".csv.gz")]
+        found = sorted(path for path in found if path.name[0] != ".")
         for one, other in pairwise(found):
             if other.name == one.name + ".gz":
                 raise DataError(f"{option}: {one.name} and {other.name} in {root} are one file twice; remove one")

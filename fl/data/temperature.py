@@ -17,7 +17,7 @@ import torch
 
 from fl.data.dataset import Dataset, Split
 from fl.data.scaler import Scaler
-from fl.data.tables import find_tables, read_table, to_numbers
+from fl.data.tables import find_tables, read_table, refuse_huge, to_numbers
 from fl.data.windows import cut_starts, parts_in_time, take_windows
 from fl.errors import DataError
 
@@ -70,7 +70,8 @@ def load(data_dir: Path, download: bool) -> Dataset:
         if not any(len(own) for own in found):
             raise DataError(
                 f"--dataset temperature: {stations[0].path.parent} has no {part} window of {LENGTH + HORIZON} hours "
-                "without a missing value; it needs some weeks of hourly rows"
+                f"without a missing value; it needs some weeks of hourly rows, and has them from {_range(stations)}: if "
+                "that is too long, a date is mistyped"
             )
     training = [each.rows[each.usable & own] for each, own in zip(stations, inside["train"], strict=True)]
     scale = Scaler(np.concatenate(training))
@@ -99,6 +100,8 @@ def persistence(split: Split, target: tuple[float, float]) -> tuple[float, float
 def _read(path: Path) -> Station:
     table = read_table(path, "--dataset temperature", (*_TIME, *FEATURES))
     columns = {name: to_numbers(cells) for name, cells in table.columns.items()}
+    for name in FEATURES:
+        refuse_huge(columns[name], name, str(path), "--dataset temperature")
     return Station(
         path,
         rows=np.stack([columns[name] for name in FEATURES], axis=1),
@@ -130,6 +133,12 @@ def _parts(stations: list[Station]) -> dict[str, list[np.ndarray]]:
         part: [(each.hours >= begin + own.start) & (each.hours < begin + own.stop) for each in stations]
         for part, own in zip(PARTS, slices, strict=True)
     }
+
+
+def _range(stations: list[Station]) -> str:
+    """The first and the last day of any row, in words."""
+    days = np.concatenate([each.hours[each.hours >= 0] for each in stations]) // 24
+    return f"{days.min().astype('datetime64[D]')} to {days.max().astype('datetime64[D]')}"
 
 
 def _starts(station: Station, inside: np.ndarray) -> np.ndarray:

@@ -38,3 +38,20 @@ def parts_in_time(count: int, fractions: tuple[float, ...], gap: int) -> list[sl
     return [
         slice(int(first) + gap * i, int(end) + gap * i) for i, (first, end) in enumerate(zip(starts, ends, strict=True))
     ]
+
+
+def find_gaps(sequence: np.ndarray, time: np.ndarray | None, lost: np.ndarray) -> np.ndarray:
+    """Which rows do not follow the one before, bool [N]: those of another sequence (int64 [N], in runs), and those at
+    another distance in `time` [N] than is usual in theirs. Where only the order tells (None), those after a malformed
+    row, of which it is not known whose it was; `lost`, int64 [N], counts these so far.
+    """
+    gap = np.ones(len(sequence), dtype=bool)
+    gap[1:] = np.diff(sequence) != 0
+    if time is None:
+        gap[1:] |= np.diff(lost) != 0
+        return gap
+    for own in np.split(np.arange(len(sequence)), np.flatnonzero(gap)[1:]):
+        steps = np.diff(time[own])
+        usual = np.median(steps[steps > 0]) if (steps > 0).any() else 0.0
+        gap[own[1:]] = ~((steps > 0) & (steps < 1.5 * usual))
+    return gap

@@ -1,13 +1,12 @@
 """accuracy.png once more, from results.csv and curves.csv: the runs themselves are not needed."""
 
-import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigError
 from ..tasks import score_of
 from .figure import draw_accuracy
 from .matrix import matrix
+from .read_table import read_table
 from .results import Point, Results, Row
 from .spec import Experiment
 
@@ -22,43 +21,43 @@ def redraw(experiment: Experiment, folder: Path) -> Path:
 
 def read_tables(experiment: Experiment, folder: Path) -> Results:
     """What `Results.write_tables` wrote, as far as the figure needs it: curves and the target."""
-    cells, points = (list(_rows(folder / name)) for name in ("results.csv", "curves.csv"))
-    score = score_of(points[0] if points else ())
+    points = read_table(folder / "curves.csv")
+    score = score_of(points.header)
     validation, test = score.columns
+    finished = read_table(folder / "results.csv")
     runs = {
         (run.arm.name, run.seed): run
         for run in matrix(experiment, data_dir="data", output_dir=str(folder), threads=None)
     }
     curves: dict[tuple[str, int], list[Point]] = {}
-    for row in points:
+    for row in points.rows():
         point = Point(
-            round=int(row["round"]),
-            validation=_number(row[validation]),
-            test=_number(row[test]),
-            uplink_bytes=int(row["uplink_bytes"]),
-            downlink_bytes=int(row["downlink_bytes"]),
+            round=row.whole("round"),
+            validation=row.number(validation),
+            test=row.number(test),
+            uplink_bytes=row.whole("uplink_bytes"),
+            downlink_bytes=row.whole("downlink_bytes"),
             time_s=0.0,
-            virtual_time_s=_number(row.get("virtual_time_s") or ""),
+            virtual_time_s=row.number("virtual_time_s") if "virtual_time_s" in points.header else None,
         )
-        curves.setdefault((row["arm"], int(row["seed"])), []).append(point)
+        curves.setdefault((row.text("arm"), row.whole("seed")), []).append(point)
     strange = next((name for name in curves if name not in runs), None)
     if strange is not None:
         raise ConfigError(
             f"{folder} has results of arm '{strange[0]}' with seed {strange[1]}, which the experiment has not"
         )
+    _refuse_cut(points.path, curves)
     rows = [Row(run, {}, curves[name], {}, "") for name, run in runs.items() if name in curves]
-    target = _number(next((row[f"target_{validation}"] for row in cells), ""))
+    target = next(finished.rows()).number(f"target_{validation}")
     missing = [run for name, run in runs.items() if name not in curves]
     return Results(experiment, folder, rows, missing, target, score)
 
 
-def _rows(path: Path) -> Iterator[dict[str, str]]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            yield from csv.DictReader(file)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _number(cell: str) -> float | None:
-    return float(cell) if cell else None
+def _refuse_cut(path: Path, curves: dict[tuple[str, int], list[Point]]) -> None:
+    """ConfigError unless all seeds of an arm were evaluated in the same rounds: the figure shows their mean."""
+    first: dict[str, tuple[int, list[int]]] = {}
+    for (arm, seed), curve in curves.items():
+        own = [point.round for point in curve if point.validation is not None]
+        other, rounds = first.setdefault(arm, (seed, own))
+        if own != rounds:
+            raise ConfigError(f"{path}: arm '{arm}' has other rounds with seed {seed} than with seed {other}")

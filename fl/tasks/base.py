@@ -52,11 +52,19 @@ class Task(ABC):
 
     @torch.no_grad()
     def check_model(self, name: str, model: nn.Module, x: Tensor) -> None:
-        """ConfigError if `--model name` gives other outputs than this task needs for the inputs `x`, float32 [N, ...]."""
+        """ConfigError if `--model name` does not take the inputs `x`, float32 [N, ...], or gives other outputs for them than
+        this task needs."""
         was_training = model.training
         model.eval()
-        outputs = model(x)
-        model.train(was_training)
+        try:
+            outputs = model(x)
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"--model {name} must take a batch of samples of shape {list(x.shape[1:])}, and fails on one ({reason})"
+            ) from error
+        finally:
+            model.train(was_training)
         if not isinstance(outputs, Tensor) or not self.fits(outputs.shape):
             found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ConfigError(f"--model {name} must give {self.wanted} for {len(x)} samples, not {found}")

@@ -102,3 +102,17 @@ def test_a_users_mistake_ends_in_one_line_and_status_2(capsys):
     assert stopped.value.code == 2
     assert printed.err == "error: --rounds 0 must be at least 1\n"
     assert printed.out == ""
+
+
+def test_local_steps_over_a_file_with_local_epochs(tmp_path):
+    """The user gave one of the two: the sentence says how to switch off the file's, and that works; so the other way round."""
+    for kept, other in (("local_epochs", "local-steps"), ("local_steps", "local-epochs")):
+        path = tmp_path / "preset.yaml"
+        path.write_text(f"{kept}: 1\n")
+        given = ["--config", str(path), f"--{other}", "3"]
+        off = f"--{kept.replace('_', '-')} null"
+        with pytest.raises(ConfigError, match=off):
+            check_options(*parse(given))
+        config, explicit = parse([*given, *off.split()])
+        check_options(config, explicit)
+        assert (getattr(config, kept), getattr(config, other.replace("-", "_"))) == (None, 3)

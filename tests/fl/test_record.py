@@ -79,6 +79,7 @@ def test_a_regression_has_its_own_score(tmp_path):
         values = dict.fromkeys(metrics_columns(task, clients=True), 1.0)
         values.update(round=round_, val_r2=val, test_r2=test, test_mae=None if val is None else 10.0 + round_)
         values.update(client_r2=None if val is None else 0.25 * round_)
+        values.update(dict.fromkeys(("val_loss", "test_loss"), None if val is None else 1.0))
         record.add_round(values, [], None, [{"round": round_, "client": 0, "samples": 4, "score": 0.5, "loss": 2.0}])
     sizes = record.sizes()
     record.close()
@@ -89,3 +90,21 @@ def test_a_regression_has_its_own_score(tmp_path):
     assert (tmp_path / "client_eval.csv").read_text().splitlines()[1] == "0,0,4,0.5,2.0"
     assert sizes["client_eval"] == (tmp_path / "client_eval.csv").stat().st_size
     assert "val_r2 -0.5000, test_r2 0.1000" in (tmp_path / "run.log").read_text()
+
+
+def test_final_is_the_last_evaluation_also_where_it_has_no_score(tmp_path):
+    """Round 1 was evaluated after the model had diverged: a loss, and no R2; round 2 was not evaluated. Round 0 is the best,
+    and its scores are not final ones."""
+    task = Regression(0.0, 1.0)
+    record = Record(tmp_path, task, client_eval=True)
+    judged = [name for name in metrics_columns(task, clients=True) if name.startswith(("val_", "test_", "client_", "worst"))]
+    judged.remove("client_memory_bytes")
+    for round_, loss, score in ((0, 1.0, 0.5), (1, float("inf"), None), (2, None, None)):
+        values = dict.fromkeys(metrics_columns(task, clients=True), 1.0) | dict.fromkeys(judged, score)
+        record.add_round(values | {"round": round_, "val_loss": loss, "test_loss": loss}, [])
+    record.close()
+    summary = write_summary(tmp_path, model_sha256="x", parameters=7, extra={})
+    assert (summary["best_val_round"], summary["best_val_r2"], summary["best_val_test_r2"]) == (0, 0.5, 0.5)
+    assert {name: value for name, value in summary.items() if name.startswith("final_")} == {
+        f"final_{name}": None for name in judged
+    }

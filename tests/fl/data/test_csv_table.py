@@ -69,6 +69,62 @@ def test_missing_and_malformed_rows_end_windows(tmp_path: Path) -> None:
     assert "40 rows in 1 file(s), of which 1 malformed and 2 with missing values" in data.notes[0]
 
 
+def test_a_malformed_row_within_a_group_ends_its_windows(tmp_path: Path) -> None:
+    """Forty rows of one group in order, the twelfth with a cell too many: its group is unknown, and no window may join 11
+    and 13 as if they were neighbours. 34 rows are shared out, 65 % of them train: 22 rows of 39 in the group."""
+    rows = [f"{n},north" for n in range(40)]
+    rows[12] = "12,north,12"
+    path = write(tmp_path / "t.csv", "temp,station", rows)
+    windows = degrees(read(path, "target=temp,group=station,window=2,horizon=1,val=0.15", "natural"), "train")
+    assert [10, 11] not in windows, "its target would be row 13"
+    assert [9, 10] in windows
+    assert [13, 14] in windows
+    assert all(b - a == 1 for a, b in windows)
+
+
+@pytest.mark.parametrize("label", ["none", "null", "?", "unknown"])
+def test_words_for_nothing_are_classes(tmp_path: Path, label: str) -> None:
+    """In a target of words only empty cells, NA and NaN are missing, and the log counts them by name."""
+    values = ["mild", label, "mild", label, "", "NA"] * 4
+    data = read(write(tmp_path / "t.csv", "x,y", [f"{n},{value}" for n, value in enumerate(values)]), "target=y")
+    assert data.class_names == tuple(sorted(["mild", label]))
+    assert len(data.train) + len(data.test) == 16
+    assert "target y: classification, 2 classes (missing: empty 4 times, NA 4 times)" in data.notes[0]
+
+
+def test_the_log_tells_which_words_were_no_numbers(tmp_path: Path) -> None:
+    """Of a target of numbers what is none is missing, by name."""
+    rows = [f"{n},{'broken' if n % 8 == 0 else n / 7}" for n in range(40)]
+    assert (
+        "target y: regression (missing: broken 5 times)"
+        in read(write(tmp_path / "t.csv", "x,y", rows), "target=y").notes[0]
+    )
+
+
+def test_groups_without_training_samples_are_told(tmp_path: Path) -> None:
+    """A station that opens in the last fifth of the time is no client, which the log says; with all in training it is
+    silent."""
+    rows = [f"{n},old,{n},{2 * n}" for n in range(100)] + [f"{n},new,{n},{n}" for n in range(90, 100)]
+    path = write(tmp_path / "t.csv", "t,station,v,w", rows)
+    assert (
+        read(path, "target=v,features=w,time=t,group=station", "natural")
+        .notes[0]
+        .endswith("; 1 of 2 groups have training samples")
+    )
+    write(path, "t,station,v,w", rows[:100])
+    assert "groups" not in read(path, "target=v,features=w,time=t,group=station", "natural").notes[0]
+
+
+def test_a_window_longer_than_the_file(tmp_path: Path) -> None:
+    """The rows that there are, not a hint at a fault that the file does not have."""
+    path = write(tmp_path / "t.csv", "t,v,w", [f"{n},{n},{n}" for n in range(50)])
+    with pytest.raises(
+        DataError, match=r"no train sample of 100 row\(s\) without a gap among the 0 complete rows"
+    ) as caught:
+        read(path, "target=v,time=t,window=100")
+    assert "group=COLUMN" not in str(caught.value)
+
+
 def test_time_orders_rows_and_shows_gaps(tmp_path: Path) -> None:
     """Two stations, every 60 s, rows shuffled; the south lacks a minute, the north has one twice. No window spans either."""
     minutes = {"north": [*range(12), 12, 12, *range(13, 40)], "south": [*range(8), *range(9, 40)]}
@@ -177,14 +233,20 @@ def test_specifications_are_refused_before_anything_is_read(words: str, says: st
         ("target=half,task=classification", "needs whole numbers or words in column 'half'"),
         ("target=id", "column 'id' has 12 different values in 12 rows, which are no classes"),
         ("target=y,features=x,time=same,window=2", "rows of several things at one moment need group=COLUMN"),
-        ("target=y,features=often+seldom", "every row lacks some value, most often in column 'seldom'"),
+        ("target=y,features=often+seldom", "every row lacks some value, most often in column 'seldom'; choose with"),
+        ("target=y,features=x,group=hole", "every row lacks some value, most often in column 'hole'$"),
+        ("target=@file", "has no column '@file'"),
+        ("target=y,features=x,time=@file", "has no column '@file'"),
+        ("target=y,features=@file", "it has no column '@file'"),
+        ("target=y,features=huge", r"column 'huge' of t\.csv holds a number of size 1e\+200"),
+        ("target=huge,task=regression", r"column 'huge' of t\.csv holds a number of size 1e\+200"),
     ],
 )
 def test_columns_that_will_not_do(tmp_path: Path, words: str, says: str) -> None:
     """Oracle: the words of the message."""
     odd = ["7,"] * 7 + [",8"] * 5
-    rows = [f"{n},{n % 2},w,,{n / 2},r{n},1,{odd[n]}" for n in range(12)]
-    path = write(tmp_path / "t.csv", "x,y,word,hole,half,id,same,often,seldom", rows)
+    rows = [f"{n},{n % 2},w,,{n / 2},r{n},1,{odd[n]},{'1e200' if n == 7 else n}" for n in range(12)]
+    path = write(tmp_path / "t.csv", "x,y,word,hole,half,id,same,often,seldom,huge", rows)
     with pytest.raises(DataError, match=says):
         read(path, words)
 
@@ -192,7 +254,7 @@ def test_columns_that_will_not_do(tmp_path: Path, words: str, says: str) -> None
 def test_natural_clients_need_a_group(tmp_path: Path) -> None:
     """Oracle: the words of the messages; a path without files."""
     path = write(tmp_path / "t.csv", "x,y", [f"{n},{n % 2}" for n in range(12)])
-    with pytest.raises(ConfigError, match="needs a data set whose samples come in groups"):
+    with pytest.raises(ConfigError, match=r"needs group=COLUMN, or group=@file .* in --dataset csv:"):
         read(path, "target=y", "natural")
     with pytest.raises(DataError, match="must be a file, or a folder of"):
         read(tmp_path / "nothing", "target=y")

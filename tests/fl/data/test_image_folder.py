@@ -36,6 +36,7 @@ def test_train_val_and_test(tmp_path: Path) -> None:
     write(tmp_path / "test", {"dog": 1, "cat": 1}, 30)
     (tmp_path / "train" / "cat" / "notes.txt").write_text("no picture")
     (tmp_path / "train" / ".cache").mkdir()
+    (tmp_path / "train" / "cat" / "._00.png").write_bytes(b"what macOS leaves on foreign disks")
     data = read(tmp_path, ",size=16")
     assert data.validation is not None
     assert data.train.x.shape == (4, 3, 16, 16)
@@ -133,3 +134,18 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "train" / "owl" / "0.jpeg").write_bytes(b"no picture")
     assert f"{tmp_path / 'train' / 'owl' / '0.jpeg'} cannot be read" in _refused(tmp_path)
     assert "has a folder test already; leave test=0.3 out" in _refused(tmp_path, ",test=0.3")
+
+
+def test_splits_without_pictures(tmp_path: Path) -> None:
+    """Oracle: one sentence that names the option, the folder and what it lacks."""
+    write(tmp_path / "few", {"cat": 1, "dog": 1})
+    assert _refused(tmp_path / "few") == (
+        f"--dataset imagefolder:{tmp_path / 'few'}: {tmp_path / 'few'} has no picture to test on; to set some aside to test "
+        "on, a class needs two"
+    )
+    write(tmp_path / "own" / "train", {"cat": 2, "dog": 2})
+    write(tmp_path / "own" / "test", {"cat": 0})
+    assert f"{tmp_path / 'own'} has no picture to test on" in _refused(tmp_path / "own")
+    write(tmp_path / "own" / "test", {"dog": 1})
+    write(tmp_path / "own" / "val", {"dog": 0})
+    assert f"{tmp_path / 'own'} has no picture to validate on" in _refused(tmp_path / "own")

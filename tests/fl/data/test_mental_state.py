@@ -159,3 +159,36 @@ def test_real_counts(real: Dataset) -> None:
     assert real.sample_shape == (LENGTH, len(CHANNELS))
     assert real.train.x.mean((0, 1)).abs().max() < 0.05
     assert (real.train.x.std((0, 1)) - 1).abs().max() < 0.05
+
+
+def test_names_in_other_letters(tmp_path: Path) -> None:
+    """A session counts however its name is written, but once; one whose name cannot be read is not passed over."""
+    make(tmp_path)
+    first = load(tmp_path, False)
+    (tmp_path / "subjecta-relaxed-1.csv").rename(tmp_path / "SubjectA-Relaxed-1.csv")
+    again = load(tmp_path, False)
+    assert torch.equal(again.train.x, first.train.x)
+    write(tmp_path, "subjecta-relaxed-01.csv", lines(512))
+    with pytest.raises(
+        DataError, match=r"A-Relaxed-1\.csv and subjecta-relaxed-01\.csv are one session twice; remove one"
+    ):
+        load(tmp_path, False)
+
+
+@pytest.mark.parametrize(
+    "name", ["subjecta-relaxed-0", "subjecta-relaxed-one", "subjecta-relaxed", "subject_a-relaxed-1"]
+)
+def test_names_that_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """Oracle: the file and the form of name that is wanted."""
+    make(tmp_path)
+    write(tmp_path, f"{name}.csv", lines(512))
+    with pytest.raises(DataError, match=rf"{name}\.csv must be called subject<S>-<state>-<session>\.csv"):
+        load(tmp_path, False)
+
+
+def test_a_huge_value(tmp_path: Path) -> None:
+    """One cell that would be the scale of its electrode: the electrode and the file."""
+    make(tmp_path)
+    write(tmp_path, "subjecta-relaxed-1.csv", [*lines(511), "1002.044,1,1e200,3,7,0"])
+    with pytest.raises(DataError, match=r"column 'AF7' of .*subjecta-relaxed-1\.csv holds a number of size 1e\+200"):
+        load(tmp_path, False)

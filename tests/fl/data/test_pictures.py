@@ -71,6 +71,52 @@ def test_turned_as_the_camera_noted(tmp_path: Path) -> None:
     assert decode([path], size=8, channels=1, fit=True)[0, 0, :, 0].tolist() == [255] * 4 + [0] * 4
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_all_orientations_by_their_definition(tmp_path: Path, turn: int) -> None:
+    """EXIF's table: which side of the scene the first row and the first column of the file show."""
+    scene = shades(8, 8)
+    stored = {
+        1: scene,
+        2: scene[:, ::-1],
+        3: scene[::-1, ::-1],
+        4: scene[::-1],
+        5: scene.T,
+        6: np.rot90(scene),
+        7: scene[::-1, ::-1].T,
+        8: np.rot90(scene, -1),
+    }[turn]
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = save(tmp_path / "photo.png", np.ascontiguousarray(stored), exif=exif)
+    assert np.array_equal(decode([path], size=8, channels=1, fit=True)[0, 0].numpy(), scene)
+
+
+def _photo(path: Path) -> Path:
+    """A JPEG to turn by a quarter, with one more note whose kind of value is damaged: text where there must be fractions."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "hello"
+    content = bytearray(save(path, shades(8, 8, 3), exif=exif).read_bytes())
+    order = "<" if b"II*\0" in content else ">"
+    at = content.index(struct.pack(order + "HH", 0x010E, 2))
+    content[at : at + 2] = struct.pack(order + "H", 0x011A)
+    path.write_bytes(content)
+    return path
+
+
+def test_damaged_notes_of_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage to a note that is not needed does not matter. Where the orientation cannot be told, whatever Pillow's parser
+    makes of it, the file is named."""
+    path = _photo(tmp_path / "photo.jpg")
+    assert decode([path], size=8, channels=3, fit=True).shape == (1, 3, 8, 8)
+
+    def broken(image: Image.Image) -> Image.Exif:
+        raise struct.error("unpack requires a buffer of 2 bytes")
+
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    with pytest.raises(DataError, match=r"^.*photo\.jpg cannot be read as a picture \(damaged EXIF data, error\)$"):
+        decode([path], size=8, channels=3, fit=True)
+
+
 def test_other_kinds_of_pictures(tmp_path: Path) -> None:
     """Oracle: the one colour of a palette picture, of a CMYK JPEG (within its loss), and of one with transparency."""
     red = Image.new("RGB", (8, 8), (255, 0, 0))

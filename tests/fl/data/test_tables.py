@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl.data.tables import find_tables, is_missing, read_table, to_numbers
+from fl.data.tables import find_tables, is_missing, is_no_word, read_table, refuse_huge, to_numbers
 from fl.errors import DataError
 
 
@@ -31,6 +31,11 @@ def test_numbers_and_missing_values() -> None:
     cells = ["1", "-2.5e3", "", "NA", "nan", "inf", "1_000", "warm", "?"]
     assert np.array_equal(to_numbers(cells), [1, -2500, *[np.nan] * 7], equal_nan=True)
     assert [cell for cell in cells if is_missing(cell)] == ["", "NA", "nan", "?"]
+    assert [cell for cell in ["", "NA", "NaN", "none", "null", "?", "Na", "unknown"] if is_no_word(cell)] == [
+        "",
+        "NA",
+        "NaN",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,3 +83,66 @@ def test_finding(tmp_path: Path) -> None:
     (tmp_path / "second" / "x-2.csv").touch()
     with pytest.raises(DataError, match=r"^--dataset t: x-2\.csv and x-2\.csv\.gz in .*second are one file twice"):
         names(["first", "second"], "x-*")
+
+
+def test_a_mark_before_a_quoted_header(tmp_path: Path) -> None:
+    """A byte order mark is no part of the first name, quoted or not."""
+    (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbf"y","b"\r\n1,2\r\n')
+    assert read_table(tmp_path / "t.csv", "--dataset t").columns == {"y": ["1"], "b": ["2"]}
+
+
+@pytest.mark.parametrize(
+    ("bad", "line"),
+    [
+        ({20: '"0.5,20'}, 22),
+        ({20: '20,"0.5'}, 22),
+        ({20: '20,"0.5', 700: '7,"0.5'}, 22),
+        ({20: '"0.5,20', 700: '"0.5,7'}, 22),
+        ({0: 'a "a,b'}, 0),
+    ],
+)
+def test_a_stray_quote_swallows_no_rows(tmp_path: Path, bad: dict[int, str], line: int) -> None:
+    """A thousand rows, below the header in line 1. Whether the quote is closed by another far below or by nothing, and
+    however many cells that makes, the line is named; a quote in the middle of a cell is a character like others."""
+    rows = [bad.get(n, f"{n},{n}") for n in range(1000)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b", *rows]) + "\n")
+    if line:
+        with pytest.raises(
+            DataError, match=rf"^--dataset t: .*t\.csv cannot be read \(a quote in line {line} is not closed"
+        ):
+            read_table(tmp_path / "t.csv", "--dataset t")
+    else:
+        assert len(read_table(tmp_path / "t.csv", "--dataset t")) == 1000
+
+
+def test_a_quote_in_the_header_or_a_huge_cell(tmp_path: Path) -> None:
+    """A header that swallows the rows is refused, and so is a cell beyond the reader's limit, by its first line."""
+    (tmp_path / "t.csv").write_text('"a,b\n1,2\n3,4\n')
+    with pytest.raises(DataError, match="a quote in line 1 is not closed"):
+        read_table(tmp_path / "t.csv", "--dataset t")
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n" + '"3,4\n' + "5,6\n" * 50_000)
+    with pytest.raises(DataError, match="a quote in line 3 is not closed"):
+        read_table(tmp_path / "t.csv", "--dataset t")
+
+
+def test_cells_of_several_lines(tmp_path: Path) -> None:
+    """Quoted text with line ends and doubled quotes is one cell of one row."""
+    (tmp_path / "t.csv").write_bytes(b'a,b\r\n1,"one\r\n""two""\r\n"\r\n2,three\r\n')
+    table = read_table(tmp_path / "t.csv", "--dataset t")
+    assert table.columns == {"a": ["1", "2"], "b": ['one\r\n"two"', "three"]}
+    assert not table.malformed.any()
+
+
+def test_hidden_files_are_no_tables(tmp_path: Path) -> None:
+    """What other systems leave beside a file, `._x.csv`, is not read."""
+    (tmp_path / "._x.csv").write_bytes(b"\0")
+    (tmp_path / "x.csv").touch()
+    assert [path.name for path in find_tables(tmp_path, (), "*", "--dataset t")] == ["x.csv"]
+
+
+def test_huge_numbers() -> None:
+    """The largest number of fp32 is about 3.4e38; what is missing is no number."""
+    refuse_huge(np.array([3e38, -3e38, np.nan]), "a", "t.csv", "--dataset t")
+    refuse_huge(np.array([]), "a", "t.csv", "--dataset t")
+    with pytest.raises(DataError, match=r"^--dataset t: column 'a' of t\.csv holds a number of size 1e\+200"):
+        refuse_huge(np.array([1.0, np.nan, -1e200]), "a", "t.csv", "--dataset t")

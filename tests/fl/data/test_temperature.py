@@ -183,3 +183,20 @@ def test_no_real_row_is_in_two_splits(real: Dataset) -> None:
     assert train.isdisjoint(test)
     assert validation.isdisjoint(test)
     assert HORIZON == 1
+
+
+def test_a_mistyped_year_and_a_huge_value(tmp_path: Path) -> None:
+    """One row of 2099 stretches the calendar that all splits share: the message tells from when to when it goes. A number
+    that would be the scale of its column: the column and the file."""
+    rows = lines()
+    rows[-1] = rows[-1].replace("2015", "2099", 1)
+    write(tmp_path / "year", "A", rows)
+    with pytest.raises(
+        DataError, match="and has them from 2015-01-01 to 2099-01-17: if that is too long, a date is mistyped"
+    ):
+        load(tmp_path / "year", False)
+    rows = lines()
+    rows[7] = rows[7].replace(",1000,", ",1e300,")
+    write(tmp_path / "huge", "A", rows)
+    with pytest.raises(DataError, match=r"column 'PRES' of .*PRSA_Data_A_2015\.csv\.gz holds a number of size 1e\+300"):
+        load(tmp_path / "huge", False)

@@ -51,3 +51,12 @@ def test_outputs_that_do_not_fit(model: nn.Module) -> None:
     right = nn.Sequential(nn.Linear(5, 3), nn.Dropout())
     Classification(3).check_model("own", right, torch.zeros(2, 5))
     assert right.training
+
+
+@pytest.mark.parametrize("model", [nn.Linear(4, 3), nn.Conv2d(1, 3, 3), nn.Bilinear(5, 5, 3), nn.Unflatten(1, (2, 3))])
+def test_a_model_that_does_not_take_the_samples(model: nn.Module) -> None:
+    """Oracle: one sentence with the option and the shape, and the model is left in the mode in which it came."""
+    with pytest.raises(ConfigError, match=r"--model own must take a batch of samples of shape \[5\]") as caught:
+        Classification(3).check_model("own", model, torch.zeros(2, 5))
+    assert "\n" not in str(caught.value)
+    assert model.training
