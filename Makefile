@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links browser figures clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -86,6 +86,25 @@ unequal unequal-long: $(STAMP)
 # Seconds of an exchange over real links between network namespaces; needs root. About seven minutes.
 links: $(STAMP)
 	$(BIN)/python "Bandwidth Analysis/measure_links.py" $(if $(DATA),--data-dir $(DATA))
+
+# Pruning and sparsification alone and together; server optimizers, codecs and partitions: a quarter of an hour each, or less.
+ablation: FILE := mnist_ablation
+server-optimizers: FILE := server_optimizers
+codecs: FILE := codecs
+partitions: FILE := partitions
+ablation server-optimizers codecs partitions: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/$(FILE).yaml --data-dir $(or $(DATA),data) --results "Bandwidth Analysis/$(FILE)"
+
+# Dense, compressed, fp16 and ours, with computing and communicating apart: one local step a round.
+compression: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/cifar10_compression.yaml --data-dir $(or $(DATA),data) \
+		--results "Bandwidth Analysis/cifar10_compression"
+	$(BIN)/python "Bandwidth Analysis/cifar10_compression/step_times.py"
+
+# ResNet-18 as far as an hour of two quiet cores carries it.
+hour: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/cifar10_hour.yaml --data-dir $(or $(DATA),data) --threads 2 --only dense \
+		--results "Bandwidth Analysis/cifar10_hour"
 
 # The README's pictures and numbers, and those of Bandwidth Analysis, from the committed tables.
 figures: $(STAMP)
