@@ -49,7 +49,11 @@ def _with(**cells: str) -> Callable[[Path], None]:
         (_with(uplink_bytes="-1"), "4", "line 2: uplink_bytes must be a number of 0 or more, not '-1'"),
         (_with(samples="few"), "fair", "line 2: samples must be a number of 0 or more, not 'few'"),
         (_with(sent_s=""), "own", "clients.csv has rows without ready_s and sent_s"),
-        (lambda path: path.write_text(path.read_text().replace("\n0,", "\n0,0,0,0,")), "4", "15 cells where the header"),
+        (
+            lambda path: path.write_text(path.read_text().replace("\n0,", "\n0,0,0,0,")),
+            "4",
+            "15 cells where the header",
+        ),
     ],
 )
 def test_damaged_clients(
@@ -77,15 +81,13 @@ def test_a_round_without_its_clients_is_not_free(tool: ModuleType, tmp_path: Pat
 
 def test_a_round_without_one_of_its_clients(tool: ModuleType, tmp_path: Path) -> None:
     """Two took part, and one row is left; a last line that a kill cut short counts as none."""
-    folders = [
-        make_run(tmp_path / name, accuracy=(0.5,), up=5, down=5, train_s=(1.0, 2.0)) for name in ("a", "b")
-    ]
+    folders = [make_run(tmp_path / name, accuracy=(0.5,), up=5, down=5, train_s=(1.0, 2.0)) for name in ("a", "b")]
     for folder in folders:
         _edit(folder / "metrics.csv", lambda rows: [rows[0] | {"clients": "2"}])
     assert tool.compare(folders, "4", None, None).runs[1].costs[0].compute_s == 2.0
     whole = (folders[1] / "clients.csv").read_text()
     (folders[1] / "clients.csv").write_text(whole[: whole.rindex("10,2.0") + 5])
-    with pytest.raises(DataError, match="has 1 rows of round 0, in which metrics.csv counts 2 or more"):
+    with pytest.raises(DataError, match=r"has 1 rows of round 0, in which metrics\.csv counts 2 or more"):
         tool.compare(folders, "4", None, None)
 
 

@@ -80,6 +80,8 @@ class _Cells:
         self.malformed = np.concatenate([table.malformed for table in tables])
         if not len(self.file):
             raise DataError(f"{option}: there are no rows below the header")
+        if self.malformed.all():
+            raise DataError(f"{option}: every row has more or fewer cells than the header")
 
     def is_numeric(self, name: str) -> bool:
         """Whether most of the cells that say something say a number."""
@@ -95,8 +97,8 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
     time = None if names.time is None else _times(cells, names.time, option)
     group = _groups(cells, names.group, paths)
     for name in (*features, *(() if class_names else (names.target,))):
-        for number, path in enumerate(paths):
-            refuse_huge(cells.numbers[name][cells.file == number], name, path.name, option)
+        at = int(np.argmax(np.nan_to_num(np.abs(cells.numbers[name]))))
+        refuse_huge(cells.numbers[name][at : at + 1], name, paths[int(cells.file[at])].name, option)
     x = np.stack([cells.numbers[name] for name in features], axis=1)
     usable = np.isfinite(x).all(1) & np.isfinite(y)
     if time is not None:
@@ -105,8 +107,6 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
         usable &= group >= 0
     malformed = int(cells.malformed.sum())
     if not usable.any():
-        if malformed == len(y):
-            raise DataError(f"{option}: every row has more or fewer cells than the header")
         lacking = {name: int((~np.isfinite(cells.numbers[name])).sum()) for name in features}
         lacking[names.target] = int((~np.isfinite(y)).sum())
         if time is not None:
@@ -159,9 +159,15 @@ def _target(cells: _Cells, names: Names, option: str) -> tuple[np.ndarray, tuple
             return numbers, (), "regression"
         if not whole:
             raise DataError(f"{option}: task=classification needs whole numbers or words in column '{names.target}'")
-        known = [str(int(value)) for value in values]
-        y = np.where(np.isfinite(numbers), np.searchsorted(values, numbers), math.nan)
+        words = sorted({cell for cell, number in zip(text, numbers, strict=True) if _is_word(cell, number)})
+        known = [*(str(int(value)) for value in values), *words]
+        at = {word: float(number) for number, word in enumerate(known) if word in words}
+        y = np.array([at.get(cell, math.nan) for cell in text])
+        y = np.where(np.isfinite(numbers), np.searchsorted(values, numbers), y)
+        chosen = f", among them {', '.join(words)}" if words else ""
+        chosen += "" if names.task else ", for it has few whole numbers"
     else:
+        chosen = ""
         if names.task == "regression":
             raise DataError(f"{option}: task=regression needs numbers in column '{names.target}'")
         known = sorted({cell for cell in text if not is_no_word(cell)})
@@ -171,8 +177,11 @@ def _target(cells: _Cells, names: Names, option: str) -> tuple[np.ndarray, tuple
         raise DataError(
             f"{option}: column '{names.target}' has {len(known)} different values in {len(y)} rows, which are no classes"
         )
-    chosen = "" if names.task or not cells.is_numeric(names.target) else ", for it has few whole numbers"
     return y, tuple(known), f"classification, {len(known)} classes{chosen}"
+
+
+def _is_word(cell: str, number: float) -> bool:
+    return not math.isfinite(number) and not is_no_word(cell)
 
 
 def _dropped(cells: _Cells, name: str, y: np.ndarray) -> str:

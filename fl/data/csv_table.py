@@ -42,9 +42,9 @@ def reader(spec: str) -> Callable[[], Dataset]:
     group, in the order of their rows. As many rows (moments) as a sample has are left out between two splits. Single rows
     without `time` are drawn by a fixed seed, and validated by --val-fraction.
 
-    **Missing values** (empty, NA, NaN; where numbers are expected any word; in a target of words none, null and ? are
-    classes), rows with too many or too few cells and, with `time`, moments left out end a
-    window; nothing takes their place. `group` (a column, or `@file`) gives the clients of `--partition natural`.
+    **Missing values** (empty, NA, NaN; where numbers are expected any word, while in a target of classes none, null and ?
+    are classes), rows with too many or too few cells and, with `time`, moments left out end a window; nothing takes their
+    place. `group` (a column, or `@file`) gives the clients of `--partition natural`.
     """
     stage = parse_stage(spec).expect(1, _KEYS)
     options = stage.options

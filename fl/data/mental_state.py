@@ -100,7 +100,7 @@ def read_recordings(data_dir: Path) -> list[Recording]:
 
     DataError for missing or unreadable files, for names that cannot be read, and for a session that is there twice.
     """
-    paths = find_tables(data_dir, FOLDERS, "[sS]ubject*-*", "--dataset mental_state")
+    paths = find_tables(data_dir, FOLDERS, "[sS][uU][bB][jJ][eE][cC][tT]*-*", "--dataset mental_state")
     first: dict[tuple[str, str, int], Path] = {}
     recordings = []
     for path in paths:

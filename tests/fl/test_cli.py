@@ -6,6 +6,7 @@ import os
 import pytest
 import yaml
 
+from fl.checks import check_options
 from fl.cli import main, make_parser, parse
 from fl.config import Config
 from fl.errors import ConfigError
@@ -105,7 +106,7 @@ def test_a_users_mistake_ends_in_one_line_and_status_2(capsys):
 
 
 def test_local_steps_over_a_file_with_local_epochs(tmp_path):
-    """The user gave one of the two: the sentence says how to switch off the file's, and that works; so the other way round."""
+    """The user gave one of the two: the sentence says how to switch the other off, and that works."""
     for kept, other in (("local_epochs", "local-steps"), ("local_steps", "local-epochs")):
         path = tmp_path / "preset.yaml"
         path.write_text(f"{kept}: 1\n")

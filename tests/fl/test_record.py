@@ -97,7 +97,9 @@ def test_final_is_the_last_evaluation_also_where_it_has_no_score(tmp_path):
     and its scores are not final ones."""
     task = Regression(0.0, 1.0)
     record = Record(tmp_path, task, client_eval=True)
-    judged = [name for name in metrics_columns(task, clients=True) if name.startswith(("val_", "test_", "client_", "worst"))]
+    judged = [
+        name for name in metrics_columns(task, clients=True) if name.startswith(("val_", "test_", "client_", "worst"))
+    ]
     judged.remove("client_memory_bytes")
     for round_, loss, score in ((0, 1.0, 0.5), (1, float("inf"), None), (2, None, None)):
         values = dict.fromkeys(metrics_columns(task, clients=True), 1.0) | dict.fromkeys(judged, score)

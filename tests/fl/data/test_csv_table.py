@@ -92,6 +92,25 @@ def test_words_for_nothing_are_classes(tmp_path: Path, label: str) -> None:
     assert "target y: classification, 2 classes (missing: empty 4 times, NA 4 times)" in data.notes[0]
 
 
+@pytest.mark.parametrize("task", ["", ",task=classification"])
+def test_words_beside_numbers_of_classes(tmp_path: Path, task: str) -> None:
+    """Classes 1 and 10, written in several ways, and `unknown` and `none` after them; what is empty is missing."""
+    values = ["10", "1", "1.0", "10", "1", "unknown", "none", ""] * 4
+    rows = [f"{n % 8},{value}" for n, value in enumerate(values)]
+    data = read(write(tmp_path / "t.csv", "x,y", rows), f"target=y{task}")
+    assert data.class_names == ("1", "10", "none", "unknown")
+    x, y = torch.cat([data.train.x, data.test.x]).flatten(), torch.cat([data.train.y, data.test.y])
+    assert y[x.argsort(stable=True)].tolist() == [label for label in (1, 0, 0, 1, 0, 3, 2) for _ in range(4)]
+    assert "4 classes, among them none, unknown" in data.notes[0]
+    assert "(missing: empty 4 times)" in data.notes[0]
+
+
+def test_rows_that_all_have_other_cells_than_the_header(tmp_path: Path) -> None:
+    """Oracle: the words of the message, not a complaint about columns without numbers."""
+    with pytest.raises(DataError, match="every row has more or fewer cells than the header"):
+        read(write(tmp_path / "t.csv", "x,y", ["1,2,3"] * 9), "target=y")
+
+
 def test_the_log_tells_which_words_were_no_numbers(tmp_path: Path) -> None:
     """Of a target of numbers what is none is missing, by name."""
     rows = [f"{n},{'broken' if n % 8 == 0 else n / 7}" for n in range(40)]

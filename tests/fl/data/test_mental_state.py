@@ -165,12 +165,12 @@ def test_names_in_other_letters(tmp_path: Path) -> None:
     """A session counts however its name is written, but once; one whose name cannot be read is not passed over."""
     make(tmp_path)
     first = load(tmp_path, False)
-    (tmp_path / "subjecta-relaxed-1.csv").rename(tmp_path / "SubjectA-Relaxed-1.csv")
+    (tmp_path / "subjecta-relaxed-1.csv").rename(tmp_path / "SUBJECTA-Relaxed-1.csv")
     again = load(tmp_path, False)
     assert torch.equal(again.train.x, first.train.x)
     write(tmp_path, "subjecta-relaxed-01.csv", lines(512))
     with pytest.raises(
-        DataError, match=r"A-Relaxed-1\.csv and subjecta-relaxed-01\.csv are one session twice; remove one"
+        DataError, match=r"SUBJECTA-Relaxed-1\.csv and subjecta-relaxed-01\.csv are one session twice; remove one"
     ):
         load(tmp_path, False)
 

@@ -11,7 +11,7 @@ from fl.experiment.__main__ import main
 from fl.experiment.matrix import matrix
 from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.results import Point, Results, Row
-from fl.experiment.spec import Experiment, parse_experiment
+from fl.experiment.spec import parse_experiment
 from fl.tasks import ACCURACY, R2, Score
 from tests.fl.experiment.test_spec import changed
 
@@ -69,12 +69,16 @@ def _other(old: str, new: str) -> Callable[[str], str]:
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("curves.csv", _other("0.25,0.5", "a quarter,0.5"), "line 6: val_accuracy must be a number, not 'a quarter'"),
+        (
+            "curves.csv",
+            _other("dense,0,2,0.2,", "dense,0,2,a fifth,"),
+            "line 3: val_accuracy must be a number, not 'a fifth'",
+        ),
         ("curves.csv", _other("dense,0,1,", "dense,0,1.5,"), "line 2: round must be a whole number, not '1.5'"),
         ("curves.csv", _other("dense,0,1,", "dense,,1,"), "line 2: seed must be a whole number, not ''"),
         ("curves.csv", _other("uplink_bytes", "up"), "line 2: there is no column 'uplink_bytes'"),
-        ("curves.csv", lambda text: text[: text.rindex("0.5") + 3], "line 10 has 5 cells where the header has 7"),
-        ("curves.csv", _other("dense,3,4,0.16666666666666666,", "dense,3,5,0.1,"), "other rounds with seed 3 than with"),
+        ("curves.csv", lambda text: text[: text.rindex("0.5") + 3], "line 10 has 5 cells where the header has 8"),
+        ("curves.csv", _other("dense,3,4,0.125,", "dense,3,5,0.125,"), "other rounds with seed 3 than with"),
         ("curves.csv", lambda text: text.splitlines()[0], "curves.csv holds no results"),
         ("curves.csv", lambda text: "", "curves.csv holds no results"),
         ("curves.csv", _other("dense,0", "sparse,0"), "has results of arm 'sparse' with seed 0"),
@@ -98,7 +102,7 @@ def test_damaged_tables(tmp_path: Path, name: str, damage: Callable[[str], str],
 def test_no_tables(tmp_path: Path, capsys: Any) -> None:
     """As a user sees it: one line and exit status 2; a file that is no text likewise."""
     file = tmp_path / "good.yaml"
-    file.write_text("name: good\nbase: {dataset: digits}\narms: {only: {}}\nseeds: [0]\n")
+    file.write_text("name: good\nbase: {dataset: digits}\nvary: []\narms: {only: {}}\nseeds: [0]\n")
     arguments = [str(file), "--redraw", "--results", str(tmp_path)]
     for said in ("curves.csv cannot be read (No such file or directory)", "curves.csv cannot be read ('utf-8'"):
         with pytest.raises(SystemExit) as ended:
