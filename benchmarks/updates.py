@@ -16,9 +16,9 @@ from compression import Layout
 from fl.assemble import assemble
 from fl.checks import resolve
 from fl.config import Config
+from fl.federated_rounds import FederatedRounds
 from fl.local import WholeModel
 from fl.ranks import join_ranks
-from fl.rounds import FederatedRounds
 
 NAMES = ("first", "round10")
 _ROUNDS = 10

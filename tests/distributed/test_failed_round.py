@@ -14,7 +14,7 @@ import torch.distributed as dist
 import fl.server_exchange
 from compression import NonFiniteError, PayloadError
 from fl.errors import RoundError
-from fl.rounds import FederatedRounds
+from fl.federated_rounds import FederatedRounds
 from tests.support import TIMES, make_federation, on_ranks, resume_here, rows, run_here
 
 _OPTIONS: dict[str, Any] = {

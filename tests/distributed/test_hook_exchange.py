@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from fl.errors import ConfigError
+from fl.federated_rounds import FederatedRounds
 from fl.foreign_hook import load_hook
-from fl.rounds import FederatedRounds
 from tests.support import make_federation, on_ranks, run_here
 
 _HOOKS = "torch.distributed.algorithms.ddp_comm_hooks."

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from fl.client import Update
+from fl.federated_rounds import FederatedRounds
 from fl.federation import Federation
 from fl.local import WholeModel
 from fl.model_state import ModelState
-from fl.rounds import FederatedRounds
 from tests.support import make_federation, on_ranks
 
 _DROPOUT: dict[str, Any] = {
