@@ -4,7 +4,6 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..tasks import score_of
-from .figure import draw_accuracy
 from .matrix import matrix
 from .read_table import read_table
 from .results import Point, Results, Row
@@ -13,6 +12,8 @@ from .spec import Experiment
 
 def redraw(experiment: Experiment, folder: Path) -> Path:
     """Draw the figure of the results in `folder`; its path. ConfigError if its tables are not those of the experiment."""
+    from .figure import draw_accuracy
+
     results = read_tables(experiment, folder)
     path = folder / f"{results.score.name}.png"
     draw_accuracy(results, path)

@@ -129,7 +129,7 @@ def test_nothing_in_the_run_folder_is_a_pickle(launched: Launched, launcher: str
     """Only safetensors, JSON, csv, text and pictures, whatever the engine."""
     for path in launched.folder(launcher).rglob("*"):
         if path.is_file():
-            assert path.suffix in (".safetensors", ".json", ".csv", ".log", ".png"), path
+            assert path.suffix in (".safetensors", ".json", ".csv", ".log", ".png", ".html"), path
             start = path.read_bytes()[:4]
             assert not start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")), path
 
