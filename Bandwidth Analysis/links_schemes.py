@@ -6,6 +6,7 @@ average.
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -22,20 +23,20 @@ ALLREDUCE = f"{_HOOKS}.default_hooks:allreduce_hook"
 WARM_UP = 3  # exchanges before anything counts: PowerSGD's first two are dense
 
 
-class PayloadScheme:
+class PayloadScheme(ABC):
     """Encode on the client, decode and add up on the server."""
 
     all_reduce = False
 
+    @abstractmethod
     def encode(self, update: Tensor) -> Tensor:
         """The payload of `update`, fp32 [n], which is used up: uint8."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, payload: Tensor, out: Tensor) -> None:
         """Decode a payload and add it to `out`, fp32 [n]."""
-        raise NotImplementedError
 
-    def kept(self) -> None:
+    def kept(self) -> None:  # noqa: B027 - most have none
         """The first message arrived: from now on there is a residual, if the scheme has one."""
 
 
