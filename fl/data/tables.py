@@ -38,7 +38,7 @@ def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> 
     `option` opens the message of a DataError: for a file that cannot be read, lacks a column, or has a stray quote.
     """
     try:
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # noqa: SIM115 (closed below)
+        opened = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115 (closed below)
         # a byte that is no UTF-8 spoils its own cell only
         with opened as file, io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="") as lines:
             return _read(lines, wanted)
@@ -133,15 +133,15 @@ def refuse_huge(numbers: np.ndarray, column: str, file: str, option: str) -> Non
 
 
 def find_tables(data_dir: Path, folders: Sequence[str], pattern: str, option: str) -> list[Path]:
-    """Files `pattern` (a glob without its ending; `.csv` or `.csv.gz`) that are not hidden, by name, of the first folder
+    """Files `pattern` (a glob without its ending; `.csv` or `.csv.gz`, in any case) that are not hidden, by name, of the first folder
     that holds any: DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which `option` opens,
     if a file is there twice, packed and unpacked: its rows would count twice.
     """
     for root in (*(data_dir / folder for folder in folders), data_dir):
-        found = [*root.glob(pattern + ".csv"), *root.glob(pattern + ".csv.gz")]
-        found = sorted(path for path in found if path.name[0] != ".")
+        files = (path for path in root.glob(pattern + ".*") if path.name[0] != ".")
+        found = sorted(path for path in files if path.name.lower().endswith((".csv", ".csv.gz")))
         for one, other in pairwise(found):
-            if other.name == one.name + ".gz":
+            if other.name.lower() == one.name.lower() + ".gz":
                 raise DataError(f"{option}: {one.name} and {other.name} in {root} are one file twice; remove one")
         if found:
             return found

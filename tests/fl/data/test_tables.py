@@ -85,6 +85,14 @@ def test_finding(tmp_path: Path) -> None:
         names(["first", "second"], "x-*")
 
 
+def test_endings_in_capitals(tmp_path: Path) -> None:
+    """X.CSV and Y.Csv.GZ are found and read like others."""
+    (tmp_path / "X.CSV").write_text("a\n1\n")
+    (tmp_path / "Y.Csv.GZ").write_bytes(gzip.compress(b"a\n2\n"))
+    found = find_tables(tmp_path, (), "*", "--dataset t")
+    assert [read_table(path, "--dataset t").columns for path in found] == [{"a": ["1"]}, {"a": ["2"]}]
+
+
 def test_a_mark_before_a_quoted_header(tmp_path: Path) -> None:
     """A byte order mark is no part of the first name, quoted or not."""
     (tmp_path / "t.csv").write_bytes(b'\xef\xbb\xbf"y","b"\r\n1,2\r\n')
