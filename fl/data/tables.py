@@ -133,9 +133,9 @@ def refuse_huge(numbers: np.ndarray, column: str, file: str, option: str) -> Non
 
 
 def find_tables(data_dir: Path, folders: Sequence[str], pattern: str, option: str) -> list[Path]:
-    """Files `pattern` (a glob without its ending; `.csv` or `.csv.gz`, in any case) that are not hidden, by name, of the first folder
-    that holds any: DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which `option` opens,
-    if a file is there twice, packed and unpacked: its rows would count twice.
+    """Files `pattern` (a glob without its ending: `.csv` or `.csv.gz`, capitals too) that are not hidden, by name, of the
+    first folder that holds any: DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which
+    `option` opens, if a file is there twice, packed and unpacked: its rows would count twice.
     """
     for root in (*(data_dir / folder for folder in folders), data_dir):
         files = (path for path in root.glob(pattern + ".*") if path.name[0] != ".")

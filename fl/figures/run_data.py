@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,12 +96,11 @@ def read_run(folder: Path) -> RunData:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report needs the metrics of at least one round")
     rows, header = _rows(path)
-    for column in (*COMMON, *score_of(header).columns):
-        if column not in header:
-            raise DataError(f"{path} has no column '{column}'; was it written by another version?")
+    _refuse_without((*COMMON, *score_of(header).columns), path, header)
     metrics = {column: np.array([_number(row[column], path) for row in rows]) for column in header}
 
-    clients, _ = _rows(folder / "clients.csv")
+    clients, header = _rows(folder / "clients.csv")
+    _refuse_without(("client", "rank", *(TIMES if "arrive_s" in header else ())), folder / "clients.csv", header)
     config = _json(folder / "config.json")
     flat = {k: v for group in config.values() if isinstance(group, dict) for k, v in group.items()} | config
     counts = _json(folder / "partition.json").get("labels")
@@ -140,9 +140,7 @@ def _read_times(clients: list[dict[str, str]], path: Path) -> TimeData | None:
 def _read_layers(path: Path) -> LayerData | None:
     """The rounds of which every layer is there; None where there is no file or no whole round."""
     rows, header = _rows(path)
-    for column in LAYERS:
-        if header and column not in header:
-            raise DataError(f"{path} has no column '{column}'; was it written by another version?")
+    _refuse_without(LAYERS, path, header)
     names = [row["layer"] for row in rows if row["round"] == rows[0]["round"]]
     rounds = len(rows) // max(1, len(names))
     if not rounds:
@@ -154,6 +152,13 @@ def _read_layers(path: Path) -> LayerData | None:
         if column != "layer"
     }
     return LayerData(names, columns)
+
+
+def _refuse_without(columns: Iterable[str], path: Path, header: list[str]) -> None:
+    """DataError for a file that lacks one of these columns; no header: there is no file."""
+    for column in columns:
+        if header and column not in header:
+            raise DataError(f"{path} has no column '{column}'; was it written by another version?")
 
 
 def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:

@@ -332,6 +332,8 @@ def test_figures_of_predictions_and_of_clients(tmp_path: Path) -> None:
         ("metrics.csv", None, "metrics.csv does not exist"),
         ("metrics.csv", "round,train_s\n", "no column 'time_s'"),
         ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 23) + "\n", "holds 'x'"),
+        ("clients.csv", "round,client\n0,1\n", "no column 'rank'"),
+        ("clients.csv", "client,rank,arrive_s\n0,0,1.5\n", "no column 'start_s'"),
         ("layers.csv", "round,layer\n", "no column 'size'"),
         ("config.json", "{", "config.json is not valid JSON"),
         ("partition.json", '{"labels": [[1, 2], [3]]}', "partition.json must hold"),
