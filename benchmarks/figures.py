@@ -43,11 +43,37 @@ def quickstart() -> Path:
 
 def uplink_rows() -> list[str]:
     """The rows of the README's table of results, from `Bandwidth Analysis/cifar10_pfl_cnn/results.csv`."""
-    with open(RESULTS / "cifar10_pfl_cnn" / "results.csv", newline="", encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
+    runs = _runs("cifar10_pfl_cnn")
     dense, ours = ([run for run in runs if run["uplink"] == uplink] for uplink in ("none", "topk:0.01+log3+zstd"))
     ratio = _mean(dense, "uplink_bytes_to_target") / _mean(ours, "uplink_bytes_to_target")
     return [_uplink_row(dense, 0), f"{_uplink_row(ours, 1)[:-2]}: {ratio:.0f}x fewer |"]
+
+
+def unequal_sentence() -> str:
+    """The README's sentence on unequal clients: virtual time to FedAvg's final accuracy, as a part of FedAvg's own time."""
+    femnist, cifar = (_parts_of_the_time(_runs(f"{name}_unequal")) for name in ("femnist", "cifar10"))
+    recovery = "pruning and recovery"
+    return (
+        f"FedAvg's final accuracy is reached in {femnist['FedBuff']:.2f} of its virtual time by FedBuff, "
+        f"{femnist['HeteroFL']:.2f} by HeteroFL and {femnist[recovery]:.2f} by {recovery}; on CIFAR-10 {recovery} needs "
+        f"{cifar[recovery]:.2f}"
+    )
+
+
+def _parts_of_the_time(runs: list[dict[str, str]]) -> dict[str, float]:
+    """Mean virtual time to the target over FedAvg's whole virtual time, of every arm all of whose seeds get there."""
+    whole = _mean([run for run in runs if run["arm"] == "FedAvg"], "virtual_time_s")
+    arms = {run["arm"]: [other for other in runs if other["arm"] == run["arm"]] for run in runs}
+    return {
+        arm: _mean(own, "virtual_time_to_target_s") / whole
+        for arm, own in arms.items()
+        if all(run["virtual_time_to_target_s"] for run in own)
+    }
+
+
+def _runs(experiment: str) -> list[dict[str, str]]:
+    with open(RESULTS / experiment / "results.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _uplink_row(runs: list[dict[str, str]], decimals: int) -> str:
@@ -76,7 +102,7 @@ def main() -> None:
     print(quickstart().relative_to(ROOT))
     if data_dir is not None:
         subprocess.run([sys.executable, "benchmarks/density.py", "--data-dir", data_dir], cwd=ROOT, check=True)
-    print("\n".join(uplink_rows()))
+    print("\n".join([*uplink_rows(), unequal_sentence()]))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.figures import ROOT, uplink_rows
+from benchmarks.figures import ROOT, unequal_sentence, uplink_rows
 from fl.experiment.redraw import read_tables
 from fl.experiment.spec import read_experiment
 
@@ -12,6 +12,11 @@ def test_the_table_of_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in uplink_rows():
         assert row in readme
+
+
+def test_the_sentence_on_unequal_clients() -> None:
+    """The one that `make figures` prints is in the README, wherever its lines end."""
+    assert unequal_sentence() in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_committed_tables_belong_to_their_experiments() -> None:
