@@ -7,7 +7,7 @@ import pytest
 
 from fl.figures.run_data import read_run
 from fl.pruning_record import write_pruning_record
-from tests.fl.test_report import add_layers, make_run
+from tests.fl.figures.run_folder import add_layers, make_run
 
 _KEYS = [
     "round",

@@ -5,7 +5,6 @@ by hand and compared with what lies on the axes.
 """
 
 import csv
-import json
 import struct
 import subprocess
 import sys
@@ -15,70 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
-from fl.errors import DataError
-from fl.figures import accuracy, dashboard, judgements, layers, partition, style, timeline, timing, traffic
+from fl.figures import accuracy, dashboard, judgements, partition, style, timeline, timing, traffic
 from fl.figures.run_data import read_run
-from fl.layer_rows import LAYERS
 from fl.report import write_report
-
-NAMES = [
-    "accuracy_vs_round.png",
-    "accuracy_vs_bytes.png",
-    "bytes_per_round.png",
-    "time_per_round.png",
-    "partition.png",
-    "dashboard.png",
-]
-METRICS = (
-    "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,samples,"
-    "uplink_bytes,downlink_bytes,uplink_dense_bytes,downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm,sparsity,mask_bytes,"
-    "virtual_time_s,train_flops,client_memory_bytes"
-)
-DENSE = 40_000_000
-
-
-def make_run(folder: Path, *, rounds: int = 4, clients: int = 3, **cells: Any) -> Path:
-    """A run folder whose round t sends (t + 1) MB up and DENSE down; `cells` replace whole columns."""
-    folder.mkdir()
-    with (folder / "metrics.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, METRICS.split(","))
-        writer.writeheader()
-        for t in range(rounds):
-            row = {
-                "round": t,
-                "time_s": 4.75 + t,
-                "train_s": 3 + t,
-                "exchange_s": 1,
-                "eval_s": 0.5,
-                "train_loss": 2 / (t + 1),
-                "val_loss": 2.1 / (t + 1),
-                "val_accuracy": 0.5 + 0.1 * min(t, 2) - 0.01 * t,
-                "test_accuracy": 0.4 + 0.1 * t,
-                "clients": clients,
-                "samples": 300,
-                "uplink_bytes": (t + 1) * 1_000_000,
-                "downlink_bytes": DENSE,
-                "uplink_dense_bytes": DENSE,
-                "downlink_dense_bytes": DENSE,
-                "uplink_ratio": 40 / (t + 1),
-                "kept_fraction": 0.01,
-                "update_norm": 1.5,
-                "sparsity": 0.0,
-                "mask_bytes": 0,
-                "train_flops": 10**12,
-                "client_memory_bytes": 10**8,
-            }
-            writer.writerow(row | cells)
-    with (folder / "clients.csv").open("w", newline="") as file:
-        file.write("round,client,rank,samples,train_s,uplink_bytes,downlink_bytes\n")
-        file.writelines(f"{t},{c},{c % 2},100,1,10,20\n" for t in range(rounds) for c in range(clients))
-    labels = [[10 * c + k for k in range(10)] for c in range(clients)]
-    (folder / "partition.json").write_text(json.dumps({"labels": labels}))
-    config = {"model": "lenet5", "dataset": "digits", "uplink": "topk:0.01", "server": "fedyogi"}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+from tests.fl.figures.run_folder import METRICS, NAMES, axes_of, line, make_run
 
 
 def header(path: Path) -> tuple[int, int, int]:
@@ -88,16 +28,6 @@ def header(path: Path) -> tuple[int, int, int]:
     width, height = struct.unpack(">II", data[16:24])
     at = data.index(b"pHYs")
     return width, height, struct.unpack(">I", data[at + 4 : at + 8])[0]
-
-
-def axes_of(draw: Any, run: Any) -> Any:
-    axes = Figure().add_subplot()
-    draw(axes, run)
-    return axes
-
-
-def line(axes: Any, label: str) -> Any:
-    return next(item for item in axes.get_lines() if str(item.get_label()).startswith(label))
 
 
 def test_six_pictures_at_300_dpi(tmp_path: Path) -> None:
@@ -195,44 +125,6 @@ def test_bytes_time_and_partition_show_the_numbers(tmp_path: Path) -> None:
     assert "29" in {text.get_text() for text in axes.texts}
 
 
-def add_layers(folder: Path, names: list[str], rounds: int = 4) -> Path:
-    """A layers.csv of `folder`: in round t a tenth of t is pruned of every second layer, and 1 % is sent of each."""
-    with (folder / "layers.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, LAYERS)
-        writer.writeheader()
-        for t in range(rounds):
-            for at, name in enumerate(names):
-                gone = 10 * t * (at % 2)
-                cells = (t, name, 100, 100 - gone, gone / 100, 100 - gone, gone / 100, 0.01)
-                writer.writerow(dict(zip(LAYERS, cells, strict=True)))
-    return folder
-
-
-def test_layers_show_the_numbers(tmp_path: Path) -> None:
-    """Layers down and rounds across; beside it, for the last round, what is left and what was sent."""
-    folder = add_layers(make_run(tmp_path / "run"), ["a", "b", "c"])
-    figure = layers.draw_layers(read_run(folder))
-    pruned, _, sent = figure.axes  # the colour bar is between
-    np.testing.assert_allclose(pruned.images[0].get_array(), [[0, 0, 0, 0], [0, 0.1, 0.2, 0.3], [0, 0, 0, 0]])
-    assert [label.get_text() for label in pruned.get_yticklabels()] == ["a", "b", "c"]
-    widths = {bars.get_label(): [bar.get_width() for bar in bars] for bars in sent.containers}
-    np.testing.assert_allclose(widths["not pruned"], [1, 0.7, 1])
-    np.testing.assert_allclose(widths["sent, mean of the clients"], [0.01] * 3)
-    assert [text.get_text() for text in sent.texts] == ["1.00%"] * 3
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("count", "rounds"), [(1, 1), (62, 3), (400, 2)])
-def test_layers_are_drawn_for_any_number(tmp_path: Path, count: int, rounds: int) -> None:
-    """A seventh picture, whose height grows to a limit; from 91 layers on only some have names."""
-    folder = make_run(tmp_path / "run", rounds=rounds)
-    paths = write_report(add_layers(folder, [f"layer{i}.$w_{{" for i in range(count)], rounds), dpi=30)
-    assert [path.name for path in paths] == [*NAMES, "layers.png"]
-    figure = layers.draw_layers(read_run(folder))
-    assert len(figure.axes[0].get_yticklabels()) == {1: 1, 62: 62, 400: 80}[count]
-    assert figure.get_figheight() < 20
-
-
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("clients", [1, 3, 200])
 def test_a_timeline_is_drawn_where_there_is_virtual_time(tmp_path: Path, clients: int) -> None:
@@ -249,19 +141,6 @@ def test_a_timeline_is_drawn_where_there_is_virtual_time(tmp_path: Path, clients
     assert len(axes.collections) == 3 * min(clients, 40)
 
 
-def test_a_round_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
-    """Killed between two layers, or before the first round was over."""
-    folder = add_layers(make_run(tmp_path / "run"), ["a", "b"])
-    whole = (folder / "layers.csv").read_text()
-    (folder / "layers.csv").write_text(whole + "4,a,100,100,0.0,100,0.0,0.01\n4,b,1")
-    read = read_run(folder).layers
-    assert read is not None
-    assert read["round"].tolist() == [[0, 0], [1, 1], [2, 2], [3, 3]]
-    (folder / "layers.csv").write_text(whole.splitlines()[0] + "\n")
-    assert read_run(folder).layers is None
-    assert len(write_report(folder, dpi=30)) == 6
-
-
 def test_key_figures(tmp_path: Path) -> None:
     """Best is chosen on validation (round 2) though test was higher in round 3; 25 s = 4 * 4.75 + 6."""
     run = read_run(make_run(tmp_path / "run"))
@@ -271,14 +150,6 @@ def test_key_figures(tmp_path: Path) -> None:
     assert cards["Uplink"] == ("10 MB", "16x less than dense (160 MB)")
     assert cards["Downlink"] == ("160 MB", "dense: 160 MB")
     assert cards["Time"] == ("25 s", "4 rounds, 3 clients, 2 ranks")
-
-
-def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
-    """A run killed while writing a row is drawn up to the row before."""
-    folder = make_run(tmp_path / "run")
-    with (folder / "metrics.csv").open("a") as file:
-        file.write("4,5.5,3")
-    assert read_run(folder).rounds == 4
 
 
 def test_a_regression_is_told_by_its_r2(tmp_path: Path) -> None:
@@ -322,29 +193,6 @@ def test_figures_of_predictions_and_of_clients(tmp_path: Path) -> None:
     assert line(axes, "mean by samples").get_ydata()[0] == pytest.approx(mean)
     drawn = write_report(folder, dpi=30)
     assert [path.name for path in drawn] == [*NAMES, "confusion.png", "prediction.png", "clients.png"]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("client_eval.csv", "round,client\n0,1\n", "not a table of clients' scores"),
-        ("client_eval.csv", "round,client,samples,score,loss\n0,1,2,x,3\n", "not a table of clients' scores"),
-        ("metrics.csv", None, "metrics.csv does not exist"),
-        ("metrics.csv", "round,train_s\n", "no column 'time_s'"),
-        ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 23) + "\n", "holds 'x'"),
-        ("clients.csv", "round,client\n0,1\n", "no column 'rank'"),
-        ("clients.csv", "client,rank,arrive_s\n0,0,1.5\n", "no column 'start_s'"),
-        ("layers.csv", "round,layer\n", "no column 'size'"),
-        ("config.json", "{", "config.json is not valid JSON"),
-        ("partition.json", '{"labels": [[1, 2], [3]]}', "partition.json must hold"),
-    ],
-)
-def test_malformed_files_are_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
-    """Oracle: the house rule that an error says which file and what is wrong."""
-    folder = make_run(tmp_path / "run")
-    (folder / name).unlink() if text is None else (folder / name).write_text(text)
-    with pytest.raises(DataError, match=words):
-        write_report(folder)
 
 
 def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> None:
