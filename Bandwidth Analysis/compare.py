@@ -6,7 +6,8 @@ Time on a link: in every round each client downloads, trains and uploads over a 
 last one has arrived; the bytes are those of clients.csv, a transfer takes latency + bytes / (bandwidth (1 - loss)), training
 takes operations / speed of the profile's device (--compute flops) or what it took when it was run (--compute train_s).
 Encoding, decoding, the server's step and evaluation take no time. `--link own` is the virtual time that the runs
-themselves had. Writes compare.csv, break_even.csv, compare.png, compare.md and compare.html to --output.
+themselves had, `--link none` leaves time out. Writes compare.csv, break_even.csv, compare.png, compare.md and compare.html
+to --output.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, of one data set")
-    parser.add_argument("--link", default="fair", help="own, a profile (docs/clock.md) or Mbit/s (default: fair)")
+    parser.add_argument("--link", default="fair", help="own, none, a profile (docs/clock.md) or Mbit/s (default: fair)")
     parser.add_argument("--compute", choices=("flops", "train_s"), help="how long training takes (default: flops)")
     parser.add_argument(
         "--target", type=float, help="validation score to reach (default: the lowest of the runs' best)"

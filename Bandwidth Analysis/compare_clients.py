@@ -8,17 +8,18 @@ from pathlib import Path
 from fl.errors import DataError
 from fl.record import TIMES
 
-_COLUMNS = ("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes", *TIMES)
+_COLUMNS = ("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes", *TIMES)
 
 
 @dataclass(frozen=True)
 class ClientRow:
-    """A client in a round. `samples` is 0 for one that was dropped; `own_s`: seconds of computing on the run's own
-    virtual clock, NaN without one."""
+    """A client in a round. `samples` is 0 for one that was dropped; `train_flops`: the operations of its training, NaN
+    where they are not known; `own_s`: seconds of computing on the run's own virtual clock, NaN without one."""
 
     client: int
     samples: int
     train_s: float
+    train_flops: float
     up_bytes: int
     down_bytes: int
     own_s: float
@@ -52,6 +53,7 @@ def read_clients(folder: Path) -> dict[int, list[ClientRow]]:
             client=_whole(cells, "client", where),
             samples=_whole(cells, "samples", where, empty=0.0),
             train_s=_number(cells, "train_s", where, empty=0.0),
+            train_flops=_number(cells, "train_flops", where, empty=math.nan),
             up_bytes=_whole(cells, "uplink_bytes", where),
             down_bytes=_whole(cells, "downlink_bytes", where),
             own_s=_number(cells, "sent_s", where, empty=math.nan) - _number(cells, "ready_s", where, empty=math.nan),

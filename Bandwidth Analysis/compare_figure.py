@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare_runs import Compared
+from compare_runs import NONE, Compared
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -21,13 +21,16 @@ def draw(runs: Sequence[Compared], target: float, link: str, path: Path) -> None
     by_bytes, by_round, by_time = panels = figure.subplots(1, 3, sharey=True)
     style.dress(by_bytes, "uplink and downlink so far, all clients (MB, log scale)", f"validation {score.title}")
     style.dress(by_round, "rounds", "")
-    style.dress(by_time, f"virtual time on {link} (s)", "")
+    style.dress(by_time, "" if link == NONE else f"virtual time on {link} (s)", "")
+    if link == NONE:
+        style.note(by_time, "no link, no time")
     for at, run in enumerate(runs):
         colour, dashes = _COLOURS[at % len(_COLOURS)], _DASHES[at // len(_COLOURS) % len(_DASHES)]
         look = {"marker": "o", "markersize": style.marker_size(len(run.rounds)), "linewidth": 1.9, "color": colour}
         by_bytes.plot((run.up_bytes + run.down_bytes) / 1e6, run.validation, dashes, label=run.name, **look)
         by_round.plot(run.rounds, run.validation, dashes, **look)
-        by_time.plot(run.seconds, run.validation, dashes, **look)
+        if link != NONE:
+            by_time.plot(run.seconds, run.validation, dashes, **look)
     sent = [float(value) / 1e6 for run in runs for value in run.up_bytes + run.down_bytes if value > 0]
     if sent:
         style.log_axis(by_bytes, "x", min(sent), max(sent))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from compare_break_even import BreakEven, cost_to
-from compare_runs import Compared, Link
+from compare_runs import NONE, Compared, Link, Total
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -35,25 +35,22 @@ class Comparison:
         """
         best, at, name = run.best, run.reach(self.target), run.score.name
         cost = cost_to(run, self.target, 0.0)
-        reached = {} if at is None else self._so_far(run, at)
+        whole = _columns(run.whole)
+        reached = {} if at is None else _columns(run.total(at))
+        validation, test = run.last
         return {
             "run": run.name,
-            f"final_test_{name}": _known(run.test[-1]),
-            f"final_val_{name}": float(run.validation[-1]),
+            f"final_test_{name}": _known(test),
+            f"final_val_{name}": _known(validation),
             "best_val_round": int(run.rounds[best]) - 1,
             f"best_val_{name}": float(run.validation[best]),
             f"best_val_test_{name}": _known(run.test[best]),
-            **self._so_far(run, -1),
+            **whole,
             "target": self.target,
-            **{f"{column}_to_target": reached.get(column) for column in self._so_far(run, -1)},
+            **{f"{column}_to_target": reached.get(column) for column in whole},
             "slowest_compute_s": None if cost is None else cost.seconds,
             "slowest_bytes": None if cost is None else cost.link_bytes,
         }
-
-    @staticmethod
-    def _so_far(run: Compared, at: int) -> dict[str, Any]:
-        sent = {"uplink_bytes": int(run.up_bytes[at]), "downlink_bytes": int(run.down_bytes[at])}
-        return {"rounds": int(run.rounds[at]), **sent, "link_s": float(run.seconds[at])}
 
     def tables(self) -> list[Table]:
         """The whole run, and up to the target."""
@@ -64,16 +61,17 @@ class Comparison:
         for run in self.runs:
             cells = self.cells(run)
             best = f"{score.words(run.validation[run.best])} (round {run.rounds[run.best] - 1:.0f})"
-            last = "-" if cells[f"final_test_{score.name}"] is None else score.words(float(run.test[-1]))
-            lines.append([run.name, last, best, *_words(cells, "")[:3], duration(cells["link_s"])])
-            sent = _words(cells, "_to_target")
-            reached.append([run.name, *sent, "-" if sent[0] == "-" else duration(cells["link_s_to_target"])])
+            last = "-" if cells[f"final_test_{score.name}"] is None else score.words(run.last[1])
+            lines.append([run.name, last, best, *_words(cells, "")[:3], _time(cells["link_s"])])
+            reached.append([run.name, *_words(cells, "_to_target"), _time(cells["link_s_to_target"])])
         goal = f"To {score.words(self.target)} on validation"
         return [Table("Whole run", whole, lines), Table(goal, aim, reached)]
 
     def notes(self) -> list[str]:
         """What the figures mean, in paragraphs."""
-        if self.link.profile is None:
+        if self.link.name == NONE:
+            time = "There is no link, so there is no time."
+        elif self.link.profile is None:
             time = "Time is the virtual time of the runs themselves."
         else:
             each = self.link.profile
@@ -130,7 +128,7 @@ def _page(found: Comparison, rows: list[dict[str, Any]], folder: Path) -> Page:
     tables.append(SortableTable.of("Options", options, "Those that differ between the runs."))
     cards = []
     for run in found.runs:
-        both = f"{megabytes(int(run.up_bytes[-1]))} up, {megabytes(int(run.down_bytes[-1]))} down"
+        both = f"{megabytes(run.whole.up_bytes)} up, {megabytes(run.whole.down_bytes)} down"
         cards.append((run.name, score.words(float(run.validation[run.best])), f"best on validation; {both}"))
     notes = [*found.notes(), _BREAK_EVEN, *(pair.words() + "." for pair in found.pairs)]
     picture = Picture.of(folder / "compare.png", "Validation score by bytes, rounds and time", wide=True)
@@ -154,10 +152,28 @@ def _markdown(found: Comparison) -> Iterator[str]:
     yield from (f"{text}\n" for text in found.notes())
     yield "![Validation score by bytes, rounds and time](compare.png)\n"
     yield "## Break-even bandwidth\n"
-    yield "".join(f"* {pair.words()}\n" for pair in found.pairs) or "Fewer than two runs reached the target.\n"
+    yield "".join(f"* {pair.words()}\n" for pair in found.pairs) or f"{_why_none(found)}\n"
     yield f"{_BREAK_EVEN}\n"
     rows = [[name, *values] for name, values in found.differences().items()]
     yield Table("Options that differ", ["option", *(run.name for run in found.runs)], rows).markdown()
+
+
+def _why_none(found: Comparison) -> str:
+    """Why there is no break-even."""
+    if sum(run.reach(found.target) is not None for run in found.runs) < 2:
+        return "Fewer than two runs reached the target."
+    if found.link.name == NONE:
+        return "Without a link there is no break-even."
+    return "Rounds of these runs do not wait for their slowest client, so there is no break-even."
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+def _columns(total: Total) -> dict[str, Any]:
+    sent = {"uplink_bytes": total.up_bytes, "downlink_bytes": total.down_bytes}
+    return {"rounds": total.rounds, **sent, "link_s": _known(total.seconds)}
 
 
 def _words(cells: dict[str, Any], ending: str) -> list[str]:

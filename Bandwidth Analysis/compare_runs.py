@@ -15,7 +15,7 @@ from fl.errors import ConfigError, DataError
 from fl.figures.run_data import Column, RunData, read_run
 from fl.tasks import Score
 
-OWN = "own"
+OWN, NONE = "own", "none"
 _COUNTED = ("round", "clients", "uplink_bytes", "downlink_bytes")
 
 ClientRows = dict[int, list[ClientRow]]
@@ -24,10 +24,10 @@ ClientRows = dict[int, list[ClientRow]]
 
 @dataclass(frozen=True)
 class Link:
-    """The same device and link for every client: a profile without jitter, or the run's own virtual clock (None).
+    """The same device and link for every client: a profile without jitter; None: the run's own virtual clock, or no time.
 
-    `compute`: "flops" (the round's declared operations, shared equally, over the profile's FLOP/s), or "train_s" (the
-    seconds in clients.csv, of the machine that ran it).
+    `compute`: "flops" (each client's declared operations over the profile's FLOP/s), or "train_s" (the seconds in
+    clients.csv, of the machine that ran it).
     """
 
     name: str
@@ -41,12 +41,12 @@ class Link:
 
 
 def make_link(name: str, compute: str | None) -> Link:
-    """The link called `name`: own, a profile of `fl/clock/profiles.py`, or a number of Mbit/s without latency or loss.
+    """The link called `name`: own, none, a profile of `fl/clock/profiles.py`, or a number of Mbit/s without latency or loss.
 
     `compute` None: flops for a profile, train_s for a number, which says nothing of a device. ConfigError.
     """
-    if name == OWN:
-        return Link(name, None, "own")
+    if name in (OWN, NONE):
+        return Link(name, None, name)
     if name in NAMED:
         return Link(name, replace(NAMED[name], jitter=0.0), compute or "flops")
     try:
@@ -54,7 +54,9 @@ def make_link(name: str, compute: str | None) -> Link:
     except ValueError:
         mbit = math.nan
     if not 0 < mbit < math.inf:
-        raise ConfigError(f"--link {name} must be {OWN}, one of {', '.join(NAMED)}, or a positive number of Mbit/s")
+        raise ConfigError(
+            f"--link {name} must be {OWN}, {NONE}, one of {', '.join(NAMED)}, or a positive number of Mbit/s"
+        )
     if compute == "flops":
         raise ConfigError(f"--compute flops needs a device's speed, which --link {name} does not have; use train_s")
     return Link(f"{mbit:g} Mbit/s", Profile(1.0, mbit / 8 * 1e6, mbit / 8 * 1e6, 0.0, 0.0, 0.0), "train_s")
@@ -69,10 +71,23 @@ class RoundCost:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """A run: float64[evaluated rounds] of its score on validation and test, and of all bytes and seconds so far.
+class Total:
+    """What so many rounds from the beginning of a run came to: bytes of all clients, and seconds."""
 
-    `costs`: by round; None where rounds do not wait for their slowest client, and so have none.
+    rounds: int
+    up_bytes: int
+    down_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run: float64[rounds with a validation score] of its score on validation and test, and of all bytes and seconds
+    so far.
+
+    `last`: validation and test score of the last evaluated round, NaN where there is none. `whole`: all rounds that were
+    made. `costs`: by round; None where rounds do not wait for their slowest client, or there is no link. `seconds`: NaN
+    without a link.
     """
 
     name: str
@@ -85,12 +100,18 @@ class Compared:
     up_bytes: Column
     down_bytes: Column
     seconds: Column
+    last: tuple[float, float]
+    whole: Total
     costs: list[RoundCost] | None
 
     def reach(self, target: float) -> int | None:
         """Position of the first evaluated round with at least the target on validation; None if there is none."""
         found = np.flatnonzero(self.validation >= target)
         return int(found[0]) if len(found) else None
+
+    def total(self, at: int) -> Total:
+        """Up to the evaluated round at this position."""
+        return Total(int(self.rounds[at]), int(self.up_bytes[at]), int(self.down_bytes[at]), float(self.seconds[at]))
 
     def called(self, name: str) -> "Compared":
         """The same run under another name."""
@@ -114,6 +135,8 @@ def make_compared(folder: Path, run: RunData, rows: ClientRows, link: Link) -> C
     """The run in `folder` on `link`; DataError if nothing was evaluated, or if its time there cannot be told."""
     score = run.score
     validation, test = (run.metrics.get(column, np.full(run.rounds, np.nan)) for column in score.columns)
+    if not run.rounds:
+        raise DataError(f"{folder} has no finished round")
     if not np.isfinite(validation).any():
         if np.isfinite(run["val_loss"]).any():
             raise DataError(
@@ -123,18 +146,25 @@ def make_compared(folder: Path, run: RunData, rows: ClientRows, link: Link) -> C
         raise DataError(f"{folder} has no evaluation on validation data, so it reaches no target (--val-fraction)")
     costs, seconds = _times(run, folder, rows, link)
     at = np.flatnonzero(np.isfinite(validation))
-    up, down = (np.cumsum(np.nan_to_num(run[f"{way}_bytes"]))[at] for way in ("uplink", "downlink"))
-    figures = (run["round"][at] + 1, validation[at], test[at], up, down, seconds[at])
-    return Compared(run.name, folder, run.config, score, *figures, costs)
+    judged = np.flatnonzero(np.isfinite(run["val_loss"]) | np.isfinite(run["test_loss"]) | np.isfinite(validation))
+    last = float(validation[judged[-1]]), float(test[judged[-1]])
+    up, down = (np.cumsum(np.nan_to_num(run[f"{way}_bytes"])) for way in ("uplink", "downlink"))
+    whole = Total(int(run["round"][-1]) + 1, int(up[-1]), int(down[-1]), float(seconds[-1]))
+    figures = (run["round"][at] + 1, validation[at], test[at], up[at], down[at], seconds[at])
+    return Compared(run.name, folder, run.config, score, *figures, last, whole, costs)
 
 
 def _times(run: RunData, folder: Path, rows: ClientRows, link: Link) -> tuple[list[RoundCost] | None, Column]:
     """Costs by round, and the second at which each round ends on `link`, float64[rounds]."""
+    if link.name == NONE:
+        return None, np.full(run.rounds, np.nan)
     mode = str(run.config.get("mode", "sync"))
     waits = mode == "sync" and not run.config.get("deadline") and run.config.get("over_select", 1) == 1
     if link.profile is None:
         if not np.isfinite(run["virtual_time_s"]).any():
-            raise DataError(f"--link own: {folder} was run without --profiles, so it has no virtual time")
+            raise DataError(
+                f"--link own: {folder} was run without --profiles, so it has no virtual time; none does without"
+            )
         if not waits:
             return None, run["virtual_time_s"]
         ordered = _by_round(run, folder, rows)
@@ -142,12 +172,13 @@ def _times(run: RunData, folder: Path, rows: ClientRows, link: Link) -> tuple[li
             raise DataError(f"--link own: {folder / 'clients.csv'} has rows without ready_s and sent_s")
         return [_cost([row.own_s for row in own], own) for own in ordered], run["virtual_time_s"]
     if not waits:
+        other = NONE if mode == "step" else OWN
         raise DataError(
             f"--link {link.name}: a round of {folder} is not one exchange that waits for all of its clients "
-            f"(--mode {mode} or a deadline), so its time cannot be worked out anew; use --link own"
+            f"(--mode {mode} or a deadline), so its time cannot be worked out anew; use --link {other}"
         )
     ordered = _by_round(run, folder, rows)
-    computing = [_computing(run, at, own, link) for at, own in enumerate(ordered)]
+    computing = [_computing(run.name, own, link) for own in ordered]
     known = [link.profile] * (1 + max((row.client for own in ordered for row in own), default=0))
     clock, ends = RoundClock(known, 0), []
     for seconds, own in zip(computing, ordered, strict=True):
@@ -175,15 +206,14 @@ def _work(row: ClientRow, seconds: float, profile: Profile) -> Work:
     return Work(row.client, row.down_bytes, row.up_bytes, seconds * profile.compute_flops)
 
 
-def _computing(run: RunData, at: int, rows: Sequence[ClientRow], link: Link) -> list[float]:
+def _computing(name: str, rows: Sequence[ClientRow], link: Link) -> list[float]:
     """Seconds of training of each of these clients."""
     if link.compute == "train_s":
         return [row.train_s for row in rows]
     assert link.profile is not None
-    flops = float(run["train_flops"][at])
-    if not math.isfinite(flops):
-        raise DataError(f"--compute flops: the operations of {run.name} are not known; use --compute train_s")
-    return [flops / len(rows) / link.profile.compute_flops for _ in rows]
+    if any(math.isnan(row.train_flops) for row in rows):
+        raise DataError(f"--compute flops: the operations of {name} are not known; use --compute train_s")
+    return [row.train_flops / link.profile.compute_flops for row in rows]
 
 
 def _cost(seconds: Sequence[float], rows: Sequence[ClientRow]) -> RoundCost:

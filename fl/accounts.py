@@ -1,5 +1,6 @@
 """What a round cost, in bytes, operations and virtual seconds: the columns of metrics.csv and clients.csv, on rank 0."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .clock.rounds import RoundClock, Work
@@ -25,10 +26,12 @@ class Accounts:
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Charge a round that succeeded: its columns of metrics.csv, and the rows of clients.csv."""
         charged = self._charge(outcome, query_bytes, is_last=is_last)
+        flops = self._train_flops(outcome)
         uplink = sum(row.uplink_bytes for row in charged)
         uplink_dense = sum(row.uplink_dense_bytes for row in charged)
         metrics: dict[str, Any] = {
             **self._totals(outcome),
+            "train_flops": None if None in flops else sum(each for each in flops if each is not None),
             "uplink_bytes": uplink,
             "downlink_bytes": sum(row.downlink_bytes for row in charged),
             "uplink_dense_bytes": uplink_dense,
@@ -42,23 +45,24 @@ class Accounts:
                 "rank": self.federation.ranks.owner(row.client),
                 "samples": report.samples,
                 "train_s": report.train_s,
+                "train_flops": each,
                 "uplink_bytes": row.uplink_bytes,
                 "downlink_bytes": row.downlink_bytes,
             }
-            for row, report in zip(charged, outcome.reports, strict=True)
+            for row, report, each in zip(charged, outcome.reports, flops, strict=True)
         ]
         times = outcome.times
         if self.clock is not None:
             works = [
-                Work(row.client, row.begin_bytes, report.uplink_bytes, flops)
-                for row, report, flops in zip(charged, outcome.reports, self._flops(outcome), strict=True)
+                Work(row.client, row.begin_bytes, report.uplink_bytes, work)
+                for row, report, work in zip(charged, outcome.reports, self._timed_flops(outcome), strict=True)
             ]
-            times = [{**each, "staleness": 0} for each in self.clock.round(works)]
+            times = [{**columns, "staleness": 0} for columns in self.clock.round(works)]
             metrics["virtual_time_s"] = self.clock.now
-        for row, each in zip(clients, times or [], strict=times is not None):
-            row.update(each)
-        for row, share in zip(clients, outcome.shares, strict=bool(outcome.shares)):
-            row.update(share)
+        for cells, columns in zip(clients, times or [], strict=times is not None):
+            cells.update(columns)
+        for cells, share in zip(clients, outcome.shares, strict=bool(outcome.shares)):
+            cells.update(share)
         for late in outcome.wasted:
             clients.append(self._late(round_, late))
             metrics["uplink_bytes"] += late.upload_bytes
@@ -122,7 +126,7 @@ class Accounts:
             "update_norm": outcome.update_norm,
             "sparsity": 0.0 if outcome.held is None else 1 - outcome.held / n,
             "mask_bytes": outcome.mask_bytes,
-            **(outcome.cost or self.costs.of_round(self._models(outcome), self._trained(outcome))),
+            "client_memory_bytes": outcome.memory_bytes or self.costs.memory_bytes(self._models(outcome)),
         }
 
     def _models(self, outcome: RoundOutcome) -> list[Any]:
@@ -132,8 +136,14 @@ class Accounts:
     def _trained(self, outcome: RoundOutcome) -> list[int]:
         return samples_trained(self.config, [report.samples for report in outcome.reports])
 
-    def _flops(self, outcome: RoundOutcome) -> list[float]:
-        """What each client's training takes; with --cost-model sparse no more than for the weights that it holds."""
+    def _train_flops(self, outcome: RoundOutcome) -> Sequence[int | None]:
+        """Operations of each client's training; None where they are not known."""
+        if outcome.flops is not None:
+            return outcome.flops
+        return self.costs.flops(self._models(outcome), self._trained(outcome))
+
+    def _timed_flops(self, outcome: RoundOutcome) -> list[float]:
+        """What each client's training takes time for; with --cost-model sparse only the weights that it holds."""
         flops = self.costs.each(self._models(outcome), self._trained(outcome))
         if self.config.cost_model == "dense" or not outcome.held_by_layer:
             return flops

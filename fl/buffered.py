@@ -111,10 +111,8 @@ class BufferedRounds(FederatedRounds):
         outcome.begin_bytes = [each.work.download_bytes for each in landed]
         outcome.times = [{**columns(each.arrival), "staleness": age} for each, age in zip(landed, ages, strict=True)]
         outcome.shares = [each.work.shares for each in landed]
-        outcome.cost = {
-            "train_flops": sum(each.work.flops for each in landed),
-            "client_memory_bytes": max(each.work.memory_bytes for each in landed),
-        }
+        outcome.flops = [each.work.flops for each in landed]
+        outcome.memory_bytes = max(each.work.memory_bytes for each in landed)
         if self.masks is not None:
             outcome.held = sum(each.work.held for each in landed) / len(landed)
             self.masks.close(self.buffered.mean_update)

@@ -85,24 +85,27 @@ class Costs:
         return self._known[key]
 
     def each(self, models: Sequence[nn.Module], trained: Sequence[int]) -> list[float]:
-        """Floating-point operations of each client's training, as in `of_round`; ConfigError where they are not known."""
-        costs = [self.of(model) for model in models]
-        if any(cost is None for cost in costs):
+        """`flops`, for a clock; ConfigError where they are not known."""
+        known = [count for count in self.flops(models, trained) if count is not None]
+        if len(known) < len(models):
             raise ConfigError(
                 "--profiles: this model's operations cannot be counted, so its training has no virtual time"
             )
-        return [float(cost.flops_per_sample * count) for cost, count in zip(costs, trained, strict=True) if cost]
+        return [float(count) for count in known]
 
-    def of_round(self, models: Sequence[nn.Module], trained: Sequence[int]) -> dict[str, int | None]:
-        """Columns of metrics.csv for clients that trained these models on so many samples each, repetitions counted."""
+    def flops(self, models: Sequence[nn.Module], trained: Sequence[int]) -> list[int | None]:
+        """Floating-point operations of clients that train these models on so many samples each, repetitions counted;
+        None where they are not known."""
         costs = [self.of(model) for model in models]
-        known = [cost for cost in costs if cost is not None]
-        if len(known) < len(costs):
-            return {"train_flops": None, "client_memory_bytes": None}
-        return {
-            "train_flops": sum(cost.flops_per_sample * count for cost, count in zip(known, trained, strict=True)),
-            "client_memory_bytes": max((cost.memory_bytes for cost in known), default=None),
-        }
+        return [
+            None if cost is None else cost.flops_per_sample * count for cost, count in zip(costs, trained, strict=True)
+        ]
+
+    def memory_bytes(self, models: Sequence[nn.Module]) -> int | None:
+        """What training takes on the client that needs most; None where it is not known of all."""
+        costs = [self.of(model) for model in models]
+        known = [cost.memory_bytes for cost in costs if cost is not None]
+        return max(known) if known and len(known) == len(costs) else None
 
 
 def samples_trained(config: Config, samples: Sequence[int]) -> list[int]:

@@ -57,14 +57,15 @@ class RoundOutcome:
     buffers_bytes: int = 0
     update_norm: float = 0.0
     received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
-    # Where updates arrive in their own time: bytes that each client downloaded when it started, its columns of clients.csv,
-    # when the step was, and whose training the step waited for.
+    # Where updates arrive in their own time: bytes that each client downloaded when it started, its columns of clients.csv
+    # and its operations, when the step was, and whose training the step waited for.
     begin_bytes: list[int] | None = None
     times: list[dict[str, float]] | None = None
+    flops: list[int] | None = None
     virtual_time_s: float | None = None
     trained: list[int] | None = None
     shares: list[dict[str, float]] = field(default_factory=list)  # further columns of clients.csv, for each report
-    cost: dict[str, int | None] | None = None  # columns of metrics.csv, where they are not those of `models`
+    memory_bytes: int | None = None  # of the client that needs most, where it is not one of `models`
     wasted: list[Wasted] = field(default_factory=list)
     told_bytes: int = 0  # what clients need besides the model from the next round on
     exchanges: int = 0  # between clients, through a hook

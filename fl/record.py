@@ -32,7 +32,7 @@ COMMON = (*_BEFORE, "val_loss", *_AFTER)
 """The columns of metrics.csv that every run has, whatever its task."""
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
 CLIENTS = (
-    *("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes"),
+    *("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes"),
     *(*TIMES, "staleness", "capability", "uplink_share"),
 )
 

@@ -33,13 +33,14 @@ def make_run(
     up: int,
     down: int,
     train_s: tuple[float, ...] = (1.0,),
-    flops: float | str = 4e9,
+    flops: float | tuple[float, ...] | str = 4e9,
     own_s: float | str = "",
     **config: Any,
 ) -> Path:
     """A run whose clients, as many as `train_s`, each send `up` and receive `down` bytes in every round."""
     folder.mkdir()
     clients = len(train_s)
+    each_flops = flops if isinstance(flops, tuple) else [flops and float(flops) / clients] * clients
     with open(folder / "metrics.csv", "w", newline="") as file:
         columns = "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,val_macro_f1,test_loss,"
         columns += "test_accuracy,test_macro_f1,clients,samples,uplink_bytes,downlink_bytes,uplink_dense_bytes,"
@@ -48,18 +49,19 @@ def make_run(
         writer.writeheader()
         for number, value in enumerate(accuracy):
             row = {"round": number, "val_accuracy": value, "test_accuracy": value and value - 0.01}
-            row |= {"uplink_bytes": up * clients, "downlink_bytes": down * clients, "train_flops": flops}
+            row |= {"uplink_bytes": up * clients, "downlink_bytes": down * clients}
+            row |= {"val_loss": value and 1.0}
             writer.writerow(row | {"virtual_time_s": own_s and own_s * (number + 1)})
     with open(folder / "clients.csv", "w", newline="") as file:
         names = (
-            "round,client,rank,samples,train_s,uplink_bytes,downlink_bytes,start_s,ready_s,sent_s,arrive_s,staleness"
+            "round,client,rank,samples,train_s,train_flops,uplink_bytes,downlink_bytes,start_s,ready_s,sent_s,arrive_s"
         )
         writer = csv.DictWriter(file, names.split(","), restval="")
         writer.writeheader()
         for number in range(len(accuracy)):
             for client, seconds in enumerate(train_s):
                 row = {"round": number, "client": client, "rank": 0, "samples": 10, "train_s": seconds}
-                row |= {"uplink_bytes": up, "downlink_bytes": down}
+                row |= {"uplink_bytes": up, "downlink_bytes": down, "train_flops": each_flops[client]}
                 writer.writerow(row | ({"ready_s": 1.0, "sent_s": 1.0 + seconds} if own_s else {}))
     (folder / "config.json").write_text(json.dumps({"dataset": "digits", "mode": "sync", **config}))
     return folder
@@ -102,11 +104,12 @@ def test_what_sends_and_computes_less_is_sooner_on_every_link(tool: ModuleType, 
 
 
 def test_time_on_a_profile(tool: ModuleType, tmp_path: Path) -> None:
-    """poor_3g: 125,000 bytes/s, latency 0.12 s, loss 0.005, 1e10 FLOP/s. Two clients share 4e9 operations a round: 0.2 s
-    each; so a round is 2 * 0.12 + (124,375 + 248,750) / 124,375 + 0.2 = 3.44 s. With train_s it is the slower one's 2 s
-    instead: 5.24 s. Latencies count in the break-even's C: 2 * 0.12 s a round."""
+    """poor_3g: 125,000 bytes/s, latency 0.12 s, loss 0.005, 1e10 FLOP/s. Of two clients the slower one has 2e9 operations
+    a round: 0.2 s; so a round is 2 * 0.12 + (124,375 + 248,750) / 124,375 + 0.2 = 3.44 s. With train_s it is that one's
+    2 s instead: 5.24 s. Latencies count in the break-even's C: 2 * 0.12 s a round."""
+    unequal: dict[str, Any] = {"train_s": (1.0, 2.0), "flops": (3e8, 2e9)}
     folders = [
-        make_run(tmp_path / name, accuracy=(0.4, 0.5), up=124_375, down=248_750 * times, train_s=(1.0, 2.0))
+        make_run(tmp_path / name, accuracy=(0.4, 0.5), up=124_375, down=248_750 * times, **unequal)
         for name, times in (("one", 1), ("two", 2))
     ]
     by_flops, by_train = (tool.compare(folders, "poor_3g", how, None) for how in (None, "train_s"))
@@ -132,7 +135,7 @@ def test_dropped_clients_are_waited_for_by_nobody(tool: ModuleType, tmp_path: Pa
     """A row without samples, of 1,000 s, changes no time."""
     folder = make_run(tmp_path / "a", accuracy=(0.5,), up=125_000, down=0)
     with open(folder / "clients.csv", "a") as file:
-        file.write("0,1,0,0,1000,999999,999999,,,,,\n")
+        file.write("0,1,0,0,1000,,999999,999999,,,,\n")
     other = make_run(tmp_path / "b", accuracy=(0.5,), up=125_000, down=0)
     runs = tool.compare([folder, other], "1", None, None).runs
     assert runs[0].seconds.tolist() == runs[1].seconds.tolist() == [2.0]
@@ -162,6 +165,41 @@ def test_everything_is_written(tool: ModuleType, pair: list[Path], tmp_path: Pat
     assert float(row["bits_per_s"]) == 4e6
 
 
+def test_rounds_after_the_last_score_count(tool: ModuleType, tmp_path: Path) -> None:
+    """Four rounds of which two have a score: the best is of round 1, bytes and seconds of the whole run are of all four.
+    The last evaluated round is round 3, if it has a loss though no score, or else round 1."""
+    for name, last in (("a", None), ("b", 0.59)):
+        folder = make_run(tmp_path / name, accuracy=(0.2, 0.6, "", ""), up=125_000, down=0)
+        if last is None:
+            with open(folder / "metrics.csv", newline="") as file:
+                lines = list(csv.DictReader(file))
+            lines[3]["val_loss"] = "9.5"
+            with open(folder / "metrics.csv", "w", newline="") as file:
+                writer = csv.DictWriter(file, list(lines[0]))
+                writer.writeheader()
+                writer.writerows(lines)
+        found = tool.compare([folder, make_run(tmp_path / f"{name}2", accuracy=(0.6,), up=1, down=0)], "1", None, None)
+        cells = found.cells(found.runs[0])
+        assert (cells["rounds"], cells["uplink_bytes"], cells["link_s"]) == (4, 500_000, 8.0)
+        assert (cells["final_test_accuracy"], cells["best_val_round"]) == (last, 1)
+        assert (cells["rounds_to_target"], cells["link_s_to_target"]) == (2, 4.0)
+
+
+def test_why_there_is_no_break_even(tool: ModuleType, tmp_path: Path) -> None:
+    """Runs that reach the target, but whose rounds wait for nobody; and runs that are compared without a link."""
+    made = {"accuracy": (0.5,), "up": 5, "down": 5, "own_s": 7.0, "mode": "buffered:2"}
+    folders = [str(make_run(tmp_path / name, **made)) for name in ("a", "b")]
+    for link, said in (
+        ("own", "do not wait for their slowest client"),
+        ("none", "Without a link there is no break-even"),
+    ):
+        tool.main([*folders, "--link", link, "--output", str(tmp_path / link)])
+        assert said in (tmp_path / link / "compare.md").read_text()
+    assert (
+        "| a | 49.00% | 50.00% (round 0) | 1 | 0.000 MB | 0.000 MB | - |" in (tmp_path / "none/compare.md").read_text()
+    )
+
+
 def test_a_target_that_one_does_not_reach(tool: ModuleType, pair: list[Path]) -> None:
     """Only dense reaches 0.6: no break-even, and a dash in the table."""
     found = tool.compare(pair, "4", None, 0.6)
@@ -175,6 +213,8 @@ def test_a_target_that_one_does_not_reach(tool: ModuleType, pair: list[Path]) ->
         ({"dataset": "mnist"}, "4", "is of the data set mnist, .* of digits: their scores cannot be compared"),
         ({"accuracy": ("", "")}, "4", "has no evaluation on validation data"),
         ({"mode": "buffered:2"}, "4", "--mode buffered:2 or a deadline.*use --link own"),
+        ({"mode": "step"}, "4", "--mode step or a deadline.*use --link none"),
+        ({"accuracy": ()}, "4", "b has no finished round"),
         ({"deadline": 3.0}, "fair", "--link fair: a round of .* is not one exchange"),
         ({"flops": ""}, "fair", "the operations of b are not known; use --compute train_s"),
     ],
@@ -194,7 +234,7 @@ def test_wrong_options(tool: ModuleType, pair: list[Path], tmp_path: Path, capsy
     with pytest.raises(ConfigError, match="two run folders or more"):
         tool.compare([pair[0], pair[0]], "4", None, None)
     for words, said in (
-        ([*pair, "--link", "fast"], "--link fast must be own, one of lan"),
+        ([*pair, "--link", "fast"], "--link fast must be own, none, one of lan"),
         ([*pair, "--link", "4", "--compute", "flops"], "--compute flops needs a device's speed"),
         ([*pair, "--target", "60"], "--target 60 must be at most 1"),
         ([pair[0], tmp_path], "is no run folder: it has no metrics.csv"),

@@ -1,9 +1,13 @@
 """The README's numbers are those of the committed results."""
 
+import shutil
 from pathlib import Path
 
-from benchmarks.figures import ROOT, unequal_sentence, uplink_rows
-from fl.experiment.redraw import read_tables
+import pytest
+from PIL import Image
+
+from benchmarks.figures import FOLDERS, RESULTS, ROOT, unequal_sentence, uplink_rows
+from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.spec import read_experiment
 
 
@@ -23,8 +27,17 @@ def test_committed_tables_belong_to_their_experiments() -> None:
     """results.csv and curves.csv can be drawn again: arms and seeds are those of the file."""
     found = 0
     for file in sorted((ROOT / "experiments").glob("*.yaml")):
-        folder = Path(ROOT / "Bandwidth Analysis" / file.stem)
+        folder = RESULTS / FOLDERS.get(file.stem, file.stem)
         if (folder / "curves.csv").exists():
             assert read_tables(read_experiment(file), folder).rows
             found += 1
-    assert found >= 2
+    assert found >= 10
+
+
+@pytest.mark.parametrize("name", ["femnist_unequal", "server_optimizers"])
+def test_redrawn_pictures_have_all_their_panels(tmp_path: Path, name: str) -> None:
+    """With and without virtual time: as wide and as high as the committed picture."""
+    for table in ("results.csv", "curves.csv"):
+        shutil.copy(RESULTS / name / table, tmp_path)
+    drawn = redraw(read_experiment(ROOT / "experiments" / f"{name}.yaml"), tmp_path)
+    assert Image.open(drawn).size == Image.open(RESULTS / name / "accuracy.png").size

@@ -48,7 +48,11 @@ def read_tables(experiment: Experiment, folder: Path) -> Results:
             f"{folder} has results of arm '{strange[0]}' with seed {strange[1]}, which the experiment has not"
         )
     _refuse_cut(points.path, curves)
-    rows = [Row(run, {}, curves[name], {}, "") for name, run in runs.items() if name in curves]
+    rows = [
+        Row(run, {"virtual_time_s": curves[name][-1].virtual_time_s}, curves[name], {}, "")
+        for name, run in runs.items()
+        if name in curves
+    ]
     target = next(finished.rows()).number(f"target_{validation}")
     missing = [run for name, run in runs.items() if name not in curves]
     return Results(experiment, folder, rows, missing, target, score)

@@ -110,10 +110,13 @@ def test_bytes_in_the_tables_add_up(tmp_path: Path) -> None:
     """clients.csv adds up to metrics.csv, and that to summary.json."""
     summary = run_here(tmp_path, "run", **_TINY, downlink="topk:0.1+fp16", server="fedadagrad")
     metrics, clients = rows(tmp_path / "run"), rows(tmp_path / "run", "clients")
-    for name in ("uplink_bytes", "downlink_bytes"):
+    for name in ("uplink_bytes", "downlink_bytes", "train_flops"):
         for row in metrics:
             of_round = [int(client[name]) for client in clients if client["round"] == row["round"]]
             assert sum(of_round) == int(row[name])
+        if name == "train_flops":  # of as many samples each, in as many epochs
+            assert len({int(client[name]) / int(client["samples"]) for client in clients}) == 1
+            continue
         assert sum(int(row[name]) for row in metrics) == summary[f"total_{name}"]
     for row in metrics:
         assert float(row["uplink_ratio"]) == pytest.approx(int(row["uplink_dense_bytes"]) / int(row["uplink_bytes"]))

@@ -18,6 +18,7 @@ from fl.data.augment import Augment
 from fl.data.batches import iterate_batches
 from fl.data.normalise import Normaliser
 from fl.engine.optimizer import make_optimizer
+from fl.errors import ConfigError
 from fl.tasks import Regression
 from tests.compression.pruning.networks import network
 
@@ -139,10 +140,13 @@ def test_a_model_that_needs_values_has_no_figure() -> None:
     costs = Costs(Config(), (5,), torch.float32)
     model = _LooksAtValues(5, 3)
     assert costs.of(model) is None
-    assert costs.of_round([model, model], [10, 20]) == {"train_flops": None, "client_memory_bytes": None}
+    assert costs.flops([model, nn.Linear(5, 3)], [10, 20])[0] is None
+    assert costs.memory_bytes([model, nn.Linear(5, 3)]) is None
+    with pytest.raises(ConfigError, match="operations cannot be counted"):
+        costs.each([model], [10])
 
 
-def test_a_round_adds_operations_up_and_takes_the_largest_memory() -> None:
+def test_operations_of_each_client_and_the_largest_memory() -> None:
     """Two models; the second call of the same one costs nothing, since its answer is known."""
     costs = Costs(Config(batch_size=4), (5,), torch.float32)
     small, large = nn.Linear(5, 3), nn.Linear(5, 9)
@@ -150,8 +154,8 @@ def test_a_round_adds_operations_up_and_takes_the_largest_memory() -> None:
     assert one is not None
     assert other is not None
     assert costs.of(nn.Linear(5, 3)) is one
-    flops = 10 * one.flops_per_sample + 7 * other.flops_per_sample
-    assert costs.of_round([small, large], [10, 7]) == {"train_flops": flops, "client_memory_bytes": other.memory_bytes}
+    assert costs.flops([small, large], [10, 7]) == [10 * one.flops_per_sample, 7 * other.flops_per_sample]
+    assert costs.memory_bytes([small, large]) == other.memory_bytes
 
 
 def test_nothing_is_left_behind() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from fl.errors import ConfigError
 from fl.experiment.__main__ import main
+from fl.experiment.figure import draw_accuracy
 from fl.experiment.matrix import matrix
 from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.results import Point, Results, Row
@@ -52,6 +53,19 @@ def test_the_figure(tmp_path: Path) -> None:
     (tmp_path / "r2.png").write_text("old")
     assert redraw(EXPERIMENT, tmp_path) == tmp_path / "r2.png"
     assert (tmp_path / "r2.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_the_same_figure_again(tmp_path: Path, timed: bool) -> None:
+    """Drawn from the tables alone it is the runner's own, byte for byte, with the panel of virtual time or without."""
+    written = _write(tmp_path)
+    for row in written.rows:
+        row.cells["virtual_time_s"] = 0.7 if timed else None
+        if not timed:
+            row.curve[:] = [point._replace(virtual_time_s=None) for point in row.curve]
+    written.write_tables()
+    draw_accuracy(written, tmp_path / "own.png")
+    assert redraw(EXPERIMENT, tmp_path).read_bytes() == (tmp_path / "own.png").read_bytes()
 
 
 def test_tables_without_virtual_time(tmp_path: Path) -> None:
