@@ -1,10 +1,11 @@
 """Puts a run together: data, model, engine, all from the options."""
 
+import copy
 import dataclasses
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .algorithms.course import Course
 from .algorithms.make import make_algorithm
@@ -53,6 +54,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         seed=config.seed,
     )
     task.check_model(config.model, model, normalise(data.train.x[:2]))
+    _check_lone_samples(config, model, parts, normalise(data.train.x[:1]))
     if config.qat:
         fake_quantise(model, config.qat)
     engine = make_engine(config, model, ranks, task.loss)
@@ -79,6 +81,26 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         sampler=make_sampler(config, [len(part) for part in parts]),
         notes=(*data.notes, _sizes(data, train, validation, held)),
     )
+
+
+def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], sample: Tensor) -> None:
+    """ConfigError if a client trains on single samples and the model cannot: BatchNorm needs more than one value a channel.
+
+    `sample`: [1, ...], a normalised one.
+    """
+    lone = next((client for client, part in enumerate(parts) if len(part) == 1), None)
+    if lone is None and config.batch_size > 1:
+        return
+    tried = copy.deepcopy(model).train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            tried(sample)
+    except ValueError as error:
+        where = "--batch-size 1" if config.batch_size == 1 else f"--partition {config.partition}: client {lone}"
+        raise ConfigError(
+            f"{where} trains on one sample at a time, and --model {config.model} cannot ({error}): give clients more "
+            "samples each, or take a model without BatchNorm (--norm group)"
+        ) from None
 
 
 def _sizes(data: Dataset, train: Split, validation: Split, held: list[Tensor]) -> str:

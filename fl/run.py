@@ -30,6 +30,7 @@ from .modes import is_buffered
 from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
 from .record import Record
+from .resume_checks import refuse_other_model, refuse_other_samples, samples_sha256
 from .rounds import Rounds
 from .step_mode import StepMode
 from .summary import write_summary
@@ -49,6 +50,9 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     with join_ranks(config) as ranks:
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         federation = assemble(config, ranks)
+        digest = samples_sha256(federation)
+        if folder is not None:
+            refuse_other_samples(federation, folder, digest)
         rounds = _rounds(federation)
         resumed = folder is not None
         begins = -1 if folder is None else Checkpoints(folder, ranks).next_round()
@@ -57,7 +61,7 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
         if folder is None:
             folder, name = create_folder(config, ranks)
             federation.config = dataclasses.replace(federation.config, run_name=name)
-        return _Run(federation, rounds, folder, resumed=resumed).go()
+        return _Run(federation, rounds, folder, digest, resumed=resumed).go()
 
 
 def _rounds(federation: Federation) -> Rounds:
@@ -72,7 +76,9 @@ def _rounds(federation: Federation) -> Rounds:
 class _Run:
     """The loop over rounds with its record, ledger and checkpoints."""
 
-    def __init__(self, federation: Federation, rounds: Rounds, folder: Path, *, resumed: bool) -> None:
+    def __init__(
+        self, federation: Federation, rounds: Rounds, folder: Path, samples_sha256: str, *, resumed: bool
+    ) -> None:
         self.federation = federation
         self.config = federation.config
         self.ranks: Ranks = federation.ranks
@@ -92,7 +98,7 @@ class _Run:
             write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
             if not resumed:
                 able = self.rounds.capabilities
-                parts = {"labels": federation.label_counts()}
+                parts = {"samples_sha256": samples_sha256, "labels": federation.label_counts()}
                 write_json(folder / "partition.json", parts if able is None else {**parts, "capabilities": able})
             self.record = Record(
                 folder,
@@ -227,7 +233,9 @@ class _Run:
         assert manifest is not None
         self.first_round = manifest.next_round
         self.rounds.load_plan(manifest.plan)
-        self.rounds.load_server_state(self.checkpoints.load(manifest.server_file))
+        state = self.checkpoints.load(manifest.server_file)
+        refuse_other_model(self.federation, state)
+        self.rounds.load_server_state(state)
         for client, name in manifest.client_files.items():
             if self.ranks.hosts(client):
                 self.rounds.load_client_state(client, self.checkpoints.load(name))

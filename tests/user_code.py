@@ -1,5 +1,6 @@
 """Models and data sets as a user would write them, named in tests as `tests.user_code:...`."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ def norm_model(classes: int, in_channels: int) -> nn.Module:
         nn.AdaptiveAvgPool2d(4),
         nn.Flatten(),
         nn.Linear(64, classes),
+    )
+
+
+def flat_norm_model(classes: int, in_channels: int) -> nn.Module:
+    """BatchNorm over one value a channel and sample."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(in_channels), nn.Linear(in_channels, classes)
     )
 
 
@@ -91,3 +99,10 @@ def make_hook(factor: float = 1.0) -> tuple[dict[str, float], Any]:
 def _scaled_average(state: dict[str, float], bucket: Any) -> torch.futures.Future[Tensor]:
     buffer = bucket.buffer().mul_(state["factor"] / dist.get_world_size())
     return dist.all_reduce(buffer, async_op=True).get_future().then(lambda done: done.value()[0])
+
+
+def samples_of_this_rank(data_dir: Path) -> Dataset:
+    """Digits, of which rank 1 lacks the first."""
+    data = load(data_dir, False)
+    first = dist.get_rank() if dist.is_initialized() else 0
+    return dataclasses.replace(data, train=data.train.take(torch.arange(first, len(data.train))))

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..figures import style
 from ..figures.run_data import Column
-from .results import Results
+from .results import Point, Results
 from .tables import has_virtual_time
 
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, "#8a4fa3", "#b8862b", "#c2406b", "#3c8dbc", style.GREY)
@@ -33,7 +33,7 @@ def draw_accuracy(results: Results, path: Path) -> None:
         style.dress(axes, "virtual time (s)", "")
     sent: list[float] = []
     for position, arm in enumerate(experiment.arms):
-        curves = [[point for point in row.curve if point.validation is not None] for row in results.of(arm)]
+        curves = _shared([[point for point in row.curve if point.validation is not None] for row in results.of(arm)])
         if not curves or not curves[0]:
             continue
         look = (arm.name, _COLOURS[position % len(_COLOURS)], _DASHES[position // len(_COLOURS) % len(_DASHES)])
@@ -58,6 +58,12 @@ def draw_accuracy(results: Results, path: Path) -> None:
         style.log_axis(by_bytes, "x", min(sent), max(sent))
         style.legend(by_round, columns=3)
     figure.savefig(path, dpi=150, format="png")
+
+
+def _shared(curves: list[list[Point]]) -> list[list[Point]]:
+    """Of each seed, the points at rounds at which all seeds have a score (a diverging regression has none)."""
+    rounds = set.intersection(*({point.round for point in curve} for curve in curves)) if curves else set()
+    return [[point for point in curve if point.round in rounds] for curve in curves]
 
 
 def _line(axes: Axes, x: Column, y: Column, name: str, colour: str, dashes: str) -> None:

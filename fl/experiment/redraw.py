@@ -62,7 +62,7 @@ def _refuse_cut(path: Path, curves: dict[tuple[str, int], list[Point]]) -> None:
     """ConfigError unless all seeds of an arm were evaluated in the same rounds: the figure shows their mean."""
     first: dict[str, tuple[int, list[int]]] = {}
     for (arm, seed), curve in curves.items():
-        own = [point.round for point in curve if point.validation is not None]
+        own = [point.round for point in curve]
         other, rounds = first.setdefault(arm, (seed, own))
         if own != rounds:
             raise ConfigError(f"{path}: arm '{arm}' has other rounds with seed {seed} than with seed {other}")

@@ -123,7 +123,7 @@ def read_results(experiment: Experiment, runs: Sequence[Run], folder: Path) -> R
     """The results of those of `runs` that are finished, from their folders; they go to `folder`."""
     finished = [run for run in runs if (run.folder / "summary.json").exists()]
     summaries = {run.folder: json.loads((run.folder / "summary.json").read_text()) for run in finished}
-    score = _score_of(experiment, summaries.values())
+    score = one_score(experiment, map(score_of, summaries.values()))
     target = _target_of(experiment, runs, summaries, score)
     rows = []
     for run in finished:
@@ -140,9 +140,10 @@ def read_results(experiment: Experiment, runs: Sequence[Run], folder: Path) -> R
     return Results(experiment, folder, rows, [run for run in runs if run.folder not in summaries], target, score)
 
 
-def _score_of(experiment: Experiment, summaries: Iterable[Mapping[str, Any]]) -> Score:
-    """What the runs are compared by; ConfigError if they have different tasks, or the target asks for another score."""
-    found = list(dict.fromkeys(score_of(summary) for summary in summaries))
+def one_score(experiment: Experiment, scores: Iterable[Score]) -> Score:
+    """What runs with these scores are compared by; ConfigError if they have different tasks, or the target asks for
+    another score."""
+    found = list(dict.fromkeys(scores))
     target = experiment.target
     wanted = [target.score] if target is not None and target.value is not None else []
     several = list(dict.fromkeys(found + wanted))

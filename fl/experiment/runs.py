@@ -23,6 +23,7 @@ from ..run import run as run_to_the_end
 from .matrix import Run, choose, matrix
 from .options import first_difference
 from .results import Results, read_results
+from .scores import check_scores
 from .spec import Experiment
 
 
@@ -49,6 +50,7 @@ def run_experiment(
     # One group for all runs: a launcher's rendezvous serves a process once.
     with join_ranks(runs[0].config) as ranks:
         finished = _finished(runs, target_folder, ranks)
+        check_scores(experiment, [run for run in chosen if run not in finished])
         failed: list[RoundError | NonFiniteError] = []
         with tqdm(total=len(chosen), unit="run", disable=not ranks.is_server, desc=experiment.name) as bar:
             for run in chosen:
@@ -60,6 +62,8 @@ def run_experiment(
                         failed.append(error)
                     if ranks.is_server:
                         read_results(experiment, runs, target_folder).write_tables()
+                elif ranks.is_server and not (run.folder / "report.html").exists():
+                    _draw(run.folder)
                 bar.update()
         everything = _write_results(experiment, runs, target_folder) if ranks.is_server else None
         if failed:
@@ -75,6 +79,13 @@ def _write_results(experiment: Experiment, runs: tuple[Run, ...], folder: Path) 
 
         write_report(results)
     return results
+
+
+def _draw(folder: Path) -> None:
+    """The pictures of a run that was killed between its last round and these."""
+    from ..report import write_report
+
+    write_report(folder)
 
 
 def _finished(runs: tuple[Run, ...], results: Path, ranks: Ranks) -> list[Run]:

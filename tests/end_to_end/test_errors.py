@@ -28,6 +28,9 @@ def _refused(argv: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) 
     return lines[0]
 
 
+_NORM = "tests.user_code:flat_norm_model"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -110,6 +113,11 @@ def test_malformed_specifications(
         (["--clients", "2", "--clients-per-round", "3"], ["--clients-per-round 3", "--clients 2"]),
         (["--clients", "5000"], ["--clients 5000"]),
         (["--partition", "labels:11"], ["labels:11", "10"]),
+        (
+            ["--model", _NORM, "--limit-train", "40", "--clients", "30"],
+            ["--partition iid: client", "one sample at a time"],
+        ),
+        (["--model", _NORM, "--batch-size", "1"], ["--batch-size 1 trains on one sample", _NORM]),
         (["--local-epochs", "1", "--local-steps", "2"], ["--local-epochs", "--local-steps"]),
         (["--hook", "tests.user_code:make_hook"], ["--hook", "--exchange hook"]),
         (["--exchange", "hook", "--hook", "a"], ["--hook", "package.module:function"]),

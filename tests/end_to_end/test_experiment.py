@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,8 +85,11 @@ def assert_same_results(one: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of the uninterrupted experiment."""
-    return perform(tmp_path_factory.mktemp("whole"))
+    """The results of the uninterrupted experiment, whose runs count as drawn."""
+    folder = perform(tmp_path_factory.mktemp("whole"))
+    for summary in folder.glob("*/summary.json"):
+        summary.with_name("report.html").touch()
+    return folder
 
 
 @pytest.fixture
@@ -269,11 +273,32 @@ def test_a_varied_option_without_difference_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_run_names_the_run(tmp_path: Path) -> None:
-    """A data set that is not there."""
+    """A data set that is not there, before anything has run."""
     keys = {"base": {**FILE["base"], "dataset": "mnist", "download": False}}
     with pytest.raises(Exception, match=r"arm 'dense', seed 0: .*mnist") as caught:
         perform(tmp_path, keys=keys, data_dir=str(tmp_path / "none"))
     assert type(caught.value).__name__ == "DataError"
+
+
+def test_a_target_of_another_task_is_refused_before_the_first_run(count: list[str], tmp_path: Path) -> None:
+    """R2 for classes."""
+    with pytest.raises(ConfigError, match="target and arms cannot be compared: they go by accuracy and R2"):
+        perform(tmp_path, keys={"target": {"val_r2": 0.5}})
+    assert count == []
+
+
+def test_pictures_that_a_kill_prevented_are_drawn(whole: Path, tmp_path: Path) -> None:
+    """A finished run without report.html: started again, the experiment draws it, and repeats nothing."""
+    folder = tmp_path / "out" / "tiny"
+    shutil.copytree(whole, folder)
+    run = folder / "dense-seed1"
+    (run / "report.html").unlink()
+    before = (run / "metrics.csv").read_bytes()
+    run_experiment(read_experiment(write(tmp_path)), output_dir=str(tmp_path / "out"))
+    assert "</html>" in (run / "report.html").read_text()
+    assert (run / "dashboard.png").exists()
+    assert not (folder / "dense-seed0" / "dashboard.png").exists()
+    assert (run / "metrics.csv").read_bytes() == before
 
 
 def _perform_on_ranks(rank: int, world_size: int, folder: Path, stop: bool) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
-from fl.errors import ConfigError
+from fl.errors import ConfigError, DataError
 from tests.support import TIMES, on_ranks, resume_here, rows, run_here
 
 OPTIONS: dict[str, Any] = {
@@ -181,6 +182,47 @@ def test_options_that_contradict_the_stored_ones_are_refused(
     for word in words:
         assert word in str(caught.value)
     assert contents(tmp_path) == before
+
+
+def test_other_samples_are_refused(tmp_path: Path) -> None:
+    """A table whose rows have become fewer: the same options are not the same run."""
+    table = tmp_path / "table.csv"
+    lines = [f"{n % 7},{n % 3},{'ab'[n % 2]}" for n in range(80)]
+    table.write_text("\n".join(["u,v,y", *lines]) + "\n")
+    options = {"dataset": f"csv:{table},target=y", "model": "mlp", "rounds": 2, "limit_train": None, "augment": "auto"}
+    run_here(tmp_path, "run", **options)
+    before = contents(tmp_path / "run")
+    resume_here(tmp_path, "run")
+    table.write_text("\n".join(["u,v,y", *lines[:60]]) + "\n")
+    with pytest.raises(ConfigError, match=r"no longer has the samples with which .*run was begun"):
+        resume_here(tmp_path, "run", rounds=3)
+    after = contents(tmp_path / "run")
+    assert {name: after[name] for name in after if name.endswith(".csv")} == {
+        name: before[name] for name in before if name.endswith(".csv")
+    }
+
+
+def test_a_model_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own function makes a larger network than before."""
+    import tests.user_code as module
+
+    run_here(tmp_path, "run", **{**OPTIONS, "rounds": 1, "lr_schedule": "constant"})
+    original = module.norm_model
+    monkeypatch.setattr(module, "norm_model", lambda *shape: nn.Sequential(original(*shape), nn.Linear(10, 10)))
+    with pytest.raises(
+        ConfigError, match=r"--model tests.user_code:norm_model has \d+ parameters now, the checkpoint has"
+    ):
+        resume_here(tmp_path, "run", rounds=2)
+
+
+def _other_samples(rank: int, world_size: int, folder: Path) -> None:
+    with pytest.raises(DataError, match="ranks read different samples"):
+        run_here(folder, "run", dataset="tests.user_code:samples_of_this_rank", model="lenet5", limit_train=None)
+
+
+def test_ranks_with_different_samples_are_refused(tmp_path: Path) -> None:
+    """Two machines whose files are not the same."""
+    on_ranks(2, _other_samples, tmp_path)
 
 
 @pytest.mark.parametrize("resume", ["nowhere", ""])

@@ -55,6 +55,16 @@ def test_the_figure(tmp_path: Path) -> None:
     assert (tmp_path / "r2.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_score_that_one_seed_lacks(tmp_path: Path) -> None:
+    """R2 of a run that diverges for a while is not defined: the figure has the rounds that all seeds have."""
+    written = _write(tmp_path, R2)
+    curve = written.rows[0].curve
+    curve[1] = curve[1]._replace(validation=None)
+    written.write_tables()
+    draw_accuracy(written, tmp_path / "own.png")
+    assert redraw(EXPERIMENT, tmp_path).read_bytes()[:4] == b"\x89PNG"
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_the_same_figure_again(tmp_path: Path, timed: bool) -> None:
     """Drawn from the tables alone it is the runner's own, byte for byte, with the panel of virtual time or without."""
