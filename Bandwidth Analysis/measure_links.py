@@ -11,6 +11,7 @@ as many bytes down it would take about as long again. Writes links.csv, links.md
 
 import argparse
 import json
+import math
 import os
 import platform
 import signal
@@ -143,18 +144,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", help="folder with CIFAR-10 to take real updates from; without it they are noise")
     parser.add_argument("--clients", type=int, default=1, help="clients beside the server, a rank each (default: 1)")
     parser.add_argument("--mbits", type=float, nargs="+", default=[10, 100, 1000], help="speeds of the links, Mbit/s")
-    parser.add_argument("--seconds", type=float, default=30, help="what one scheme may take on one link (default: 30)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=30,
+        help="what one scheme may take on one link (default: 30), at least two exchanges",
+    )
     parser.add_argument("--output", type=Path, default=HERE / "links", help="folder for the results")
     parser.add_argument("--predict-only", action="store_true", help="no links: the formula alone, marked as such")
     parser.add_argument("--latency-ms", type=float, default=0, help="with --predict-only: latency of the links")
     options = parser.parse_args(argv)
     if not 1 <= options.clients <= 200:
         parser.error(f"--clients {options.clients} must be from 1 to 200")
-    if min(options.mbits) <= 0:
-        parser.error(f"--mbits {min(options.mbits):g} must be above 0")
+    for mbit in options.mbits:
+        if not 0 < mbit < math.inf:
+            parser.error(f"--mbits {mbit:g} must be a number above 0")
+    for option, value in (("--seconds", options.seconds), ("--latency-ms", options.latency_ms)):
+        if not 0 <= value < math.inf:
+            parser.error(f"{option} {value:g} must be a number of 0 or more")
     reason = None if options.predict_only else why_not()
     if reason is not None:
         parser.exit(2, f"error: real links need network namespaces, and {reason}; --predict-only does without\n")
+    if not options.predict_only:
+        try:
+            options.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--output {options.output} must be a folder to write to ({error.strerror})")
     torch.set_num_threads(1)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +190,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     Console().print(*words, sep="\n", markup=False, highlight=False)
     if options.predict_only:
         return
-    options.output.mkdir(parents=True, exist_ok=True)
     write_csv(rows, options.output / "links.csv")
     (options.output / "links.md").write_text(markdown(rows, words), encoding="utf-8")
     draw(rows, options.output / "links.png", f"{words[0]} Marks: measured; dotted: predicted")

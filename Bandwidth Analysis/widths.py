@@ -4,6 +4,7 @@ python "Bandwidth Analysis/widths.py" RUN_FOLDER ...: a table for each run. A us
 status 2.
 """
 
+import csv
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def widths(folder: Path) -> Table:
         masks = make_masks(federation, federation.make_trainer())
         if masks is None or masks.able is None:
             raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
+        if masks.shares is not None and masks.shares.learns:
+            masks.shares.load_state_dict({"values": learnt(folder, len(masks.able)), "whole": []})
         clients = sorted(range(len(masks.able)), key=masks.capability)
         masks.begin(0, clients)
         score = federation.task.score
@@ -66,6 +69,16 @@ def widths(folder: Path) -> Table:
             table.add_row(str(client), f"{masks.capability(client):g}", str(samples), f"{loss:.2f}", rated)
     table.title = folder.name
     return table
+
+
+def learnt(folder: Path, clients: int) -> list[float]:
+    """The capability that each client had when it last trained (`--capabilities online`); 1 where it never did."""
+    found = [1.0] * clients
+    with open(folder / "clients.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["capability"]:
+                found[int(row["client"])] = float(row["capability"])
+    return found
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """`benchmarks/gpu.sh` on a machine with a CUDA GPU: encode and decode of a real ResNet-18 update, 11.2 M floats at 1 %,
-kernels on and off, against a device-to-device copy of the same bytes and torch.topk. `--check` only looks for a GPU.
+kernels on and off, against a device-to-device copy of the same bytes and torch.topk. `--check` only looks for a GPU and for
+what training imports.
 """
 
 import statistics
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from compression import kernels, make_codec
 
+NEEDED = ("accelerate", "jsonargparse", "safetensors", "torch_pruning", "torchvision", "zstandard")
 SPECS = ("topk:0.01", "topk:0.01+bf16", "topk:0.01,scope=layer", "prune:0.99", "threshold:1e-3")
 CALLS = 10
 
@@ -72,6 +75,9 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit(f"benchmarks/gpu.py needs a CUDA GPU, and torch {torch.__version__} finds none here.")
     if sys.argv[1:] == ["--check"]:
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        if missing:
+            raise SystemExit(f"benchmarks/gpu.py needs {', '.join(missing)}, as pip install -e '.[dev]' has them.")
         return
     state, _, update = real_update()
     x = update.values.cuda()

@@ -164,3 +164,24 @@ def test_real_links(links: SimpleNamespace, tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"links.csv", "links.md", "links.png"}
     assert "normal noise" in (tmp_path / "links.md").read_text()
     assert namespaces() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--mbits", "10", "nan", "--predict-only"], "--mbits nan must be a number above 0"),
+        (["--latency-ms", "-5", "--predict-only"], "--latency-ms -5 must be a number of 0 or more"),
+        (["--seconds", "inf"], "--seconds inf must be a number of 0 or more"),
+        (["--output", "FILE"], "must be a folder to write to"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_measured(
+    links: SimpleNamespace, words: list[str], said: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 2 and a sentence; a measurement is not begun whose results could not be written."""
+    monkeypatch.setattr(links.measure_links, "why_not", lambda: None)
+    monkeypatch.setattr(links.measure_links, "write_updates", lambda *_: pytest.fail("it was begun"))
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        links.measure_links.main([str(tmp_path / "file") if word == "FILE" else word for word in words])
+    assert said in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import ROOT, no_figures, run_here
+from tests.support import ROOT, no_figures, rows, run_here
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def _run(folder: Path, **options: Any) -> Path:
     with no_figures():
         chosen = {"rounds": 1, "local_steps": 1, "clients": 2, "limit_train": 80, "limit_test": 8, **options}
-        run_here(folder, "run", **chosen, capabilities="groups:1.0x1+0.5x1")
+        run_here(folder, "run", **{"capabilities": "groups:1.0x1+0.5x1", **chosen})
     return folder / "run"
 
 
@@ -66,3 +66,14 @@ def test_smaller_models(tool: ModuleType, tmp_path: Path, capsys: Any) -> None:
     options = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(options | {"val_fraction": 0.0}))
     assert "is a run without validation data (--val-fraction)" in _refused(tool, folder, capsys)
+
+
+def test_learnt_sizes(tool: ModuleType, tmp_path: Path) -> None:
+    """With `online` a client's size is the one in its last row of clients.csv, not what it began with."""
+    learnt = {"capabilities": "online:0.1", "prune": "structured:0", "profiles": "pr-fl", "clients": 4, "rounds": 3}
+    folder = _run(tmp_path, **learnt)
+    sizes = {row["client"]: float(row["capability"]) for row in rows(folder, "clients")}
+    assert min(sizes.values()) < 1
+    table = tool.widths(folder)
+    shown = dict(zip(table.columns[0].cells, map(float, table.columns[1].cells), strict=True))
+    assert shown == sizes

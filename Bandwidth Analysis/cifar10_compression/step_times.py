@@ -12,6 +12,7 @@ import csv
 import statistics
 from pathlib import Path
 
+from fl.errors import ConfigError
 from fl.experiment.matrix import matrix
 from fl.experiment.spec import read_experiment
 
@@ -47,11 +48,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     options = parser.parse_args()
     table = []
-    for run in matrix(read_experiment(options.experiment), data_dir="", output_dir=options.runs, threads=None):
-        if not (run.folder / "summary.json").exists():
-            print(f"{run.folder} is not finished and left out")
-            continue
-        table.append({"arm": run.arm.name, "seed": run.seed, **step_times(run.folder)})
+    try:
+        for run in matrix(read_experiment(options.experiment), data_dir="", output_dir=options.runs, threads=None):
+            if not (run.folder / "summary.json").exists():
+                print(f"{run.folder} is not finished and left out")
+                continue
+            table.append({"arm": run.arm.name, "seed": run.seed, **step_times(run.folder)})
+    except (ConfigError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
     if not table:
         raise SystemExit(f"{options.runs} holds no finished run of {options.experiment}: run the experiment first")
     with open(options.out / "step_times.csv", "w", newline="", encoding="utf-8") as file:

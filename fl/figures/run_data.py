@@ -165,10 +165,16 @@ def _rows(path: Path) -> tuple[list[dict[str, str]], list[str]]:
     """The complete rows of a csv file and its header; nothing where there is no file."""
     if not path.is_file():
         return [], []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = [row for row in reader if None not in row and None not in row.values()]
-        return rows, list(reader.fieldnames or [])
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            header = list(reader.fieldnames or [])
+            rows = [row for row in reader if None not in row and None not in row.values()]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read ({error})") from None
+    if not header:
+        raise DataError(f"{path} is empty, without a header")
+    return rows, header
 
 
 def _number(text: str, path: Path) -> float:

@@ -42,6 +42,8 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
         ("clients.csv", "round,client\n0,1\n", "no column 'rank'"),
         ("clients.csv", "client,rank,arrive_s\n0,0,1.5\n", "no column 'start_s'"),
         ("layers.csv", "round,layer\n", "no column 'size'"),
+        ("metrics.csv", "", "metrics.csv is empty, without a header"),
+        ("metrics.csv", METRICS + "\n\udcff", "metrics.csv cannot be read"),
         ("config.json", "{", "config.json is not valid JSON"),
         ("partition.json", '{"labels": [[1, 2], [3]]}', "partition.json must hold"),
     ],
@@ -49,6 +51,6 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
 def test_malformed_files_are_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
     """Oracle: the house rule that an error says which file and what is wrong."""
     folder = make_run(tmp_path / "run")
-    (folder / name).unlink() if text is None else (folder / name).write_text(text)
+    (folder / name).unlink() if text is None else (folder / name).write_text(text, errors="surrogateescape")
     with pytest.raises(DataError, match=words):
         write_report(folder)
