@@ -88,12 +88,15 @@ links: $(STAMP)
 	$(BIN)/python "Bandwidth Analysis/measure_links.py" $(if $(DATA),--data-dir $(DATA))
 
 # Pruning and sparsification alone and together; server optimizers, codecs and partitions: a quarter of an hour each, or less.
-ablation: FILE := mnist_ablation
-server-optimizers: FILE := server_optimizers
-codecs: FILE := codecs
-partitions: FILE := partitions
+ablation: FILES := mnist_ablation mnist_ablation_fresh
+server-optimizers: FILES := server_optimizers
+codecs: FILES := codecs
+partitions: FILES := partitions
 ablation server-optimizers codecs partitions: $(STAMP)
-	$(BIN)/python -m fl.experiment experiments/$(FILE).yaml --data-dir $(or $(DATA),data) --results "Bandwidth Analysis/$(FILE)"
+	for each in $(FILES); do \
+		$(BIN)/python -m fl.experiment experiments/$$each.yaml --data-dir $(or $(DATA),data) \
+			--results "Bandwidth Analysis/$$each" || exit 1; \
+	done
 
 # Dense, compressed, fp16 and ours, with computing and communicating apart: one local step a round.
 compression: $(STAMP)

@@ -37,6 +37,14 @@ def test_experiments_have_different_names() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_fresh_seeds_of_the_ablation() -> None:
+    """The arm of the other file, and no seed of its."""
+    (fresh,) = _read("mnist_ablation_fresh").arms
+    chosen = next(arm for arm in _read("mnist_ablation").arms if arm.name == "FedDyn")
+    assert fresh.given == chosen.given
+    assert not set(_read("mnist_ablation_fresh").seeds) & set(_read("mnist_ablation").seeds)
+
+
 def test_published_settings_of_the_adaptive_experiment() -> None:
     """Reddi et al. (2020), section 5 and appendix: CIFAR-10 rates 10^-1.5 and 10^-2, tau 10^-3, FedAvg 10^-0.5."""
     experiment = _read("gpu_adaptive")
