@@ -42,7 +42,9 @@ def parse_sampling(text: str) -> Stage | None:
         return None
     stage = parse_stage(text)
     if stage.name not in _ARGUMENTS:
-        raise SpecError(f"there is no sampling '{stage.name}'{nearest(stage.name, (*_ARGUMENTS, 'FILE.csv'))}")
+        raise SpecError(
+            f"'{text}': there is no sampling '{stage.name}'{nearest(stage.name, (*_ARGUMENTS, 'FILE.csv'))}"
+        )
     stage.expect(_ARGUMENTS[stage.name])
     if stage.name == "power":
         stage.integer(0, 1, "D")

@@ -29,10 +29,12 @@ class Augment:
             elif stage.name == "none":
                 stage.expect(0)
             else:
-                raise SpecError(f"augment '{spec}' is not known{nearest(stage.name, ['none', 'crop', 'flip'])}")
+                raise SpecError(
+                    f"'{spec}': there is no augmentation '{stage.name}'{nearest(stage.name, ['none', 'crop', 'flip'])}"
+                )
         names = [stage.name for stage in stages]
         if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
-            raise SpecError(f"augment '{spec}' must name each stage once, and none only alone")
+            raise SpecError(f"'{spec}' must name each stage once, and none only alone")
 
     def check_shape(self, sample_shape: Sequence[int]) -> None:
         """ConfigError if samples of this shape are no images [C, H, W], or too small for the padding."""

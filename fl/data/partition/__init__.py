@@ -81,7 +81,7 @@ def check_partition(spec: str) -> Partition:
     """Read a specification before any data are loaded; SpecError says what is wrong with it."""
     stage = parse_stage(spec)
     if stage.name not in PARTITIONS:
-        raise SpecError(f"partition '{spec}' is not known{nearest(stage.name, PARTITIONS)}")
+        raise SpecError(f"'{spec}': there is no partition '{stage.name}'{nearest(stage.name, PARTITIONS)}")
     scheme = PARTITIONS[stage.name](stage)
     usual = "2" if stage.name == NATURAL else "1"  # one to hold out, one to train on
     minimum = Stage("min", (stage.options.get("min", usual),)).integer(0, 1, "the fewest samples of a client")
