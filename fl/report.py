@@ -1,6 +1,13 @@
 """The pictures of a run folder, and one page of HTML with all of them."""
 
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+
+_NO_GLYPH = re.compile("Glyph .* missing from")  # how matplotlib's warning begins
 
 
 def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
@@ -46,10 +53,26 @@ def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
     figures |= draw_judgements(run, folder)
 
     paths = []
-    for name, figure in figures.items():
-        path = folder / f"{name}.png"
-        FigureCanvasAgg(figure)
-        figure.savefig(path, dpi=dpi, format="png")
-        paths.append(path)
+    with _missing_glyphs_in_the_log():
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            FigureCanvasAgg(figure)
+            figure.savefig(path, dpi=dpi, format="png")
+            paths.append(path)
     write_run_page(folder, run, paths)
     return paths
+
+
+@contextlib.contextmanager
+def _missing_glyphs_in_the_log() -> Iterator[None]:
+    """One sentence in run.log where matplotlib has a warning for each letter; other warnings stay what they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _NO_GLYPH.pattern)
+        yield
+    letters = {str(each.message) for each in caught if _NO_GLYPH.match(str(each.message))}
+    if letters:
+        words = "%d characters of names are not in matplotlib's font; figures show boxes in their place"
+        logging.getLogger("leanfed").info(words, len(letters))
+    for each in caught:
+        if str(each.message) not in letters:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

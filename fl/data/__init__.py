@@ -1,6 +1,7 @@
 """Data sets by name, and the first cuts: whose training samples, and how many of them."""
 
 import dataclasses
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compression.spec import SpecError, nearest
+from compression.spec import SpecError, closest, nearest
 from fl.config import DataOptions
 from fl.data.dataset import Dataset, Split
 from fl.data.groups import draw_groups, share_of_each, take_of_each, without_groups
@@ -50,6 +51,7 @@ def check_dataset(options: DataOptions) -> Callable[[], Dataset]:
     if form in OWN_FILES and form != name:
         if form not in _WITH_GROUPS and is_natural(options):
             raise ConfigError(without_groups(options))
+        _check_path(name)
         try:
             return import_module(OWN_FILES[form]).reader(name)
         except SpecError as error:
@@ -59,9 +61,40 @@ def check_dataset(options: DataOptions) -> Callable[[], Dataset]:
             raise ConfigError(without_groups(options))
         return lambda: import_module(DATASETS[name]).load(folder, options.download)
     if ":" in name:
-        function = load_function("--dataset", name)
-        return lambda: function(folder)
+        return _own_function(name, folder)
     raise ConfigError(f"--dataset '{name}' is not known{nearest(name, [*DATASETS, *(f'{f}:PATH' for f in OWN_FILES)])}")
+
+
+def _check_path(name: str) -> None:
+    """ConfigError where a comma or an equals sign in the path would make something else of the specification."""
+    form, _, rest = name.partition(":")
+    path, *options = rest.split(",")
+    strange = [word for word in options if word and "=" not in word]
+    if "=" in path or strange:
+        raise ConfigError(
+            f"--dataset '{name}': {form} takes one PATH, which must hold no comma and no '=', and after it only key=value, "
+            f"not '{strange[0] if strange else path}'"
+        )
+
+
+def _own_function(name: str, folder: Path) -> Callable[[], Dataset]:
+    """What calls the user's own function; its errors in the data name the option, and the line that they come from."""
+    try:
+        function = load_function("--dataset", name, "folder")
+    except ConfigError as error:
+        form = closest(name.partition(":")[0], OWN_FILES)
+        raise ConfigError(f"{error}{f'; did you mean {form}:PATH?' if form else ''}") from None
+
+    def load() -> Dataset:
+        try:
+            return function(folder)
+        except DataError as error:
+            lines = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+            own = [at for at in lines if at[0].suffix == ".py" and at[0].parent != Path(__file__).parent]
+            where = f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
+            raise DataError(f"--dataset {name}: {error}{where}") from None
+
+    return load
 
 
 def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False) -> Dataset:

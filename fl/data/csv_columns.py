@@ -4,13 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from compression.spec import nearest
-from fl.data.tables import is_missing, is_no_word, read_table, refuse_huge, to_numbers
+from fl.data.csv_time import describe_gaps, read_times
+from fl.data.tables import is_missing, is_no_word, read_header, read_table, refuse_huge, to_numbers
 from fl.data.windows import find_gaps
 from fl.errors import DataError
 
@@ -42,7 +42,8 @@ class Rows:
 
     `x` float64 [N, F]; `y` float64 [N], a number or the position of a class in `class_names`; NaN where missing. `group`
     int64 [N], -1 where missing, or None. `time` float64 [N] or None. `sequence` int64 [N]: one file and group each.
-    `gap_before` bool [N]: does not follow the row before it. `usable` bool [N]: nothing is missing.
+    `gap_before` bool [N]: does not follow the row before it; `gaps` counts those where time leaps. `usable` bool [N]:
+    nothing is missing.
     """
 
     x: np.ndarray
@@ -51,6 +52,7 @@ class Rows:
     time: np.ndarray | None
     sequence: np.ndarray
     gap_before: np.ndarray
+    gaps: int
     usable: np.ndarray
     class_names: tuple[str, ...]
     note: str
@@ -67,13 +69,13 @@ class _Cells:
     def __init__(self, paths: Sequence[Path], names: Names, option: str) -> None:
         group = None if names.group == BY_FILE else names.group
         others = [name for name in (names.target, names.time, group) if name is not None]
-        wanted = None if names.features is None else list(dict.fromkeys([*names.features, *others]))
-        tables = [read_table(paths[0], option, wanted)]
-        self.header = list(tables[0].columns)
-        for name in others:
+        self.header = read_header(paths[0], option)
+        for name in (*others, *(names.features or ())):
             if name not in self.header:
                 raise DataError(f"{option}: {paths[0].name} has no column '{name}'{nearest(name, self.header)}")
-        tables += [read_table(path, option, self.header) for path in paths[1:]]
+        if names.features is not None:
+            self.header = list(dict.fromkeys([*names.features, *others]))
+        tables = [read_table(path, option, self.header) for path in paths]
         self.text = {name: [cell for table in tables for cell in table.columns[name]] for name in self.header}
         self.numbers = {name: to_numbers(cells) for name, cells in self.text.items()}
         self.file = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
@@ -118,18 +120,22 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
         raise DataError(f"{option}: every row lacks some value, most often in column '{worst}'{hint}")
     sequence = cells.file if group is None else cells.file * (int(group.max()) + 2) + group + 1
     order = np.lexsort((np.arange(len(sequence)) if time is None else time, sequence))
+    sequence, time = sequence[order], None if time is None else time[order]
+    gap_before = find_gaps(sequence, time, np.cumsum(cells.malformed)[order])
+    gaps, leaps = (0, "") if time is None else describe_gaps(time, sequence, gap_before)
     return Rows(
         x=x[order],
         y=y[order],
         group=None if group is None else group[order],
-        time=None if time is None else time[order],
-        sequence=sequence[order],
-        gap_before=find_gaps(sequence[order], None if time is None else time[order], np.cumsum(cells.malformed)[order]),
+        time=time,
+        sequence=sequence,
+        gap_before=gap_before,
+        gaps=gaps,
         usable=usable[order],
         class_names=class_names,
         note=f"{len(order)} rows in {len(paths)} file(s), of which {malformed} malformed and "
-        f"{int((~usable).sum()) - malformed} with missing values; features {', '.join(features)}{left_out}; "
-        f"target {names.target}: {task}{_dropped(cells, names.target, y)}",
+        f"{int((~usable).sum()) - malformed} with missing values{leaps and ', '}{leaps}; "
+        f"features {', '.join(features)}{left_out}; target {names.target}: {task}{_dropped(cells, names.target, y)}",
     )
 
 
@@ -194,18 +200,10 @@ def _dropped(cells: _Cells, name: str, y: np.ndarray) -> str:
 
 def _times(cells: _Cells, name: str, option: str) -> np.ndarray:
     """Numbers as they are; dates and times of day as seconds; NaN for neither."""
-    times = cells.numbers[name] if cells.is_numeric(name) else np.array([_seconds(cell) for cell in cells.text[name]])
+    times = cells.numbers[name] if cells.is_numeric(name) else read_times(cells.text[name])
     if not np.isfinite(times).any():
         raise DataError(f"{option}: column '{name}' holds neither numbers nor times such as 2024-05-31 13:00:00")
     return times
-
-
-def _seconds(cell: str) -> float:
-    try:
-        moment = datetime.fromisoformat(cell.removesuffix("Z"))
-    except ValueError:
-        return math.nan
-    return moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp()
 
 
 def _groups(cells: _Cells, name: str | None, paths: Sequence[Path]) -> np.ndarray | None:

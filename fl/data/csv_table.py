@@ -3,9 +3,9 @@
     csv:PATH,target=COLUMN[,features=A+B+...][,group=COLUMN][,time=COLUMN][,window=N][,horizon=H][,step=S]
         [,task=regression|classification][,test=FRACTION][,val=FRACTION]
 
-PATH is a `.csv` or `.csv.gz` file with a header, or a folder of such files with the same columns. A sample is `window` (1)
-rows in a row of one file and group, and the target `horizon` (0) rows after the last of them; windows begin every `step` (1)
-rows. docs/data.md has examples.
+PATH is a `.csv` or `.csv.gz` file with a header, or a folder of such files with the same columns. A sample is one row [F],
+or `window` rows [N, F] in a row of one file and group, and the target `horizon` (0) rows after the last of them; samples
+begin every `step` (1) rows. docs/data.md has examples.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from fl.data.csv_columns import Names, Rows, read_rows
 from fl.data.dataset import Dataset, Split
 from fl.data.scaler import Scaler
 from fl.data.split import split_validation
-from fl.data.tables import find_tables
+from fl.data.tables import find_tables, refuse_lost
 from fl.data.windows import cut_starts, parts_in_time, take_windows
 from fl.errors import DataError
 
@@ -74,7 +74,8 @@ def reader(spec: str) -> Callable[[], Dataset]:
         with_target=horizon > 0,
     )
     path = Path(stage.args[0]).expanduser()
-    return _Table(f"--dataset {spec}", path, names, window, horizon, step, test, val).load
+    single = "window" not in options
+    return _Table(f"--dataset {spec}", path, names, window, horizon, step, test, val, single).load
 
 
 def _whole(stage: Stage, key: str, low: int, default: int) -> int:
@@ -90,7 +91,7 @@ def _fraction(stage: Stage, key: str, default: float) -> float:
 
 @dataclass(frozen=True)
 class _Table:
-    """A specification that has been read; `option` opens every message."""
+    """A specification that has been read; `option` opens every message. With `single`, samples are rows [F]."""
 
     option: str
     path: Path
@@ -100,6 +101,7 @@ class _Table:
     step: int
     test: float
     val: float
+    single: bool
 
     @property
     def span(self) -> int:
@@ -116,14 +118,15 @@ class _Table:
         }
         for part, found in starts.items():
             if not len(found):
-                hint = "; rows of several things at one moment need group=COLUMN" if rows.share_moments else ""
                 raise DataError(
                     f"{self.option}: no {part} sample of {self.span} row(s) without a gap among the "
-                    f"{int((rows.usable & parts[part]).sum())} complete rows of that part{hint}; {rows.note}"
+                    f"{int((rows.usable & parts[part]).sum())} complete rows of that part{self._hint(rows)}; {rows.note}"
                 )
-        scale = Scaler(rows.x[rows.usable & parts["train"]])
+        training = rows.usable & parts["train"]
+        if not rows.class_names:
+            refuse_lost(rows.y[training], self.names.target, self.option)
+        scale, numbers = Scaler(rows.x[training]), Scaler(rows.y[training, None])
         splits = {part: self._split(rows, found, scale) for part, found in starts.items()}
-        numbers = Scaler(rows.y[rows.usable & parts["train"], None])
         return Dataset(
             self.path.resolve().name.removesuffix(".gz").removesuffix(".csv"),
             train=splits["train"],
@@ -139,6 +142,15 @@ class _Table:
                 + _absent(rows, starts["train"]),
             ),
         )
+
+    def _hint(self, rows: Rows) -> str:
+        """What may leave a split without samples."""
+        longest = int(np.unique(rows.sequence[rows.usable], return_counts=True)[1].max())
+        if rows.share_moments:
+            return "; rows of several things at one moment need group=COLUMN"
+        if rows.group is not None and longest < max(2, self.span):
+            return f"; no group of column '{self.names.group}' has more than {longest} complete row(s)"
+        return "; leave time= out to take rows as they follow each other" if rows.gaps and self.span > 1 else ""
 
     def _files(self) -> list[Path]:
         if self.path.is_file():
@@ -173,7 +185,8 @@ class _Table:
 
     def _split(self, rows: Rows, starts: np.ndarray, scale: Scaler) -> Split:
         y = rows.y[starts + self.span - 1].astype(np.int64 if rows.class_names else np.float32)
-        return Split(torch.from_numpy(take_windows(scale(rows.x), starts, self.window)), torch.from_numpy(y))
+        x = take_windows(scale(rows.x), starts, self.window)
+        return Split(torch.from_numpy(x[:, 0] if self.single else x), torch.from_numpy(y))
 
 
 def _absent(rows: Rows, starts: np.ndarray) -> str:

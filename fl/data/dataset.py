@@ -2,7 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +24,8 @@ class Split:
     y: Tensor
 
     def __post_init__(self) -> None:
+        _need_tensor("samples x", self.x)
+        _need_tensor("targets y", self.y)
         x, y = self.x, self.y
         images = x.dtype == torch.uint8 and x.ndim == 4
         if not images and not (x.dtype == torch.float32 and x.ndim >= 2):
@@ -75,6 +80,7 @@ class Dataset:
         splits = {"train": self.train, "test": self.test}
         if self.validation is not None:
             splits["validation"] = self.validation
+        self._check_types(splits)
         for part, split in splits.items():
             if len(split) == 0:
                 raise DataError(f"{self.name}: the {part} split must not be empty")
@@ -90,6 +96,12 @@ class Dataset:
             raise DataError(
                 f"{self.name}: target must be a mean and a standard deviation above 0, both finite, not {self.target}"
             )
+        # a deviation of 1 is that of numbers which are not scaled, or do not differ
+        if not self.classes and deviation != 1 and is_lost(deviation, float(self.train.y.abs().max())):
+            raise DataError(
+                f"{self.name}: the spread {deviation:.3g} of targets y is lost beside {float(self.train.y.abs().max()):.3g} "
+                "in fp32; subtract a constant first"
+            )
         groups = self.groups
         if groups is not None and (
             groups.dtype != torch.int64 or groups.shape != self.train.y.shape or int(groups.min()) < 0
@@ -97,6 +109,24 @@ class Dataset:
             raise DataError(
                 f"{self.name}: groups must be int64 [{len(self.train)}], none negative, not {_describe(groups)}"
             )
+
+    def _check_types(self, splits: dict[str, Split]) -> None:
+        for part, split in splits.items():
+            if not isinstance(split, Split):
+                raise DataError(f"{self.name}: {part} must be a Split(x, y), not {_kind(split)}")
+        if not isinstance(self.classes, Integral) or self.classes < 0:
+            raise DataError(
+                f"{self.name}: classes must be an int, how many there are, or 0 where targets are numbers, not "
+                f"{self.classes!r}"
+            )
+        pair = self.target
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(value, Real) for value in pair)):
+            raise DataError(f"{self.name}: target must be two numbers, mean and standard deviation, not {pair!r}")
+        for field, texts in (("class_names", self.class_names), ("notes", self.notes)):
+            if not (isinstance(texts, (tuple, list)) and all(isinstance(text, str) for text in texts)):
+                raise DataError(f"{self.name}: {field} must be a tuple of str, not {texts!r}")
+        if self.groups is not None:
+            _need_tensor(f"{self.name}: groups", self.groups)
 
     def _check_kind(self, part: str, split: Split) -> None:
         train, what = self.train, "images" if self.train.x.dtype == torch.uint8 else "samples"
@@ -143,6 +173,23 @@ def channels_of(sample_shape: tuple[int, ...]) -> int:
 def size_of(sample_shape: tuple[int, ...]) -> int:
     """Height of samples [C, H, W], steps of samples [T, F], 1 for samples [F]."""
     return sample_shape[1] if len(sample_shape) == 3 else sample_shape[0] if len(sample_shape) == 2 else 1
+
+
+def is_lost(spread: float, largest: float) -> bool:
+    """Whether numbers of this standard deviation, the largest of this absolute value, are blurred in fp32: whether its
+    neighbours there are more than a thousandth of the deviation apart."""
+    return float(np.spacing(np.float32(largest))) > 1e-3 * spread
+
+
+def _need_tensor(what: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        make = "torch.from_numpy" if isinstance(value, np.ndarray) else "torch.tensor"
+        raise DataError(f"{what} must be a torch tensor, not {_kind(value)}; {make} makes one")
+
+
+def _kind(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _describe(tensor: Tensor) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fl.data.dataset import Dataset, Split
-from fl.data.files import UNREADABLE
+from fl.data.files import UNREADABLE, why_unreadable
 from fl.errors import DataError
 
 SIDE = 48
@@ -64,9 +64,7 @@ def _read(file: Path) -> Dataset:
     except DataError as error:
         raise DataError(f"--dataset emotion: {file} is malformed ({error})") from None
     except (*UNREADABLE, KeyError, zipfile.BadZipFile, zlib.error, csv.Error) as error:
-        lines = str(error).strip().splitlines()
-        what = f"no array {error}" if isinstance(error, KeyError) else lines[0] if lines else type(error).__name__
-        raise DataError(f"--dataset emotion: {file} cannot be read ({what})") from None
+        raise DataError(f"--dataset emotion: {file} cannot be read ({why_unreadable(error)})") from None
 
 
 def _from_archive(file: Path) -> tuple[list[Part], tuple[str, ...]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fl.data.dataset import Dataset, Split
-from fl.data.files import UNREADABLE
+from fl.data.files import UNREADABLE, why_unreadable
 from fl.errors import DataError
 
 SIDE = 28
@@ -52,9 +52,7 @@ def _read(path: Path, reader: Any) -> Dataset:
     except DataError as error:
         raise DataError(f"--dataset femnist: {path} is malformed ({error})") from None
     except _MALFORMED as error:
-        lines = str(error).strip().splitlines()
-        what = f"no array {error}" if isinstance(error, KeyError) else lines[0] if lines else type(error).__name__
-        raise DataError(f"--dataset femnist: {path} cannot be read ({what})") from None
+        raise DataError(f"--dataset femnist: {path} cannot be read ({why_unreadable(error)})") from None
 
 
 def _from_archive(path: Path) -> Dataset:

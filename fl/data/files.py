@@ -66,3 +66,10 @@ def obtain(
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def why_unreadable(error: Exception) -> str:
+    """The cause in a few words: a missing array of an archive by name, else the error's first line."""
+    if isinstance(error, KeyError):
+        return f"no array '{str(error.args[0]).removesuffix(' is not a file in the archive')}'"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

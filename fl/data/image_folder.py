@@ -19,6 +19,9 @@ from fl.errors import DataError
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Files with other endings, in lower or upper case, and hidden ones are not looked at."""
 
+_SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+"""Words that name a split rather than a class, in any case."""
+
 _USES = ("train on", "test on", "validate on")
 _SIZE, _TEST = 64, 0.2
 _LEAST, _MOST = 8, 1024
@@ -40,6 +43,7 @@ class _Folder:
         """The data set; DataError for folders and pictures that will not do."""
         if not self.path.is_dir():
             raise DataError(f"--dataset {self.spec}: there is no folder {self.path}")
+        unused = self._unused()
         train, test, validation = self._find()
         names = sorted(train)
         if len(names) < 2:
@@ -66,9 +70,28 @@ class _Folder:
             validation=splits[2] if validation else None,
             class_names=tuple(names),
             notes=(
-                f"imagefolder: {counts}; {len(names)} classes; {self.size}x{self.size} pixels, {channels} channel(s)",
+                f"imagefolder: {counts}; {len(names)} classes; {self.size}x{self.size} pixels, {channels} channel(s)"
+                + (f"; not used: {', '.join(unused)}" if unused else ""),
             ),
         )
+
+    def _unused(self) -> list[str]:
+        """Names of folders in PATH that hold neither a split nor a class; DataError if one was to hold a split."""
+        names = [folder.name for folder in _folders(self.path)]
+        splits = [name for name in names if name.casefold() in _SPLITS]
+        right = "pictures belong in train/<class>, test/<class> and val/<class>"
+        if _folders(self.path / "train"):
+            for name in splits:
+                if name not in ("train", "test", "val") or not _folders(self.path / name):
+                    what = "holds no folder of a class" if name in ("test", "val") else "would not be used"
+                    raise DataError(f"--dataset {self.spec}: {self.path / name} {what}; {right}")
+            return [name for name in names if name not in splits]
+        for name in splits:
+            if len(splits) > 1 or _folders(self.path / name):
+                raise DataError(
+                    f"--dataset {self.spec}: {self.path / name} is a split by its name, not a class; {right}"
+                )
+        return []
 
     def _find(self) -> tuple[Pictures, Pictures, Pictures]:
         """The pictures to train on, to test on and to validate on, by class."""

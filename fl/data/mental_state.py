@@ -8,8 +8,10 @@ A sample is a window of 256 rows, one second. Windows of one session overlap and
 test on what was trained on. Here session 1 trains; of every later session the first half validates and the second half
 tests, with the rows of one window between them unused.
 
-What the numbers cannot show: concentration was recorded on another day than the rest, with one noisy electrode (AF8, or AF7
-of subject c). Part of what tells it from the others is that.
+What the numbers cannot show: concentration was recorded with one noisy electrode (AF8, or AF7 of subject c) and, but for
+subject c, on another day than the rest. Part of what tells it from the others is that. Nor are sessions far apart in time:
+by their timestamps, recordings follow each other within 9 to 12 seconds in places, those of different subjects too, so the
+held-out session may share a wearing of the headband with a training session, which may flatter the test accuracy.
 """
 
 import re

@@ -5,15 +5,19 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+from fl.data.dataset import is_lost
 from fl.data.files import UNREADABLE
 from fl.errors import DataError
+
+T = TypeVar("T")
 
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
 _NO_WORD = frozenset({"", "NA", "na", "N/A", "n/a", "NaN", "nan"})
@@ -37,25 +41,32 @@ def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> 
 
     `option` opens the message of a DataError: for a file that cannot be read, lacks a column, or has a stray quote.
     """
+    return _through(path, option, lambda lines: _read(lines, wanted))
+
+
+def read_header(path: Path, option: str) -> list[str]:
+    """The names of the columns of such a file; DataError as from `read_table`."""
+    return _through(path, option, lambda lines: _header(_records(lines)))
+
+
+def _through(path: Path, option: str, read: Callable[[Iterable[str]], T]) -> T:
+    """What `read` makes of the lines of a file."""
     try:
         opened = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115 (closed below)
         # a byte that is no UTF-8 spoils its own cell only
         with opened as file, io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="") as lines:
-            return _read(lines, wanted)
+            return read(lines)
     except (*UNREADABLE, csv.Error, zlib.error) as error:
         raise DataError(f"{option}: {path} cannot be read ({error or type(error).__name__})") from None
 
 
 def _read(lines: Iterable[str], wanted: Sequence[str] | None) -> Table:
     records = _records(lines)
-    header = [name.strip() for name in next(records, (0, []))[1]]
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise ValueError(f"its header names the column '{twice[0]}' twice")
+    header = _header(records)
     names = header if wanted is None else list(wanted)
     absent = [name for name in names if name not in header]
-    if absent or not header:
-        raise ValueError(f"it has no column '{absent[0]}', only {', '.join(header)}" if header else "it has no header")
+    if absent:
+        raise ValueError(f"it has no column '{absent[0]}', only {', '.join(header)}")
     at = [header.index(name) for name in names]
     cells: list[list[str]] = []
     malformed: list[bool] = []
@@ -68,6 +79,18 @@ def _read(lines: Iterable[str], wanted: Sequence[str] | None) -> Table:
         cells.append([""] * len(at) if malformed[-1] else [row[i].strip() for i in at])
     by_column = zip(*cells, strict=True) if cells else ([] for _ in names)
     return Table(dict(zip(names, map(list, by_column), strict=True)), np.array(malformed, dtype=bool))
+
+
+def _header(records: Iterator[tuple[int, list[str]]]) -> list[str]:
+    header = [name.strip() for name in next(records, (0, []))[1]]
+    if not header:
+        raise ValueError("it has no header")
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        raise ValueError(f"its header is one cell, {header[0]!r}: separate columns by commas")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise ValueError(f"its header names the column '{twice[0]}' twice")
+    return header
 
 
 def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -129,6 +152,16 @@ def refuse_huge(numbers: np.ndarray, column: str, file: str, option: str) -> Non
         raise DataError(
             f"{option}: column '{column}' of {file} holds a number of size {largest:g}; numbers must lie within "
             f"{_LARGEST:.1e}"
+        )
+
+
+def refuse_lost(numbers: np.ndarray, column: str, option: str) -> None:
+    """DataError, which `option` opens, if fp32 would blur finite numbers [N] that are not all equal (see `is_lost`)."""
+    largest, spread = float(np.abs(numbers).max()), float(numbers.std())
+    if numbers.min() < numbers.max() and is_lost(spread, largest):
+        raise DataError(
+            f"{option}: column '{column}': its spread {spread:.3g} is lost beside {largest:.3g} in fp32; subtract a "
+            "constant first"
         )
 
 

@@ -52,12 +52,21 @@ def draw_confusion(run: RunData, names: Sequence[str], counts: np.ndarray) -> Fi
 
 def draw_predictions(run: RunData, target: np.ndarray, prediction: np.ndarray) -> Figure:
     """Predicted against true numbers, float64 [N] each, every second, third, ... where there are thousands; the line is
-    where both are the same."""
-    error = prediction - target
-    words = f"test split, {len(target):,} samples, mean absolute error {np.abs(error).mean():.4g}"
+    where both are the same. Pairs that are not finite are left out, and counted in the subtitle."""
+    finite = np.isfinite(target) & np.isfinite(prediction)
+    lost = int((~finite).sum())
+    words = f"test split, {len(target):,} samples"
+    target, prediction = target[finite], prediction[finite]
+    if lost:
+        words += f", {lost:,} not finite and left out"
+    if len(target):
+        words += f", mean absolute error {np.abs(prediction - target).mean():.4g}"
     figure = style.new_figure(6.4, 6.2, f"{run.name}: predictions", words)
     axes = figure.add_subplot()
     style.dress(axes, "true", "predicted")
+    if not len(target):
+        style.note(axes, "no prediction is a finite number")
+        return figure
     every = -(-len(target) // _POINTS)
     size = 6.0 if len(target) <= 500 else 3.5
     axes.plot(

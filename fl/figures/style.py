@@ -1,10 +1,14 @@
 """One look for all figures: palette, axes, legends, notes. Nothing here touches matplotlib's global state."""
 
 import math
+import re
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fl.figures.run_data import Column
@@ -17,6 +21,7 @@ UPLINK, DOWNLINK, DENSE = BLUE, ORANGE, GREY
 
 _TITLE_STRIP = 0.78  # inches kept free for the headline
 _LEGEND_ROW = 14.5  # points
+_UNNAMED = re.compile(r"|_(child|container)\d+|_nolegend_")  # what matplotlib calls what was given no label
 
 
 def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure:
@@ -61,11 +66,14 @@ def dress(axes: Axes, x: str, y: str, title: str = "") -> None:
 
 
 def legend(axes: Axes, *, columns: int = 3) -> None:
-    """A legend above the axes, where it can hide nothing, and the title above it."""
-    handles, labels = axes.get_legend_handles_labels()
+    """A legend above the axes, where it can hide nothing, and the title above it. Labels may be names of a user's: `_x` and
+    `$x^$` are shown as they are, where matplotlib would leave out the one and read the other as mathematics."""
+    drawn = [each for each in axes.get_children() if isinstance(each, Line2D | Patch | Collection)]
+    handles = [each for each in (*drawn, *axes.containers) if not _UNNAMED.fullmatch(str(each.get_label()))]
     if not handles:
         return
-    axes.legend(
+    labels = [str(each.get_label()) for each in handles]
+    made = axes.legend(
         handles,
         labels,
         loc="lower left",
@@ -78,6 +86,8 @@ def legend(axes: Axes, *, columns: int = 3) -> None:
         columnspacing=1.4,
         borderaxespad=0.15,
     )
+    for text in made.get_texts():
+        text.set_parse_math(False)
     _title(axes, axes.get_title(loc="left"), math.ceil(len(handles) / columns))
 
 

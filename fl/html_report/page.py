@@ -22,6 +22,11 @@ class Cell:
     text: str
     value: float | str
 
+    @property
+    def data(self) -> str:
+        """`value` as the page's script reads it: JavaScript has another name than Python for what is infinite."""
+        return self.value if isinstance(self.value, str) else str(self.value).replace("inf", "Infinity")
+
     @classmethod
     def of(cls, value: Any) -> "Cell":
         """A cell of a number, a text or None, numbers short but sorted by all their digits."""

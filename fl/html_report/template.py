@@ -96,7 +96,7 @@ PAGE = """<!doctype html>
 </tr></thead>
 <tbody>
 {% for row in table.rows %}<tr>
-{%- for cell in row %}<td{% if table.is_number(loop.index0) %} class="number"{% endif %} data-value="{{ cell.value }}">
+{%- for cell in row %}<td{% if table.is_number(loop.index0) %} class="number"{% endif %} data-value="{{ cell.data }}">
 {{- cell.text }}</td>{% endfor -%}
 </tr>
 {% endfor %}</tbody>

@@ -52,7 +52,7 @@ def check_model(options: ModelOptions) -> Callable[..., Any] | None:
                 raise ConfigError(f"{option} {value} is for resnet18 and resnet50, not for --model {name}")
     if options.init is not None:
         check_weights(options.init)
-    return None if name in MODELS else load_function("--model", name)
+    return None if name in MODELS else load_function("--model", name, "classes", "in_channels")
 
 
 def build_model(

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,11 @@ from safetensors.torch import load_file
 from tests.support import TIMES, rows, run_here
 
 _TINY = {"clients": 3, "rounds": 4, "local_steps": 2, "batch_size": 16, "uplink": "topk:0.1", "lr": 0.05}
+_PLATEAU = {
+    **{"clients": 4, "rounds": 5, "local_steps": 12, "batch_size": 16, "lr": 0.1, "momentum": 0.9, "val_fraction": 0.3},
+    **{"prune": "magnitude:0", "capabilities": "groups:1.0x2+0.3x2", "recover": "plateau:1,0.01"},
+}
+"""Parts of the model that grow within these rounds."""
 
 
 def test_batch_norm_stays_sound_under_an_adaptive_server(tmp_path: Path) -> None:
@@ -49,11 +55,13 @@ def _is_statistic(name: str) -> bool:
     return name.endswith(("running_mean", "running_var", "num_batches_tracked"))
 
 
-def test_test_data_decide_nothing(tmp_path: Path) -> None:
-    """Other test labels change the test accuracies and nothing else: not the weights, not the best round."""
+@pytest.mark.parametrize("options", [_TINY, _PLATEAU], ids=["whole", "recovered"])
+def test_test_data_decide_nothing(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Other test labels change the test accuracies and nothing else: not the weights, not the best round, and not when
+    pruned clients recover."""
     summaries, tables = [], []
     for name, dataset in (("right", "few_digits"), ("wrong", "few_digits_wrongly_tested")):
-        summaries.append(run_here(tmp_path, name, **_TINY, dataset=f"tests.user_code:{dataset}"))
+        summaries.append(run_here(tmp_path, name, **options, dataset=f"tests.user_code:{dataset}"))
         tables.append(
             [
                 {column: cell for column, cell in row.items() if not column.startswith("test_")}
@@ -66,6 +74,8 @@ def test_test_data_decide_nothing(tmp_path: Path) -> None:
     for name in ("model_sha256", "best_val_round", "best_val_accuracy", "final_val_accuracy", "total_uplink_bytes"):
         assert right[name] == wrong[name], name
     assert tables[0] == tables[1]
+    sent = {row["kept_fraction"] for row in tables[0]}
+    assert (len(sent) > 1) == ("recover" in options), "clients that recover send more of the model"
 
 
 def test_the_best_round_is_the_first_with_the_best_validation_accuracy(tmp_path: Path) -> None:

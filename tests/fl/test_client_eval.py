@@ -87,11 +87,13 @@ def test_each_client_as_if_it_were_alone() -> None:
         ([1, 3], [0.0, 1.0], 0.75, 0.0),
         ([1, 3, 0, 2], [0.5, 0.9, math.nan, math.nan], 0.8, 0.5),
         ([5] * 25, [at / 100 for at in range(25)][::-1], 0.12, 0.005),
+        ([5] * 19, [at / 100 for at in range(19)], 0.09, 0.0),
+        ([5] * 30, [at / 100 for at in range(30)], 0.145, 0.01),
         ([0, 0], [math.nan, math.nan], None, None),
     ],
 )
 def test_mean_and_worst(samples: list[int], scores: list[float], mean: float | None, worst: float | None) -> None:
-    """By hand: the mean is by samples; the worst tenth of 25 clients are two, of fewer than 20 one."""
+    """By hand: the mean is by samples; the worst tenth of 25 clients are two, of 30 three, of fewer than 20 one."""
     found = ClientScores(np.array(samples), np.array(scores), np.array(scores))
     assert found.mean == (None if mean is None else pytest.approx(mean))
     assert found.worst == (None if worst is None else pytest.approx(worst))

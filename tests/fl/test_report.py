@@ -5,9 +5,11 @@ by hand and compared with what lies on the axes.
 """
 
 import csv
+import logging
 import struct
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from fl import report
 from fl.figures import accuracy, dashboard, judgements, partition, style, timeline, timing, traffic
 from fl.figures.run_data import read_run
 from fl.report import write_report
@@ -193,6 +196,21 @@ def test_figures_of_predictions_and_of_clients(tmp_path: Path) -> None:
     assert line(axes, "mean by samples").get_ydata()[0] == pytest.approx(mean)
     drawn = write_report(folder, dpi=30)
     assert [path.name for path in drawn] == [*NAMES, "confusion.png", "prediction.png", "clients.png"]
+
+
+def test_letters_that_the_font_lacks_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Three Chinese letters in the names of classes: no warning, but one sentence; another warning stays one."""
+    folder = make_run(tmp_path / "run")
+    (folder / "confusion.csv").write_text("class,猫,狗狗鼠\n猫,3,1\n狗狗鼠,0,0\n", encoding="utf-8")
+    caplog.set_level(logging.INFO, logger="leanfed")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "confusion.png" in [path.name for path in write_report(folder, dpi=30)]
+    words = "3 characters of names are not in matplotlib's font; figures show boxes in their place"
+    assert caplog.messages == [words]
+    with pytest.warns(UserWarning, match="something else"), report._missing_glyphs_in_the_log():
+        warnings.warn("something else", stacklevel=1)
+    assert caplog.messages == [words]
 
 
 def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ def test_windows_by_hand(tmp_path: Path) -> None:
     assert data.groups.tolist() == [0] * 10
     assert data.classes == 0
     assert data.notes == (
-        "csv: 26 rows in 1 file(s), of which 0 malformed and 0 with missing values; features temp, wind (left out, not "
-        "numbers: sky); target temp: regression; split by at: 10 train, 2 validation, 2 test",
+        "csv: 26 rows in 1 file(s), of which 0 malformed and 0 with missing values, 0 gap(s) in time; features temp, wind "
+        "(left out, not numbers: sky); target temp: regression; split by at: 10 train, 2 validation, 2 test",
     )
 
 
@@ -170,7 +170,7 @@ def test_single_rows_at_random(tmp_path: Path) -> None:
     assert data.groups is not None
     assert data.validation is None
     assert (data.classes, data.class_names) == (2, ("cat", "dog"))
-    assert (data.train.x.shape, data.test.x.shape) == ((16, 1, 1), (4, 1, 1))
+    assert (data.train.x.shape, data.test.x.shape) == ((16, 1), (4, 1))
     assert data.groups.tolist().count(0) == 8
     assert torch.equal(data.test.x, again.test.x)
     assert data.train.x.mean() == pytest.approx(0, abs=1e-6)
@@ -233,6 +233,8 @@ def test_a_folder_of_files_is_never_one_sequence(tmp_path: Path) -> None:
         ("target=y,features=x+x", "features must name each column once"),
         ("target=y,val=0.1", "single rows without time are validated by --val-fraction, not by val"),
         ("target=y,window=2,test=0.5,val=0.5", "test and val leave less than a tenth to train on"),
+        ("target=y,features=a,b", "after it only key=value, not 'b'"),
+        ("2.csv,target=y", "csv takes one PATH, which must hold no comma and no '=', .* not '2.csv'"),
     ],
 )
 def test_specifications_are_refused_before_anything_is_read(words: str, says: str) -> None:
@@ -256,7 +258,13 @@ def test_specifications_are_refused_before_anything_is_read(words: str, says: st
         ("target=y,features=x,group=hole", "every row lacks some value, most often in column 'hole'$"),
         ("target=@file", "has no column '@file'"),
         ("target=y,features=x,time=@file", "has no column '@file'"),
-        ("target=y,features=@file", "it has no column '@file'"),
+        ("target=y,features=@file", r"t\.csv has no column '@file'"),
+        ("target=y,features=x+oftn", r"t\.csv has no column 'oftn'; did you mean 'often'\?$"),
+        ("target=y,features=x,group=id", r"no group of column 'id' has more than 1 complete row\(s\)"),
+        (
+            "target=half,features=x,group=id,window=2,horizon=1",
+            r"no group of column 'id' has more than 1 complete row\(s\)",
+        ),
         ("target=y,features=huge", r"column 'huge' of t\.csv holds a number of size 1e\+200"),
         ("target=huge,task=regression", r"column 'huge' of t\.csv holds a number of size 1e\+200"),
     ],
@@ -268,6 +276,39 @@ def test_columns_that_will_not_do(tmp_path: Path, words: str, says: str) -> None
     path = write(tmp_path / "t.csv", "x,y,word,hole,half,id,same,often,seldom,huge", rows)
     with pytest.raises(DataError, match=says):
         read(path, words)
+
+
+def test_a_path_with_an_equals_sign() -> None:
+    """Oracle: the words of the message, not a complaint about an option `my`."""
+    with pytest.raises(
+        ConfigError, match=r"csv takes one PATH, which must hold no comma and no '=', .* not 'my=wine\.csv'"
+    ):
+        check_dataset(DataOptions(dataset="csv:my=wine.csv,target=y"))
+
+
+def test_rows_and_windows_of_one_row(tmp_path: Path) -> None:
+    """Without window= samples are rows [F], with a horizon too; with window=1 they are the same rows as windows [1, F]."""
+    path = write(tmp_path / "t.csv", "v,w", [f"{n},{n * n}" for n in range(40)])
+    rows, windows = (read(path, f"target=v{words}") for words in ("", ",window=1"))
+    assert (rows.sample_shape, windows.sample_shape) == ((1,), (1, 1))
+    assert torch.equal(rows.train.x, windows.train.x[:, 0])
+    ahead, windows = (read(path, f"target=v,horizon=1{words}") for words in ("", ",window=1"))
+    assert (ahead.sample_shape, windows.sample_shape) == ((2,), (1, 2))
+    assert torch.equal(ahead.test.x, windows.test.x[:, 0])
+
+
+def test_a_target_that_fp32_would_blur(tmp_path: Path) -> None:
+    """81 numbers 0.7 apart beside 1.7e9, where numbers of fp32 are 128 apart: all would be one. Less a constant, and all
+    equal, they pass; and features are scaled in fp64, so nothing of them is lost."""
+    rows = [f"{n % 9},{1.7e9 + 0.7 * n},{0.7 * n},1.7e9" for n in range(81)]
+    path = write(tmp_path / "t.csv", "x,y,less,same", rows)
+    with pytest.raises(
+        DataError, match=r"column 'y': its spread 1\d\.\d is lost beside 1\.7e\+09 in fp32; subtract a con"
+    ):
+        read(path, "target=y,features=x")
+    assert read(path, "target=less,features=x").target[1] == pytest.approx(16.4, rel=0.2)
+    assert len(read(path, "target=same,features=x,task=regression").train) == 65
+    assert len(read(path, "target=less,features=y").train.x.unique()) == 65
 
 
 def test_natural_clients_need_a_group(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"y_train": None}, "y_train"),
+        ({"y_train": None}, "(no array 'y_train')"),
         ({"x_train": np.zeros((13, 28, 28), np.float32)}, "images must be uint8 [N, 28, 28], not float32"),
         ({"x_test": np.zeros((4, 784), np.uint8)}, "not uint8 [4, 784]"),
         ({"y_train": np.zeros(12, np.uint8)}, "12 labels for 13 images"),

@@ -97,7 +97,14 @@ def test_channels(tmp_path: Path) -> None:
         ("imagefolder:a,test=20%", "did you mean 0.2"),
         ("imagefolder:a,test=0", "test must lie between"),
         ("imagefolder:a,tset=0.1", "did you mean 'test'"),
-        ("imagefolder:a,b", r"takes 1 argument\(s\), not 2"),
+        (
+            "imagefolder:a,b",
+            "takes one PATH, which must hold no comma and no '=', and after it only key=value, not 'b'",
+        ),
+        ("imagefolder:a=b", "takes one PATH, which must hold no comma and no '=', .* not 'a=b'"),
+        ("imagefold:a", "there is no module 'imagefold' .*; did you mean imagefolder:PATH[?]$"),
+        ("image_folder:a/b,size=8", "did you mean imagefolder:PATH[?]$"),
+        ("cvs:wine.csv,target=y", "did you mean csv:PATH[?]$"),
     ],
 )
 def test_specifications_that_cannot_be_read(dataset: str, says: str) -> None:
@@ -134,6 +141,40 @@ def test_folders_that_will_not_do(tmp_path: Path) -> None:
     (tmp_path / "train" / "owl" / "0.jpeg").write_bytes(b"no picture")
     assert f"{tmp_path / 'train' / 'owl' / '0.jpeg'} cannot be read" in _refused(tmp_path)
     assert "has a folder test already; leave test=0.3 out" in _refused(tmp_path, ",test=0.3")
+
+
+@pytest.mark.parametrize(
+    ("folders", "at", "says"),
+    [
+        (["train", "test", "valid"], "valid", "would not be used"),
+        (["train", "validation"], "validation", "would not be used"),
+        (["train", "Test"], "Test", "would not be used"),
+        (["Train", "Test"], "Test", "is a split by its name, not a class"),
+        (["training"], "training", "is a split by its name, not a class"),
+        (["test", "val"], "test", "is a split by its name, not a class"),
+    ],
+)
+def test_splits_by_other_names(tmp_path: Path, folders: list[str], at: str, says: str) -> None:
+    """Nothing is passed over, and no split is taken for a class. Oracle: the words of the message."""
+    for folder in folders:
+        write(tmp_path / folder, {"cat": 2, "dog": 2})
+    assert _refused(tmp_path).endswith(
+        f": {tmp_path / at} {says}; pictures belong in train/<class>, test/<class> and val/<class>"
+    )
+
+
+def test_splits_without_classes(tmp_path: Path) -> None:
+    """Pictures right in train and test are not those of two classes; nor does a test folder of no class go unused. Other
+    folders beside train, which may hold anything, are named in the log."""
+    write(tmp_path, {"cat": 2, "dog": 2})
+    (tmp_path / "cat").rename(tmp_path / "train")
+    (tmp_path / "dog").rename(tmp_path / "test")
+    assert f"{tmp_path / 'test'} is a split by its name, not a class; " in _refused(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "notes")
+    write(tmp_path / "train", {"cat": 2, "dog": 2})
+    assert f"{tmp_path / 'test'} holds no folder of a class; " in _refused(tmp_path)
+    write(tmp_path / "test", {"cat": 1})
+    assert read(tmp_path).notes[0].endswith("; not used: notes")
 
 
 def test_splits_without_pictures(tmp_path: Path) -> None:

@@ -77,6 +77,25 @@ def test_gaps_and_bad_rows_end_a_window_and_are_counted(tmp_path: Path) -> None:
     assert "windows: 4 train, 2 validation, 2 test; 0 parts" in note
 
 
+@pytest.mark.parametrize(
+    ("time", "windows", "counted"),
+    [
+        ("1001.020", 2, "and 0 with missing values; 1 gaps in time"),
+        ("NA", 1, "and 1 with missing values; 0 gaps in time"),
+    ],
+)
+def test_a_time_that_is_there_twice_or_not_at_all(tmp_path: Path, time: str, windows: int, counted: str) -> None:
+    """Of 512 rows, row 256 has the time of row 255, so it begins a run of 256 rows, or none, so 255 are left after it: not
+    enough for a window. In order they would make three."""
+    rows = lines(512)
+    rows[256] = rows[256].replace("1001.024", time, 1)
+    make(tmp_path)
+    write(tmp_path, "subjecta-relaxed-1.csv", rows)
+    data = load(tmp_path, False)
+    assert data.train.y.tolist() == [0] * windows + [2] * 3
+    assert counted in data.notes[0]
+
+
 def test_short_sessions_are_counted_and_nothing_is_padded(tmp_path: Path) -> None:
     """A later session of 700 rows has halves of 222, too short for a window; with only such there is nothing to test on."""
     make(tmp_path)

@@ -19,9 +19,8 @@ TRAIN, VALIDATION, TEST = 176, 88, 88
 """What 400 hours less two days make of 2 : 1 : 1."""
 
 
-def lines(first: float = 0.0, count: int = HOURS) -> list[str]:
-    """So many hours from new year; at hour n: first + n degrees, pressure 1000, dew point -n, wind n / 2."""
-    begin = datetime(2015, 1, 1)
+def lines(first: float = 0.0, count: int = HOURS, begin: datetime = datetime(2015, 1, 1)) -> list[str]:
+    """So many hours from new year on; at hour n: first + n degrees, pressure 1000, dew point -n, wind n / 2."""
     moments = [begin + timedelta(hours=n) for n in range(count)]
     return [
         f'{n + 1},{at.year},{at.month},{at.day},{at.hour},NA,{first + n},1000,{-n},0,"N",{n / 2},"X"'
@@ -67,6 +66,19 @@ def test_no_row_is_in_two_splits(tmp_path: Path) -> None:
         degrees = split.x[:, :, 0].double() * data.target[1] + data.target[0]
         used.append({*degrees.round().int().flatten().tolist(), *split.y.int().tolist()})
     assert used == [set(range(176)), set(range(200, 288)), set(range(312, 400))]
+
+
+def test_all_stations_share_one_calendar(tmp_path: Path) -> None:
+    """B begins 100 hours before A: of 500 hours less two days 226 train, 113 validate and 113 test. In them lie 126, 113 and
+    113 of A's hours, and 226, 113 and 13 of B's, each less the 24 before its first target."""
+    write(tmp_path, "A", lines())
+    write(tmp_path, "B", lines(1000.0, begin=datetime(2015, 1, 1) - timedelta(hours=100)))
+    data = load(tmp_path, False)
+    assert data.validation is not None
+    targets = [split.y.int().tolist() for split in (data.train, data.validation, data.test)]
+    assert targets[0] == [*range(24, 126), *range(1024, 1226)]
+    assert targets[1] == [*range(150 + 24, 263), *range(1250 + 24, 1363)]
+    assert targets[2] == list(range(287 + 24, 400))
 
 
 def test_persistence_by_hand() -> None:
@@ -115,6 +127,16 @@ def test_missing_rows_end_a_window_and_are_counted(tmp_path: Path) -> None:
     mae, _ = persistence(data.train, data.target)
     assert mae == pytest.approx(1.0, abs=1e-4)
     assert "1 stations, 399 rows, of which 1 malformed and 2 with missing values" in data.notes[0]
+
+
+def test_an_hour_that_is_there_twice_ends_a_window(tmp_path: Path) -> None:
+    """Hour 60 comes a second time, 500 degrees warmer: 61 rows of the 177 to train on are before it, which make 37 samples,
+    and 116 from it on, which make 92; none has both."""
+    rows = lines()
+    rows.insert(61, rows[60].replace(",60.0,", ",560.0,"))
+    write(tmp_path, "A", rows)
+    data = load(tmp_path, False)
+    assert data.train.y.int().tolist() == [*range(24, 61), *range(60 + 24, 176)]
 
 
 def test_impossible_times_are_missing(tmp_path: Path) -> None:

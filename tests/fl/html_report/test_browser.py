@@ -15,8 +15,8 @@ FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--virtual-time-budget=3000"),
 )
-VALUES = [10.0, 9.0, None, 1e-7, 100.0]
-NAMES = ["b10", "b9", "a", "", "c"]
+VALUES = [10.0, 9.0, None, float("inf"), 1e-7, -1.0, -2.0, float("-inf")]
+NAMES = ["b10", "b9", "a", "", "c", "d", "e", "f"]
 # Run by the page after its own script: what a reader does with the mouse, and the policy's objection to a request.
 PROBE = """<script>
 const heads = document.querySelectorAll("th button");
@@ -53,8 +53,8 @@ def dom(browser: str, page: Path, profile: Path) -> str:
 
 
 def test_a_click_sorts_and_nothing_leaves(browser: str, tmp_path: Path) -> None:
-    """A click sorts up, another down, empty cells always last; words sort with their numbers as numbers (b9 before b10).
-    The page loads nothing, and its policy refuses an image from elsewhere."""
+    """A click sorts up, another down, infinite numbers at the ends, empty cells always last; words sort with their numbers
+    as numbers (b9 before b10). The page loads nothing, and its policy refuses an image from elsewhere."""
     table = SortableTable.of("Rounds", {"value": VALUES, "name": NAMES})
     text = Page("run", tables=[table]).html()
     page = tmp_path / "probe.html"
@@ -66,7 +66,7 @@ def test_a_click_sorts_and_nothing_leaves(browser: str, tmp_path: Path) -> None:
     assert _numbers(told["up"]) == [*known, None]
     assert _numbers(told["down"]) == [*reversed(known), None]
     assert (told["first"], told["again"], told["cleared"]) == ("ascending", "descending", "null")
-    assert told["words"] == "a|b9|b10|c|"
+    assert told["words"] == "a|b9|b10|c|d|e|f|"
     assert told["requests"] == "0"
     assert told["refused"].startswith("http")
 

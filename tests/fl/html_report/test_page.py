@@ -137,6 +137,18 @@ def test_a_cell_is_short_and_sorts_by_all_its_digits(value: object, text: str, s
     assert (cell.text, cell.value) == (text, sorts_by)
 
 
+def test_infinite_numbers_sort_as_numbers() -> None:
+    """JavaScript's `Number` reads Infinity, and not Python's inf; a word stays what it is, and so does the text."""
+    table = SortableTable.of(
+        "Rounds", {"value": [float("inf"), 2.5, float("-inf"), None], "name": ["inf", "a", "b", "c"]}
+    )
+    text = Page("run", tables=[table]).html()
+    cells = re.findall(r'<td( class="number")? data-value="([^"]*)">([^<]*)</td>', text)
+    sorted_by = [("Infinity", "inf"), ("2.5", "2.5"), ("-Infinity", "-inf"), ("", "")]
+    assert cells[::2] == [(' class="number"', *pair) for pair in sorted_by]
+    assert cells[1] == ("", "inf", "inf")
+
+
 def test_a_long_table_is_thinned_and_says_so() -> None:
     """2,500 rounds: every third, and the last."""
     table = SortableTable.of("Rounds", {"round": list(range(2500))}, "Columns.")

@@ -176,6 +176,10 @@ def test_users_own_function(monkeypatch):
     [
         ({"model": "resnet81"}, "did you mean 'resnet18'"),
         ({"model": "no_such_package:f"}, "there is no module 'no_such_package'"),
+        (
+            {"model": "os.path:abspath"},
+            r"called as abspath\(classes, in_channels\), which abspath\(path\) does not take$",
+        ),
         ({"model": "lenet5", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model lenet5"),
         ({"model": "pfl_cnn", "stem": "imagenet"}, "--stem imagenet is for resnet18"),
         ({"model": "resnet12", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model resnet12"),
