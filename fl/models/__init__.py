@@ -91,7 +91,8 @@ def _built_in(options: ModelOptions, classes: int, shape: tuple[int, ...]) -> nn
     if name == "mlp":
         takes, dimensions = "windows and rows", {1, 2}
     if len(shape) not in dimensions:
-        raise ConfigError(f"--model {name} takes {takes}, and the samples of --dataset are {list(shape)}")
+        hint = "; window=LENGTH makes windows of a csv: table, and --model mlp takes rows" if len(shape) == 1 else ""
+        raise ConfigError(f"--model {name} takes {takes}, and the samples of --dataset are {list(shape)}{hint}")
     if name in _SEQUENCES:
         return _SEQUENCES[name](classes=classes, features=channels, length=size)
     outputs = classes or 1
