@@ -58,14 +58,17 @@ def test_a_slice_without_a_checkpoint_would_go_on_for_ever(tmp_path: Path) -> No
     assert (result.returncode, "GPU_SLICE_S 1 must be longer" in result.stderr) == (4, True)
 
 
-def test_a_finished_experiment_prints_its_figures(tmp_path: Path) -> None:
-    """Status 0, and the last rounds of every run folder are read; a file of one's own needs no GPU."""
-    (tmp_path / "out" / "mine" / "a-seed0").mkdir(parents=True)
-    (tmp_path / "mine.yaml").write_text("name: mine\n")
+@pytest.mark.parametrize("name", ["mine", "gpu-adaptive"])
+def test_a_finished_experiment(tmp_path: Path, name: str) -> None:
+    """Status 0; a file of one's own needs no GPU. Of gpu-adaptive, the last rounds of every run folder are read."""
+    (tmp_path / "out" / name / "a-seed0").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text(f"name: {name}\n")
     assert _slice(tmp_path, "true", str(tmp_path / "mine.yaml")).returncode == 0
-    call, figures = _calls(tmp_path)
+    call, *figures = _calls(tmp_path)
     assert call.startswith(f"-m fl.experiment {tmp_path}/mine.yaml")
-    assert figures == f"benchmarks/gpu/last_rounds.py {tmp_path}/out/mine/a-seed0/"
+    assert figures == (
+        [f"benchmarks/gpu/last_rounds.py {tmp_path}/out/{name}/a-seed0/"] if name == "gpu-adaptive" else []
+    )
 
 
 def test_an_error_is_no_slice(tmp_path: Path) -> None:

