@@ -90,13 +90,14 @@ def test_the_mean_of_the_last_rounds(tmp_path: Path) -> None:
 
 
 def test_step_times_leave_out_the_warm_up(tmp_path: Path) -> None:
-    """Two clients on a rank, steps of 1 s first and 20 ms later: medians 20 ms and 5 ms, 100 and 400 bytes a client."""
+    """Two clients on a rank, steps of 1 s first and 20 ms later: medians 20 ms and 5 ms, 1,000 and 4,000 bytes a client,
+    40,000 bits, which take 0.4 ms at 100 Mbit/s."""
     tool = _load(ROOT / "Bandwidth Analysis" / "cifar10_compression" / "step_times.py")
     rounds, clients = ["round,exchange_s"], ["round,client,rank,train_s,uplink_bytes,downlink_bytes"]
     for n in range(tool.WARM_UP + 3):
         slow = n < tool.WARM_UP
         rounds.append(f"{n},{3 if slow else 0.005}")
-        clients += [f"{n},{client},0,{1 if slow else 0.02},{9 if slow else 100},400" for client in (0, 1)]
+        clients += [f"{n},{client},0,{1 if slow else 0.02},{9 if slow else 1000},4000" for client in (0, 1)]
     (tmp_path / "metrics.csv").write_text("\n".join(rounds))
     (tmp_path / "clients.csv").write_text("\n".join(clients))
     found = tool.step_times(tmp_path)
@@ -105,8 +106,9 @@ def test_step_times_leave_out_the_warm_up(tmp_path: Path) -> None:
         "compute_ms": 20.0,
         "communicate_ms": 5.0,
         "ranks": 1,
-        "uplink_bytes": 100,
-        "downlink_bytes": 400,
+        "uplink_bytes": 1000,
+        "downlink_bytes": 4000,
+        "transfer_ms_100_mbit": 0.4,
     }
     (tmp_path / "metrics.csv").write_text("round,exchange_s\n0,1\n")
     with pytest.raises(ValueError, match="more than 5 rounds"):

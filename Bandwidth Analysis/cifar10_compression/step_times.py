@@ -3,7 +3,8 @@
 Every round there is one step of each client. `compute` is the median `train_s` of clients.csv: a client's forward and
 backward pass, its step, and reading off the update, until the last loss has been read from the device. `communicate` is the
 median `exchange_s` of metrics.csv: encoding, sending, decoding, the server's step, its broadcast, applying it; of all
-clients of the busiest rank. Bytes are the medians of a client and step (the last step also pays for the final model). The
+clients of the busiest rank. Bytes are the medians of a client and step (the last step also pays for the final model).
+`transfer_ms_100_mbit` is no measurement: what these bytes take on a link of 100 Mbit/s of the client's own, both ways. The
 first steps of a run pay for warming up and do not count. Writes step_times.csv and prints it.
 """
 
@@ -30,13 +31,15 @@ def step_times(folder: Path) -> dict[str, float]:
     rounds, clients = rows_of(folder / "metrics.csv"), rows_of(folder / "clients.csv")
     if not rounds:
         raise ValueError(f"{folder} must have more than {WARM_UP} rounds")
+    uplink, downlink = (statistics.median(int(row[f"{way}_bytes"]) for row in clients) for way in ("uplink", "downlink"))
     return {
         "steps": len(rounds),
         "compute_ms": round(1e3 * statistics.median(float(row["train_s"]) for row in clients), 2),
         "communicate_ms": round(1e3 * statistics.median(float(row["exchange_s"]) for row in rounds), 2),
         "ranks": len({row["rank"] for row in clients}),
-        "uplink_bytes": int(statistics.median(int(row["uplink_bytes"]) for row in clients)),
-        "downlink_bytes": int(statistics.median(int(row["downlink_bytes"]) for row in clients)),
+        "uplink_bytes": int(uplink),
+        "downlink_bytes": int(downlink),
+        "transfer_ms_100_mbit": round(8e-5 * (uplink + downlink), 2),
     }
 
 
