@@ -64,6 +64,17 @@ def unequal_sentence() -> str:
     )
 
 
+def links_sentence() -> str:
+    """The README's sentence on real links, from `Bandwidth Analysis/links/links.csv`."""
+    with open(RESULTS / "links" / "links.csv", newline="", encoding="utf-8") as file:
+        seconds = {(row["scheme"], row["mbit"]): f"{float(row['seconds']):.3g} s" for row in csv.DictReader(file)}
+    codec = "topk:0.01+log3+zstd"
+    both = [(seconds["fp32, payload", mbit], seconds[f"ours: {codec}", mbit]) for mbit in ("10", "100", "1000")]
+    (slow, ours), *others = both
+    rest = ", ".join(f"{dense} and {short}" for dense, short in others)
+    return f"an update of ResNet-18 takes {slow} dense and {ours} with `{codec}` ({rest} at 100 and 1000 Mbit/s)"
+
+
 def _parts_of_the_time(runs: list[dict[str, str]]) -> dict[str, float]:
     """Mean virtual time to the target over FedAvg's whole virtual time, of every arm all of whose seeds get there."""
     whole = _mean([run for run in runs if run["arm"] == "FedAvg"], "virtual_time_s")
@@ -106,7 +117,7 @@ def main() -> None:
     print(f"docs/quickstart.png. {quickstart()}")
     if data_dir is not None:
         subprocess.run([sys.executable, "benchmarks/density.py", "--data-dir", data_dir], cwd=ROOT, check=True)
-    print("\n".join([*uplink_rows(), unequal_sentence()]))
+    print("\n".join([*uplink_rows(), links_sentence(), unequal_sentence()]))
 
 
 if __name__ == "__main__":

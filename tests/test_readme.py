@@ -1,12 +1,13 @@
 """The README's numbers are those of the committed results."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from benchmarks.figures import FOLDERS, RESULTS, ROOT, unequal_sentence, uplink_rows
+from benchmarks.figures import FOLDERS, RESULTS, ROOT, links_sentence, unequal_sentence, uplink_rows
 from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.spec import read_experiment
 
@@ -18,9 +19,10 @@ def test_the_table_of_results() -> None:
         assert row in readme
 
 
-def test_the_sentence_on_unequal_clients() -> None:
-    """The one that `make figures` prints is in the README, wherever its lines end."""
-    assert unequal_sentence() in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+@pytest.mark.parametrize("sentence", [unequal_sentence, links_sentence])
+def test_sentences(sentence: Callable[[], str]) -> None:
+    """Those that `make figures` prints are in the README, wherever its lines end."""
+    assert sentence() in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 
 
 def test_committed_tables_belong_to_their_experiments() -> None:

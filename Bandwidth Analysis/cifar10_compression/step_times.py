@@ -31,7 +31,9 @@ def step_times(folder: Path) -> dict[str, float]:
     rounds, clients = rows_of(folder / "metrics.csv"), rows_of(folder / "clients.csv")
     if not rounds:
         raise ValueError(f"{folder} must have more than {WARM_UP} rounds")
-    uplink, downlink = (statistics.median(int(row[f"{way}_bytes"]) for row in clients) for way in ("uplink", "downlink"))
+    uplink, downlink = (
+        statistics.median(int(row[f"{way}_bytes"]) for row in clients) for way in ("uplink", "downlink")
+    )
     return {
         "steps": len(rounds),
         "compute_ms": round(1e3 * statistics.median(float(row["train_s"]) for row in clients), 2),
