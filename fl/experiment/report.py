@@ -1,4 +1,4 @@
-"""report.md, accuracy.png and the tables on the console."""
+"""report.md, report.html, accuracy.png and the tables on the console."""
 
 from pathlib import Path
 from typing import Any
@@ -6,14 +6,17 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ..html_report.experiment_page import write_experiment_page
 from .figure import draw_accuracy
 from .results import Results
 from .tables import Table, reference_arm, tables
 
 
 def write_report(results: Results) -> Path:
-    """Write accuracy.png (or r2.png) and report.md to the results' folder; return the path of the latter."""
-    draw_accuracy(results, results.folder / f"{results.score.name}.png")
+    """Write accuracy.png (or r2.png), report.html and report.md to the results' folder; return the path of the last."""
+    picture = results.folder / f"{results.score.name}.png"
+    draw_accuracy(results, picture)
+    write_experiment_page(results, picture, [*_unfinished(results), _explanation(results)])
     path = results.folder / "report.md"
     path.write_text(report(results), encoding="utf-8")
     return path
@@ -26,9 +29,7 @@ def report(results: Results) -> str:
     parts = [f"# {experiment.name}\n"]
     if experiment.description:
         parts.append(f"{experiment.description}\n")
-    if results.missing:
-        names = ", ".join(run.folder.name for run in results.missing)
-        parts.append(f"**Not finished yet**, so not in the tables: {names}.\n")
+    parts += [f"**{text}**\n" for text in _unfinished(results)]
     parts += [table.markdown() for table in tables(results)]
     parts.append(_explanation(results) + "\n")
     title, name = results.score.title, results.score.name
@@ -39,6 +40,11 @@ def report(results: Results) -> str:
     parts.append("Every option, defaults included, is in the `config.json` of each run folder.\n")
     parts.append("## Machine\n\n" + _list(_machine(results)))
     return "\n".join(parts)
+
+
+def _unfinished(results: Results) -> list[str]:
+    names = ", ".join(run.folder.name for run in results.missing)
+    return [f"Not finished yet, so not in the tables: {names}."] if names else []
 
 
 def _explanation(results: Results) -> str:
