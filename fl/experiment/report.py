@@ -16,7 +16,7 @@ def write_report(results: Results) -> Path:
     """Write accuracy.png (or r2.png), report.html and report.md to the results' folder; return the path of the last."""
     picture = results.folder / f"{results.score.name}.png"
     draw_accuracy(results, picture)
-    write_experiment_page(results, picture, [*_unfinished(results), _explanation(results)])
+    write_experiment_page(results, picture, _unfinished(results))
     path = results.folder / "report.md"
     path.write_text(report(results), encoding="utf-8")
     return path

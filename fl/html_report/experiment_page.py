@@ -10,15 +10,18 @@ from .run_page import NAME
 if TYPE_CHECKING:  # which imports this package itself
     from ..experiment.results import Results
 
+_ARMS = "Means over an arm's finished seeds, empty where one of them has no such value. Bytes: all clients and rounds."
+_RUNS = "The columns of results.csv. best_val_test: the test score of the round with the best validation score."
+
 
 def write_experiment_page(results: "Results", picture: Path, notes: Sequence[str]) -> Path:
     """Write report.html beside the results, and return its path. `picture`: the experiment's PNG file; `notes`:
-    paragraphs below the figure."""
+    paragraphs above it."""
     experiment, score = results.experiment, results.score
     caption = f"Validation {score.title} by rounds and by bytes"
     tables = [
-        SortableTable.of("Arms", _arms(results), "Means over an arm's finished seeds."),
-        SortableTable.of("Runs", _columns([row.cells for row in results.rows]), "The columns of results.csv."),
+        SortableTable.of("Arms", _arms(results), _ARMS),
+        SortableTable.of("Runs", _columns([row.cells for row in results.rows]), _RUNS),
         SortableTable.of(
             "Options", {"option": list(experiment.base), "value": list(map(str, experiment.base.values()))}
         ),
