@@ -108,7 +108,8 @@ compression: $(STAMP)
 hour: HOUR = $(BIN)/python -m fl.experiment experiments/cifar10_hour.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/cifar10_hour"
 hour: $(STAMP)
-	$(HOUR) --only dense >/dev/null 2>&1 & $(HOUR) --only "top 10 %"; wait
+	$(HOUR) --only dense >/dev/null 2>&1 & dense=$$!; trap "kill $$dense" INT TERM; \
+		$(HOUR) --only "top 10 %" || { kill $$dense; exit 1; }; wait $$dense
 	$(HOUR)
 
 # The README's pictures and numbers, and those of Bandwidth Analysis, from the committed tables.

@@ -8,7 +8,7 @@ from pathlib import Path
 from fl.errors import DataError
 from fl.record import TIMES
 
-_COLUMNS = ("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes", *TIMES)
+_COLUMNS = ("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes", *TIMES)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def read_clients(folder: Path) -> dict[int, list[ClientRow]]:
         where = f"{path}, line {number}:"
         if len(line) != len(header):
             raise DataError(f"{where} {len(line)} cells where the header has {len(header)}")
-        cells = dict(zip(header, line, strict=True))
+        cells = {"train_flops": "", **dict(zip(header, line, strict=True))}  # not there in earlier versions
         row = ClientRow(
             client=_whole(cells, "client", where),
             samples=_whole(cells, "samples", where, empty=0.0),

@@ -35,6 +35,7 @@ from rich.table import Table
 
 from compression.wire import HEADER_BYTES
 from fl.errors import ConfigError, DataError
+from fl.ranks import leave_group
 
 HERE = Path(__file__).parent
 _LONGEST_S = 1800
@@ -50,7 +51,7 @@ def predict(updates: Path, mbits: Sequence[float], latency_s: float) -> list[dic
         size, encode_s, decode_s = alone(scheme, update)
         common = {"scheme": name, "all_reduce": scheme.all_reduce, "payload_bytes": size, "latency_s": latency_s}
         rows += [{**common, "mbit": mbit, "encode_s": encode_s, "decode_s": decode_s} for mbit in mbits]
-    dist.destroy_process_group()
+    leave_group()
     return rows
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import DataError
 from .ranks import Ranks
 
-_FORMAT = 4
+_FORMAT = 5
 _KEPT = 2
 
 

@@ -40,7 +40,7 @@ def load_function(option: str, reference: str, *arguments: str) -> Callable[...,
 
 def _check_parameters(option: str, reference: str, function: Callable[..., Any], arguments: tuple[str, ...]) -> None:
     try:
-        signature = inspect.signature(function)
+        signature = inspect.signature(function, follow_wrapped=False)  # what is called is the wrapper
     except (TypeError, ValueError):  # some functions written in C have none to look at
         return
     try:

@@ -72,7 +72,9 @@ def _enter(rank: int, world_size: int, folder: str, function: Callable[..., None
         Path(folder, f"failed-{rank}").write_text(f"rank {rank} of {world_size}:\n{traceback.format_exc()}")
         raise
     finally:
-        dist.destroy_process_group()
+        from fl.ranks import leave_group
+
+        leave_group()
 
 
 @contextlib.contextmanager

@@ -165,6 +165,17 @@ def test_everything_is_written(tool: ModuleType, pair: list[Path], tmp_path: Pat
     assert float(row["bits_per_s"]) == 4e6
 
 
+def test_runs_of_a_version_without_operations(tool: ModuleType, pair: list[Path]) -> None:
+    """Without the column train_flops only --compute flops is refused."""
+    for folder in pair:
+        lines = [line.split(",") for line in (folder / "clients.csv").read_text().splitlines()]
+        at = lines[0].index("train_flops")
+        (folder / "clients.csv").write_text("\n".join(",".join(cells[:at] + cells[at + 1 :]) for cells in lines))
+    assert tool.compare(pair, "4", None, None).pairs[0].bits_per_s == pytest.approx(4e6)
+    with pytest.raises(DataError, match="the operations of dense are not known; use --compute train_s"):
+        tool.compare(pair, "fair", None, None)
+
+
 def test_rounds_after_the_last_score_count(tool: ModuleType, tmp_path: Path) -> None:
     """Four rounds of which two have a score: the best is of round 1, bytes and seconds of the whole run are of all four.
     The last evaluated round is round 3, if it has a loss though no score, or else round 1."""

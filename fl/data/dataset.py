@@ -177,8 +177,8 @@ def size_of(sample_shape: tuple[int, ...]) -> int:
 
 def is_lost(spread: float, largest: float) -> bool:
     """Whether numbers of this standard deviation, the largest of this absolute value, are blurred in fp32: whether its
-    neighbours there are more than a thousandth of the deviation apart."""
-    return float(np.spacing(np.float32(largest))) > 1e-3 * spread
+    neighbours there are more than a hundredth of the deviation apart."""
+    return float(np.spacing(np.float32(largest))) > 1e-2 * spread
 
 
 def _need_tensor(what: str, value: Any) -> None:

@@ -81,10 +81,13 @@ class _Folder:
         splits = [name for name in names if name.casefold() in _SPLITS]
         right = "pictures belong in train/<class>, test/<class> and val/<class>"
         if _folders(self.path / "train"):
+            if self.test is not None and not _folders(self.path / "test"):
+                splits = [name for name in splits if name != "test"]
             for name in splits:
                 if name not in ("train", "test", "val") or not _folders(self.path / name):
                     what = "holds no folder of a class" if name in ("test", "val") else "would not be used"
-                    raise DataError(f"--dataset {self.spec}: {self.path / name} {what}; {right}")
+                    aside = " (test=0.2 sets a fifth of train aside instead)" if name == "test" else ""
+                    raise DataError(f"--dataset {self.spec}: {self.path / name} {what}; {right}{aside}")
             return [name for name in names if name not in splits]
         for name in splits:
             if len(splits) > 1 or _folders(self.path / name):

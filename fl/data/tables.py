@@ -13,7 +13,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from fl.data.dataset import is_lost
 from fl.data.files import UNREADABLE
 from fl.errors import DataError
 
@@ -156,9 +155,11 @@ def refuse_huge(numbers: np.ndarray, column: str, file: str, option: str) -> Non
 
 
 def refuse_lost(numbers: np.ndarray, column: str, option: str) -> None:
-    """DataError, which `option` opens, if fp32 would blur finite numbers [N] that are not all equal (see `is_lost`)."""
+    """DataError, which `option` opens, if fp32 would blur finite numbers, float64 [N]: if rounding to it moves them by more
+    than a thousandth of their standard deviation (root mean squares). All equal, they may be what they like."""
     largest, spread = float(np.abs(numbers).max()), float(numbers.std())
-    if numbers.min() < numbers.max() and is_lost(spread, largest):
+    moved = float(np.sqrt(np.mean((numbers - numbers.astype(np.float32)) ** 2)))
+    if numbers.min() < numbers.max() and moved > 1e-3 * spread:
         raise DataError(
             f"{option}: column '{column}': its spread {spread:.3g} is lost beside {largest:.3g} in fp32; subtract a "
             "constant first"

@@ -311,6 +311,15 @@ def test_a_target_that_fp32_would_blur(tmp_path: Path) -> None:
     assert len(read(path, "target=less,features=y").train.x.unique()) == 65
 
 
+def test_targets_that_fp32_holds_well_enough(tmp_path: Path) -> None:
+    """Whole numbers about 10,000,000 are exact, degrees of latitude within a street and air pressure nearly so."""
+    rows = [f"{n},{10_000_000 + 31 * n},{48.8566 + 1e-4 * n:.6f},{101_325 + 0.3 * n:.1f}" for n in range(81)]
+    path = write(tmp_path / "t.csv", "x,whole,latitude,pressure", rows)
+    for name in ("whole", "latitude", "pressure"):
+        data = read(path, f"target={name},features=x,task=regression")
+        assert len(data.train.y.unique()) == 65
+
+
 def test_natural_clients_need_a_group(tmp_path: Path) -> None:
     """Oracle: the words of the messages; a path without files."""
     path = write(tmp_path / "t.csv", "x,y", [f"{n},{n % 2}" for n in range(12)])

@@ -172,7 +172,10 @@ def test_splits_without_classes(tmp_path: Path) -> None:
     assert f"{tmp_path / 'test'} is a split by its name, not a class; " in _refused(tmp_path)
     (tmp_path / "train").rename(tmp_path / "notes")
     write(tmp_path / "train", {"cat": 2, "dog": 2})
-    assert f"{tmp_path / 'test'} holds no folder of a class; " in _refused(tmp_path)
+    refused = _refused(tmp_path)
+    assert f"{tmp_path / 'test'} holds no folder of a class; " in refused
+    assert "test=0.2 sets a fifth of train aside" in refused
+    assert read(tmp_path, ",test=0.5").notes[0].endswith("; not used: notes, test")
     write(tmp_path / "test", {"cat": 1})
     assert read(tmp_path).notes[0].endswith("; not used: notes")
 

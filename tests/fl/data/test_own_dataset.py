@@ -1,6 +1,8 @@
 """A data set by the user's own function. Oracle: the words of the messages, each one sentence and no traceback."""
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,26 @@ def test_messages_name_the_option_and_the_line(
         load_dataset(DataOptions(dataset=f"test_own_dataset:{name}"), seed=0)
     assert str(caught.value).endswith(f" (test_own_dataset.py, line {line})")
     assert caught.value.__cause__ is None
+
+
+def _seeded(function: Callable[[Path, int], Dataset]) -> Callable[[Path], Dataset]:
+    @functools.wraps(function)
+    def inner(folder: Path) -> Dataset:
+        return function(folder, 0)
+
+    return inner
+
+
+@_seeded
+def wrapped(folder: Path, seed: int) -> Dataset:
+    """A data set whose decorator gives it its second argument."""
+    return made()
+
+
+def test_a_decorated_function_is_called_as_its_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What functools.wraps shows of the function inside does not count."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert load_dataset(DataOptions(dataset="test_own_dataset:wrapped"), seed=0).name == "x"
 
 
 def test_other_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
