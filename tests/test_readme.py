@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.figures import FOLDERS, RESULTS, ROOT, links_sentence, unequal_sentence, uplink_rows
+from benchmarks.figures import FOLDERS, RESULTS, ROOT, bits_sentence, links_sentence, unequal_sentence, uplink_rows
 from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.spec import read_experiment
 
@@ -19,7 +19,7 @@ def test_the_table_of_results() -> None:
         assert row in readme
 
 
-@pytest.mark.parametrize("sentence", [unequal_sentence, links_sentence])
+@pytest.mark.parametrize("sentence", [unequal_sentence, links_sentence, bits_sentence])
 def test_sentences(sentence: Callable[[], str]) -> None:
     """Those that `make figures` prints are in the README, wherever its lines end."""
     assert sentence() in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
