@@ -131,7 +131,7 @@ def test_results_are_those_of_the_runs(whole: Path, tmp_path: Path) -> None:
         (float(found[0]["final_val_accuracy"]) + float(found[1]["final_val_accuracy"])) / 2 - 0.1
     )
     assert {path.name for path in whole.iterdir() if path.is_file()} == {
-        *("results.csv", "curves.csv", "report.md", "accuracy.png"),
+        *("results.csv", "curves.csv", "report.html", "report.md", "accuracy.png"),
     }
     assert json.loads((whole / "dense-seed0" / "machine.json").read_text())["cpu"] in (whole / "report.md").read_text()
 
