@@ -163,7 +163,7 @@ def _times(run: RunData, folder: Path, rows: ClientRows, link: Link) -> tuple[li
     if link.profile is None:
         if not np.isfinite(run["virtual_time_s"]).any():
             raise DataError(
-                f"--link own: {folder} was run without --profiles, so it has no virtual time; none does without"
+                f"--link own: {folder} was run without --profiles, so it has no virtual time; use --link none"
             )
         if not waits:
             return None, run["virtual_time_s"]
