@@ -1,74 +1,21 @@
 """Experiments, really run on digits. Oracle: the uninterrupted experiment, and the runs made one by one."""
 
-import csv
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from compression import NonFiniteError
 from fl.errors import ConfigError
-from fl.experiment import Experiment, read_experiment, run_experiment
+from fl.experiment import read_experiment, run_experiment
 from fl.experiment.__main__ import main
 from fl.experiment.results import TIMES
-from tests.support import PYTHON, ROOT, environment, no_figures, on_ranks, run_here, torchrun
-
-FILE: dict[str, Any] = {
-    "name": "tiny",
-    "base": {
-        "dataset": "digits",
-        "model": "lenet5",
-        "precision": "fp32",
-        "clients": 2,
-        "limit_train": 120,
-        "batch_size": 16,
-        "lr": 0.1,
-        "rounds": 3,
-    },
-    "vary": ["uplink", "model"],
-    "arms": {
-        "dense": {"uplink": "none"},
-        "topk 10 %": {"uplink": "topk:0.1"},
-        "small": {"uplink": "none", "model": "simple_cnn"},
-    },
-    "seeds": [0, 1],
-    "target": {"arm": "dense", "minus": 0.1},
-}
-CELLS = 6
-
-
-def write(folder: Path, **keys: Any) -> Path:
-    """The experiment's file with other keys."""
-    path = folder / "tiny.yaml"
-    # Every rank writes it: replaced at once, so that none reads what another has only begun.
-    part = path.with_suffix(f".{os.getpid()}")
-    part.write_text(yaml.safe_dump({**FILE, **keys}, sort_keys=False))
-    os.replace(part, path)
-    return path
-
-
-def perform(folder: Path, *, keys: dict[str, Any] | None = None, **options: Any) -> Path:
-    """Run the experiment in `folder` without the runs' figures; the folder of its results."""
-    folder.mkdir(exist_ok=True)
-    experiment: Experiment = read_experiment(write(folder, **(keys or {})))
-    with no_figures():
-        run_experiment(experiment, output_dir=str(folder / "out"), **options)
-    return folder / "out" / "tiny"
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of results.csv as text."""
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
+from tests.end_to_end.experiments import CELLS, FILE, perform, replace_run, rows, write
+from tests.support import PYTHON, ROOT, environment, on_ranks, run_here, torchrun
 
 
 def without_times(folder: Path) -> bytes:
@@ -90,26 +37,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for summary in folder.glob("*/summary.json"):
         summary.with_name("report.html").touch()
     return folder
-
-
-@pytest.fixture
-def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the runs that are started, as they are."""
-    started: list[str] = []
-    _replace_run(monkeypatch, lambda config: started.append(config.run_name))
-    return started
-
-
-def _replace_run(monkeypatch: pytest.MonkeyPatch, before: Callable[[Any], None]) -> None:
-    import fl.experiment.runs as module
-
-    original = module.run_to_the_end
-
-    def run(config: Any, **options: Any) -> dict[str, Any]:
-        before(config)
-        return original(config, **options)
-
-    monkeypatch.setattr(module, "run_to_the_end", run)
 
 
 def test_results_are_those_of_the_runs(whole: Path, tmp_path: Path) -> None:
@@ -232,59 +159,11 @@ def test_a_run_with_other_options_is_refused(
     assert (whole / "results.csv").stat().st_mtime_ns == before
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path: Path) -> None:
-    """A learning rate that diverges in the first round, then another one in the file: nothing has to be deleted."""
-    keys: dict[str, Any] = {"seeds": [0], "arms": {"dense": {"uplink": "none"}}, "vary": ["uplink"]}
-    with pytest.raises(NonFiniteError, match="dense"):
-        perform(tmp_path, keys={**keys, "base": {**FILE["base"], "lr": 1e30}})
-    assert (tmp_path / "out" / "tiny" / "dense-seed0" / "config.json").exists()
-    assert len(rows(perform(tmp_path, keys=keys))) == 1
-
-
-def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
-    """The first arm diverges, the second is in the tables, and the error names the first."""
-    arms = {"wild": {"lr": 1e30}, "tame": {"lr": 0.05}}
-    with pytest.raises(NonFiniteError, match="arm 'wild', seed 0"):
-        perform(tmp_path, keys={"seeds": [0], "arms": arms, "vary": ["lr"], "target": {"val_accuracy": 0.1}})
-    results = next(tmp_path.rglob("results.csv"))
-    assert [row.split(",")[0] for row in results.read_text().splitlines()[1:]] == ["tame"]
-
-
 def test_an_option_that_is_no_longer_set_is_refused(whole: Path, tmp_path: Path) -> None:
     """The run was made with batch_size 16; the file now means the default."""
     base = {name: value for name, value in FILE["base"].items() if name != "batch_size"}
     with pytest.raises(ConfigError, match=r"batch_size 16, but .* batch_size 64"):
         run_experiment(read_experiment(write(tmp_path, base=base)), output_dir=str(whole.parent))
-
-
-def test_options_that_do_not_fit_the_ranks_are_refused_before_the_first_run(count: list[str], tmp_path: Path) -> None:
-    """Also where only the last arm is wrong."""
-    arms = {"good": {"clients_per_round": 1}, "bad": {"clients_per_round": 9}}
-    keys = {"vary": ["clients_per_round"], "arms": arms, "target": {"val_accuracy": 0.5}}
-    with pytest.raises(ConfigError, match=r"arms, 'bad': --clients-per-round 9"):
-        perform(tmp_path, keys=keys)
-    assert count == []
-
-
-def test_a_varied_option_without_difference_is_refused(tmp_path: Path) -> None:
-    """The sentence names the file."""
-    with pytest.raises(ConfigError, match=r"tiny\.yaml: vary lists 'model'"):
-        perform(tmp_path, keys={"arms": {"dense": {"uplink": "none"}, "half": {"uplink": "fp16"}}})
-
-
-def test_an_error_in_a_run_names_the_run(tmp_path: Path) -> None:
-    """A data set that is not there, before anything has run."""
-    keys = {"base": {**FILE["base"], "dataset": "mnist", "download": False}}
-    with pytest.raises(Exception, match=r"arm 'dense', seed 0: .*mnist") as caught:
-        perform(tmp_path, keys=keys, data_dir=str(tmp_path / "none"))
-    assert type(caught.value).__name__ == "DataError"
-
-
-def test_a_target_of_another_task_is_refused_before_the_first_run(count: list[str], tmp_path: Path) -> None:
-    """R2 for classes."""
-    with pytest.raises(ConfigError, match="target and arms cannot be compared: they go by accuracy and R2"):
-        perform(tmp_path, keys={"target": {"val_r2": 0.5}})
-    assert count == []
 
 
 def test_pictures_that_a_kill_prevented_are_drawn(whole: Path, tmp_path: Path) -> None:
@@ -309,7 +188,7 @@ def _perform_on_ranks(rank: int, world_size: int, folder: Path, stop: bool) -> N
                 if config.run_name == "topk_10-seed1":
                     raise KeyboardInterrupt
 
-            _replace_run(patch, fail)
+            replace_run(patch, fail)
             with pytest.raises(KeyboardInterrupt):
                 perform(folder)
             return
@@ -345,47 +224,9 @@ def test_torchrun(whole: Path, tmp_path: Path) -> None:
     assert refused.stderr.count("error: ") == 1
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ([], ["FILE.yaml"]),
-        (["FILE", "--onyl", "dense"], ["--onyl", "did you mean '--only'?"]),
-        (["FILE", "--only", "dens"], ["--only dens", "did you mean 'dense'?"]),
-        (["FILE", "--seeds", "x"], ["--seeds", "'x'"]),
-        (["FILE", "--threads", "0"], ["--threads 0", "at least 1"]),
-        (["nowhere.yaml"], ["nowhere.yaml", "cannot be read"]),
-        (["FILE", "--results", "FILE"], ["tiny.yaml", "folder"]),
-    ],
-)
-def test_mistakes_on_the_command_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: list[str]
-) -> None:
-    """One line on stderr and exit status 2; nothing is run."""
-    path = str(write(tmp_path))
-    words = [path if word == "FILE" else word for word in words]
-    with pytest.raises(SystemExit) as caught:
-        main([*words, *(["--output-dir", str(tmp_path / "out")] if words else [])])
-    assert caught.value.code == 2
-    line = capsys.readouterr().err
-    assert line.startswith("error: ")
-    assert line.count("\n") == 1
-    for word in told:
-        assert word in line
-    assert not list((tmp_path / "out").glob("*/*"))
-
-
 def test_the_command_shows_the_tables(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """On the console and in the folder of --results."""
     main([str(write(tmp_path)), "--output-dir", str(whole.parent), "--results", str(tmp_path / "shown")])
     shown = capsys.readouterr().out
     for word in ("Whole run", "validation accuracy", "topk 10 %", str(tmp_path / "shown")):
         assert word in shown
-
-
-def test_importing_starts_nothing() -> None:
-    """No process group, no pictures library."""
-    code = (
-        "import sys, fl.experiment, fl.experiment.__main__, torch; assert 'matplotlib' not in sys.modules; "
-        "assert not torch.distributed.is_initialized()"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
