@@ -80,6 +80,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         course=Course(algorithm, config),
         sampler=make_sampler(config, [len(part) for part in parts]),
         notes=(*data.notes, _sizes(data, train, validation, held)),
+        left_out=data.left_out,
     )
 
 

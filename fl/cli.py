@@ -14,6 +14,7 @@ from compression.spec import SpecError, closest, nearest
 
 from .config import GROUPS, Config
 from .errors import ConfigError, DataError, RoundError
+from .terminal import lasting_output
 
 _PREFIX = "LEANFED"
 _OTHER_VARIABLES = {"LEANFED_DATA", "LEANFED_REQUIRE_DATA"}  # the tests' own
@@ -62,6 +63,7 @@ def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> tuple[
     return Config(**options), frozenset(name for name in _plain(given) if name in names)
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None) -> None:
     """The program: parse, run, show the result; a user's mistake is one line on stderr and exit status 2."""
     try:

@@ -38,7 +38,7 @@ from .uplink_shares import uplink_shares
 class Federation:
     """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64; `held`: of
     those that it does not train on, for `--client-eval`. `classes`: 0 where targets are numbers. `notes`: on the data,
-    for the log."""
+    for the log; `left_out`: on what of them is not used, for the terminal too."""
 
     config: Config
     ranks: Ranks
@@ -56,6 +56,7 @@ class Federation:
     course: Course
     sampler: Sampler
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def cohort(self, round_: int, now: float = 0.0) -> list[int]:
         """The clients of a round that begins at virtual second `now`, ascending; a function of these, the seed, and what

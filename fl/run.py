@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,11 @@ from .resume_checks import refuse_other_model, refuse_other_samples, samples_sha
 from .rounds import Rounds
 from .step_mode import StepMode
 from .summary import write_summary
+from .terminal import lasting_output, say
 from .trackers import Trackers
 
 
+@lasting_output()
 def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Run to the end and return the contents of summary.json (on rank 0; an empty dict on the others).
 
@@ -112,6 +113,9 @@ class _Run:
             )
             for note in federation.notes:
                 self.record.log.info("data: %s", note)
+            for sentence in federation.left_out:
+                self.record.log.warning("data: %s", sentence)
+                say(f"data: {sentence}")
             self.trackers = Trackers(self.config, folder, self.first_round)
 
     def __str__(self) -> str:
@@ -207,7 +211,7 @@ class _Run:
             if self.record is not None:
                 self.record.log.info(line)
                 if not self.config.quiet:
-                    tqdm.write(line, file=sys.stderr)
+                    say(line)
 
     def _busiest_rank_s(self, outcome: RoundOutcome) -> float:
         busy = dict.fromkeys(range(self.ranks.world_size), 0.0)

@@ -61,8 +61,8 @@ class Dataset:
     belong together (those of one writer, say) by non-negative numbers; None where nothing does. `validation`: samples on
     which decisions are made; None: some of the training samples. `class_names`: one for each class, or none at all.
     `target`: mean and standard deviation of the numbers to predict over the training samples; a model predicts
-    (y - mean) / deviation. `notes`: sentences for the log of a run, on what was left out, say. DataError if the parts do
-    not fit together.
+    (y - mean) / deviation. `notes`: sentences for the log of a run. `left_out`: sentences on what of the user's data
+    is not used, for the terminal too. DataError if the parts do not fit together.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     target: tuple[float, float] = (0.0, 1.0)
     notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "test": self.test}
@@ -122,7 +123,11 @@ class Dataset:
         pair = self.target
         if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(value, Real) for value in pair)):
             raise DataError(f"{self.name}: target must be two numbers, mean and standard deviation, not {pair!r}")
-        for field, texts in (("class_names", self.class_names), ("notes", self.notes)):
+        for field, texts in (
+            ("class_names", self.class_names),
+            ("notes", self.notes),
+            ("left_out", self.left_out),
+        ):
             if not (isinstance(texts, (tuple, list)) and all(isinstance(text, str) for text in texts)):
                 raise DataError(f"{self.name}: {field} must be a tuple of str, not {texts!r}")
         if self.groups is not None:

@@ -11,6 +11,7 @@ from compression.errors import NonFiniteError
 from compression.spec import nearest
 
 from ..errors import ConfigError, DataError, RoundError
+from ..terminal import lasting_output
 from .redraw import redraw
 from .runs import run_experiment
 from .spec import read_experiment
@@ -53,6 +54,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: read, check, run what is not finished, show the tables."""
     try:

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from ..errors import ConfigError, DataError
 from ..tasks import SCORES
+from ..terminal import lasting_output
 from .write import export_run
 
 
@@ -30,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: export, and say what was written."""
     try:

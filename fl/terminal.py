@@ -1,0 +1,64 @@
+"""What a run says beside its files: on standard error, which may be closed, or nobody's any more."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(sentence: str) -> None:
+    """One line on standard error, above a progress bar; lost where nobody reads it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # broken, closed, none
+        tqdm.write(sentence, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """In this block, writing to standard output and error never fails, whatever becomes of the terminal or the pipe."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Lasting(stream) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()  # here a broken pipe is harmless, while Python shuts down it is an error
+        sys.stdout, sys.stderr = before
+
+
+class _Lasting:
+    """A text stream, or None for one that was closed at the start: what cannot be written is lost."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115 - open to the end
+
+    def write(self, text: str) -> int:
+        """As a text stream's; characters that its encoding lacks become escapes."""
+        try:
+            try:
+                return int(self._stream.write(text))
+            except UnicodeEncodeError:
+                encoding = self._stream.encoding
+                return int(self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding)))
+        except OSError:
+            self._give_up()
+            return len(text)
+
+    def flush(self) -> None:
+        """As a text stream's."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Whatever is written to the file descriptor from now on, by Python's buffers too, goes nowhere."""
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
