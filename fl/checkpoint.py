@@ -1,7 +1,7 @@
 """Checkpoints: a manifest, one file for the server and one for each client's state, all replaced atomically.
 
-A client's file is written again only when its state changed. The manifest is written last, by rank 0, after every rank has
-its files on disk: a checkpoint without a manifest does not exist.
+A client's file is written again only when its state changed (`ClientStates`). The manifest is written last, by rank 0,
+after every rank has its files on disk: a checkpoint without a manifest does not exist.
 """
 
 import json
@@ -40,33 +40,28 @@ class Checkpoints:
     def __init__(self, folder: Path, ranks: Ranks) -> None:
         self.folder = folder / "checkpoints"
         self.ranks = ranks
-        self._client_files: dict[int, str] = {}
 
     def save(
         self,
         next_round: int,
         *,
         server: dict[str, Tensor],
-        clients: dict[int, dict[str, Tensor]],
-        changed: set[int],
+        client_files: dict[int, str],
         record: dict[str, int],
         accounts: dict[str, Any],
         plan: dict[str, Any],
     ) -> None:
         """Write a checkpoint; collective. `server`, `record` and `accounts` are used on rank 0 alone.
 
-        `clients`: the states, by name, of this rank's clients among `changed`, the clients with a new state on any rank.
+        `client_files`: the file of each client that has a state; this rank's own are written already.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = f"{next_round:06d}"
-        for client, tensors in clients.items():
-            _write(self.folder / f"client-{client:06d}-{stamp}.safetensors", _to_bytes(tensors))
-        self._client_files.update({client: f"client-{client:06d}-{stamp}.safetensors" for client in changed})
         server_file = f"server-{stamp}.safetensors"
         if self.ranks.is_server:
             _write(self.folder / server_file, _to_bytes(server))
         self.ranks.wait_for_all()
-        manifest = Manifest(next_round, server_file, self._client_files, record, accounts, plan)
+        manifest = Manifest(next_round, server_file, client_files, record, accounts, plan)
         if self.ranks.is_server:
             _write(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
         self.ranks.wait_for_all()
@@ -91,18 +86,11 @@ class Checkpoints:
         if manifest.format != _FORMAT:
             raise DataError(f"{path} has format {manifest.format}; this program reads format {_FORMAT}")
         manifest.client_files = {int(client): name for client, name in manifest.client_files.items()}
-        self._client_files = dict(manifest.client_files)
         return manifest
 
     def load(self, name: str) -> dict[str, Tensor]:
         """The tensors of one of the manifest's files, on the CPU."""
-        try:
-            return load_file(self.folder / name)
-        except (OSError, SafetensorError) as error:
-            raise DataError(
-                f"checkpoint file {self.folder / name} cannot be read ({error}); with several machines, "
-                "--output-dir must be a folder that all of them share"
-            ) from None
+        return load_tensors(self.folder / name)
 
     def _manifests(self) -> list[Path]:
         return sorted(self.folder.glob("manifest-*.json"))
@@ -128,6 +116,17 @@ class Checkpoints:
 
 def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's file, on the CPU; DataError if it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"checkpoint file {path} cannot be read ({error}); with several machines, "
+            "--output-dir must be a folder that all of them share"
+        ) from None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

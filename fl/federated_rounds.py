@@ -10,6 +10,7 @@ from compression.wire import dense_bytes
 
 from .algorithms.gradients import CorrectedGradients
 from .client import Update
+from .client_states import ClientStates
 from .errors import RoundError
 from .federation import Federation
 from .local import LocalModel, WholeModel
@@ -44,6 +45,7 @@ class FederatedRounds:
         }
         # Clients that nobody waits for any more since the last round, and how long they had been at work.
         self.late: list[Time] = []
+        self._states: ClientStates | None = None
         self._learning = {name: each for name, each in shares.items() if each is not None and each.learns}
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
@@ -163,6 +165,8 @@ class FederatedRounds:
     def _train_one(self, client: int, number: int, version: int) -> Update:
         """Train a client, for whose data `number` is the seed, from this version of the global model."""
         federation, algorithm = self.federation, self.course.algorithm
+        if self._states is not None:
+            self._states.fetch(client)
         model = self._model(client, version)
         self.course.begin(client, len(federation.parts[client]), federation.state.parameters, version)
         with self._corrected():
@@ -194,6 +198,13 @@ class FederatedRounds:
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
         """As in `Rounds.load_client_state`."""
         self.exchange.load_client_state(client, state)
+
+    def attach_states(self, states: ClientStates) -> bool:
+        """As in `Rounds.attach_states`; with a hook a rank has one client, whose state stays."""
+        if self.federation.config.exchange == "hook":
+            return False
+        self._states = states
+        return True
 
     def server_state(self) -> dict[str, Tensor]:
         """As in `Rounds.server_state`."""

@@ -1,11 +1,14 @@
 """What a run consists of: rounds."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from .outcome import RoundOutcome
+
+if TYPE_CHECKING:
+    from .client_states import ClientStates
 
 
 class Rounds(Protocol):
@@ -23,6 +26,9 @@ class Rounds(Protocol):
 
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
         """Continue from `client_state`."""
+
+    def attach_states(self, states: "ClientStates") -> bool:
+        """Ask `states` for a client's state before it trains; False where all states stay in memory anyway."""
 
     def server_state(self) -> dict[str, Tensor]:
         """The global model and the optimizer's state, by name; used on rank 0."""

@@ -16,6 +16,7 @@ from .assemble import assemble
 from .buffered import BufferedRounds
 from .checkpoint import Checkpoints, write_json, write_tensors
 from .checks import check_options, resolve
+from .client_states import ClientStates
 from .config import Config
 from .deadline import DeadlineRounds
 from .engine.deepspeed_config import reconcile
@@ -87,10 +88,10 @@ class _Run:
         self.accounts = Accounts(federation)
         self.checkpoints = Checkpoints(folder, self.ranks)
         self.rounds = rounds
+        self.states = ClientStates(self.checkpoints.folder, self.ranks, rounds)
         self.first_round = 0
         self.now = 0.0  # virtual seconds, where anything goes by them
         self._by_time = federation.sampler.by_time or rounds.learns
-        self.changed: set[int] = set()
         keep = self._load() if resumed else None
         federation.share_model()
         self.record: Record | None = None
@@ -191,7 +192,7 @@ class _Run:
         self._tell_times(round_, metrics, clients)
         self.rounds.evaluated(round_, judged.score(self.federation.task))
         trained = cohort if outcome.trained is None else outcome.trained
-        self.changed |= set(trained) if self.rounds.has_client_state else set()
+        self.states.end_round(trained if self.rounds.has_client_state else ())
         every = self.config.checkpoint_every
         if every and (is_last or (round_ + 1) % every == 0):
             self._save(round_ + 1)
@@ -223,13 +224,11 @@ class _Run:
         self.checkpoints.save(
             next_round,
             server=self.rounds.server_state() if self.ranks.is_server else {},
-            clients={client: self.rounds.client_state(client) for client in self.changed if self.ranks.hosts(client)},
-            changed=self.changed,
+            client_files=self.states.save(next_round),
             record=self.record.sizes() if self.record is not None else {},
             accounts=self.accounts.state_dict(),
             plan=self.rounds.plan(),
         )
-        self.changed = set()
 
     def _load(self) -> dict[str, int]:
         """Continue from the newest checkpoint; returns the lengths to cut the csv files to."""
@@ -240,14 +239,13 @@ class _Run:
         state = self.checkpoints.load(manifest.server_file)
         refuse_other_model(self.federation, state)
         self.rounds.load_server_state(state)
-        for client, name in manifest.client_files.items():
-            if self.ranks.hosts(client):
-                self.rounds.load_client_state(client, self.checkpoints.load(name))
+        self.states.load(manifest.client_files)
         self.accounts.load_state_dict(manifest.accounts)
         self.now = 0.0 if self.accounts.clock is None else self.accounts.clock.now
         return manifest.record
 
     def _finish(self) -> dict[str, Any]:
+        self.states.close()
         if self.record is None:
             return {}
         state = self.federation.state

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
 
+from .client_states import ClientStates
 from .data.batches import count_steps
 from .engine.optimizer import make_optimizer
 from .engine.plain import PlainEngine
@@ -155,6 +156,10 @@ class StepMode:
         """As in `fl.rounds.Rounds.load_client_state`."""
         device = self._federation.ranks.device
         self.hook.load_state_dict({name: tensor.to(device) for name, tensor in state.items()})
+
+    def attach_states(self, states: ClientStates) -> bool:
+        """As in `fl.rounds.Rounds.attach_states`: a rank has one client, whose state stays."""
+        return False
 
     def server_state(self) -> dict[str, Tensor]:
         """As in `fl.rounds.Rounds.server_state`; the optimizer's state is the same on every rank."""

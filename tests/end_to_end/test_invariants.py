@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support import TIMES, rows, run_here
+from tests.support import TIMES, resume_here, rows, run_here
 
 _TINY = {"clients": 3, "rounds": 4, "local_steps": 2, "batch_size": 16, "uplink": "topk:0.1", "lr": 0.05}
 _PLATEAU = {
@@ -114,6 +114,31 @@ def test_checkpoints_change_nothing_and_hold_no_pickle(tmp_path: Path, checkpoin
             path.read_text()
         if path.suffix == ".json":
             json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"error_feedback": "dgc:0.9", "momentum": 0.0},
+        {"algorithm": "scaffold", "error_feedback": "none", "momentum": 0.0},
+        {"mode": "buffered:2", "profiles": "mix:good=0.5+2g=0.5"},
+        {"deadline": 30, "over_select": 1.5, "profiles": "mix:good=0.5+2g=0.5"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_states_that_leave_memory_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options) -> None:
+    """Clients' states all in memory, or none of those that are idle; checkpoints in every round, or none: the same
+    model and the same bytes, also where the run is stopped and goes on."""
+    all_of = {**_TINY, "clients": 6, "clients_per_round": 2, "uplink": "topk:0.05", **options, "rounds": 6}
+    expected = run_here(tmp_path, "whole", **all_of)
+    monkeypatch.setattr("fl.client_states.IN_MEMORY", 0)
+    for name, every in (("kept", 1), ("never", 0)):
+        summary = run_here(tmp_path, name, **all_of, checkpoint_every=every)
+        for key in ("model_sha256", "total_uplink_bytes", "total_downlink_bytes"):
+            assert summary[key] == expected[key], (name, key)
+    run_here(tmp_path, "short", **{**all_of, "rounds": 4})
+    summary = resume_here(tmp_path, "short", rounds=6)
+    assert summary["model_sha256"] == expected["model_sha256"]
 
 
 def test_bytes_in_the_tables_add_up(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """Checkpoints on disk, without a run."""
 
 import json
+from collections.abc import Iterable
+from typing import cast
 
 import pytest
 import torch
 
 from fl.checkpoint import Checkpoints, write_json
+from fl.client_states import ClientStates
 from fl.errors import DataError
 from fl.ranks import Ranks
+from fl.rounds import Rounds
 
 CPU = torch.device("cpu")
 ONE = Ranks(
@@ -15,12 +19,45 @@ ONE = Ranks(
 )
 
 
-def save(checkpoints: Checkpoints, next_round: int, changed: set[int]) -> None:
+class Clients:
+    """Rounds as far as their clients' states matter: two numbers each, all in memory or on file (`parks`)."""
+
+    def __init__(self, parks: bool = True) -> None:
+        self.parks = parks
+        self.states: dict[int, dict[str, torch.Tensor]] = {}
+
+    def attach_states(self, states: ClientStates) -> bool:
+        return self.parks
+
+    def client_state(self, client: int) -> dict[str, torch.Tensor]:
+        return self.states.get(client, {})
+
+    def load_client_state(self, client: int, state: dict[str, torch.Tensor]) -> None:
+        self.states[client] = state
+
+    def train(self, states: ClientStates, clients: Iterable[int], value: float) -> None:
+        """A round of these clients, each of which adds `value` to its state."""
+        for client in clients:
+            states.fetch(client)
+            old = self.states.get(client, {}).get("residual", torch.zeros(2))
+            self.states[client] = {"residual": old + torch.tensor([value, client])}
+        states.end_round(clients)
+
+    @property
+    def here(self) -> set[int]:
+        """The clients whose state is in memory."""
+        return {client for client, state in self.states.items() if state}
+
+
+def states_of(checkpoints: Checkpoints, clients: Clients | None = None) -> ClientStates:
+    return ClientStates(checkpoints.folder, ONE, cast(Rounds, clients or Clients()))
+
+
+def save(checkpoints: Checkpoints, next_round: int, states: ClientStates) -> None:
     checkpoints.save(
         next_round,
         server={"parameters": torch.full((3,), float(next_round))},
-        clients={client: {"residual": torch.tensor([float(next_round), client])} for client in changed},
-        changed=changed,
+        client_files=states.save(next_round),
         record={"metrics": next_round * 10},
         plan={},
         accounts={"seen": [[0, next_round]]},
@@ -29,10 +66,11 @@ def save(checkpoints: Checkpoints, next_round: int, changed: set[int]) -> None:
 
 def test_client_files_are_written_only_when_changed_and_the_last_two_checkpoints_are_kept(tmp_path):
     """Client 0 changes in every round, client 1 only in round 1: its file from then stays as long as it is named."""
-    checkpoints = Checkpoints(tmp_path, ONE)
-    save(checkpoints, 1, {0, 1})
-    for next_round in (2, 3, 4):
-        save(checkpoints, next_round, {0})
+    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
+    states = states_of(checkpoints, clients)
+    for next_round, trained in ((1, (0, 1)), (2, (0,)), (3, (0,)), (4, (0,))):
+        clients.train(states, trained, 1)
+        save(checkpoints, next_round, states)
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == [
         "client-000000-000003.safetensors",
@@ -52,22 +90,83 @@ def test_client_files_are_written_only_when_changed_and_the_last_two_checkpoints
 
 def test_a_run_that_goes_on_keeps_the_files_of_clients_that_did_not_change(tmp_path):
     """Client 1's state is still found after a restart and two more checkpoints without it."""
-    save(Checkpoints(tmp_path, ONE), 1, {0, 1})
-    again = Checkpoints(tmp_path, ONE)
-    again.latest()
+    first, clients = Checkpoints(tmp_path, ONE), Clients()
+    states = states_of(first, clients)
+    clients.train(states, (0, 1), 1)
+    save(first, 1, states)
+    again, clients = Checkpoints(tmp_path, ONE), Clients()
+    manifest = again.latest()
+    assert manifest is not None
+    states = states_of(again, clients)
+    states.load(manifest.client_files)
     for next_round in (2, 3, 4):
-        save(again, next_round, {0})
+        clients.train(states, (0,), 1)
+        save(again, next_round, states)
     manifest = Checkpoints(tmp_path, ONE).latest()
     assert manifest is not None
     assert again.load(manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("every", [1, 3, 0])
+def test_idle_states_leave_memory_and_come_back(tmp_path, monkeypatch, every):
+    """Room for two states of 8 bytes: after ten rounds of two clients among seven each state is the sum that a dict of
+    all of them holds, and never more than two stay between rounds; a checkpoint names all of them, and at the end no
+    file is left that none names."""
+    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
+    monkeypatch.setattr("fl.client_states.IN_MEMORY", 16)
+    states = states_of(checkpoints, clients)
+    expected = {client: torch.zeros(2) for client in range(7)}
+    for round_ in range(10):
+        cohort = sorted({(3 * round_) % 7, (5 * round_ + 1) % 7})
+        clients.train(states, cohort, round_)
+        for client in cohort:
+            expected[client] += torch.tensor([round_, client])
+        assert len(clients.here) <= 2
+        if (every and (round_ + 1) % every == 0) or (every and round_ == 9):
+            save(checkpoints, round_ + 1, states)
+    for client in range(7):
+        states.fetch(client)
+        assert torch.equal(clients.states[client]["residual"], expected[client])
+    states.close()
+    manifest = checkpoints.latest()
+    named = set() if manifest is None else set(manifest.client_files.values())
+    assert len(named) == (7 if every else 0)
+    assert not list(tmp_path.glob("**/*waiting*"))
+    for client, name in ({} if manifest is None else manifest.client_files).items():
+        assert torch.equal(checkpoints.load(name)["residual"], expected[client])
+
+
+def test_a_round_larger_than_the_room_keeps_its_states(tmp_path, monkeypatch):
+    """Room for one state, five clients in a round: what trains now is not taken away before the round is over."""
+    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
+    monkeypatch.setattr("fl.client_states.IN_MEMORY", 8)
+    states = states_of(checkpoints, clients)
+    clients.train(states, range(5), 1)
+    for client in range(5):
+        states.fetch(client)
+    assert clients.here == set(range(5))
+    states.end_round(())
+    assert len(clients.here) == 1
+
+
+def test_rounds_whose_states_stay_write_only_checkpoints(tmp_path, monkeypatch):
+    """A rank with one client (hooks, step mode) keeps its state whatever its size."""
+    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients(parks=False)
+    monkeypatch.setattr("fl.client_states.IN_MEMORY", 0)
+    states = states_of(checkpoints, clients)
+    clients.states[0] = {"residual": torch.ones(2)}
+    states.end_round([0])
+    assert clients.here == {0}
+    assert not checkpoints.folder.exists()
 
 
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path):
     """A process killed before the manifest was renamed leaves the older checkpoint in force."""
     checkpoints = Checkpoints(tmp_path, ONE)
     assert checkpoints.latest() is None
-    save(checkpoints, 1, {0})
-    save(checkpoints, 2, {0})
+    states = states_of(checkpoints)
+    save(checkpoints, 1, states)
+    save(checkpoints, 2, states)
     (tmp_path / "checkpoints" / "manifest-000002.json").unlink()
     manifest = checkpoints.latest()
     assert manifest is not None
@@ -77,7 +176,7 @@ def test_without_a_manifest_there_is_no_checkpoint(tmp_path):
 def test_damaged_files_are_named(tmp_path):
     """A torn manifest or a torn tensor file is a DataError that says which file."""
     checkpoints = Checkpoints(tmp_path, ONE)
-    save(checkpoints, 1, {0})
+    save(checkpoints, 1, states_of(checkpoints))
     server = tmp_path / "checkpoints" / "server-000001.safetensors"
     server.write_bytes(server.read_bytes()[:20])
     with pytest.raises(DataError, match="server-000001"):
@@ -90,7 +189,7 @@ def test_damaged_files_are_named(tmp_path):
 def test_a_newer_format_is_refused(tmp_path):
     """The manifest's format number is checked."""
     checkpoints = Checkpoints(tmp_path, ONE)
-    save(checkpoints, 1, set())
+    save(checkpoints, 1, states_of(checkpoints))
     path = tmp_path / "checkpoints" / "manifest-000001.json"
     write_json(path, {**json.loads(path.read_text()), "format": 99})
     with pytest.raises(DataError, match="format 99"):
