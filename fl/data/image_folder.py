@@ -1,11 +1,14 @@
 """The user's own pictures: a folder for each class.
 
-`imagefolder:PATH[,size=N][,channels=1|3][,test=FRACTION]` reads `PATH/train/<class>/*`, `PATH/test/<class>/*` and, if it is
-there, `PATH/val/<class>/*`; or `PATH/<class>/*`, of which it sets a fraction of every class aside for testing.
+`imagefolder:PATH[,size=N][,channels=1|3][,background=COLOUR][,test=FRACTION]` reads `PATH/train/<class>`,
+`PATH/test/<class>` and, if it is there, `PATH/val/<class>`; or `PATH/<class>`, of which it sets a fraction of every class
+aside for testing. Pictures may lie in folders of any depth in the folder of their class.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +16,49 @@ import torch
 
 from compression.spec import SpecError, Stage, parse_stage
 from fl.data.dataset import Dataset, Split
-from fl.data.pictures import count_channels, decode
+from fl.data.pictures import count_channels, decode, endings
 from fl.errors import DataError
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-"""Files with other endings, in lower or upper case, and hidden ones are not looked at."""
+from fl.names import readable
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 """Words that name a split rather than a class, in any case."""
 
+_HIDDEN = frozenset({"__MACOSX", "@eaDir"})
+"""What macOS and network disks add, besides names that begin with a point."""
+
+_COLOURS = ("white", "black")
 _USES = ("train on", "test on", "validate on")
 _SIZE, _TEST = 64, 0.2
 _LEAST, _MOST = 8, 1024
+_MOST_KINDS = 8  # of what is passed over, in a sentence
 
 Pictures = dict[str, list[Path]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Folder:
-    """A specification that has been read; `channels` and `test` are None where the pictures or the folders decide."""
+    """A specification that has been read; `channels` and `test` are None where the pictures or the folders decide.
+
+    While it loads: how often was passed over what, and the pictures of which transparency leaves nothing to see.
+    """
 
     spec: str
     path: Path
     size: int
     channels: int | None
+    background: str
     test: float | None
+    passed: Counter[str] = field(default_factory=Counter)
+    blank: list[Path] = field(default_factory=list)
 
     def load(self) -> Dataset:
         """The data set; DataError for folders and pictures that will not do."""
         if not self.path.is_dir():
             raise DataError(f"--dataset {self.spec}: there is no folder {self.path}")
+        self.passed, self.blank = Counter(), []
         unused = self._unused()
         train, test, validation = self._find()
-        names = sorted(train)
+        names = sorted(train, key=os.fsencode)
         if len(names) < 2:
             raise DataError(
                 f"--dataset {self.spec}: {self.path}, or train and test in it, must hold a folder for each of at least two "
@@ -63,17 +76,35 @@ class _Folder:
         splits = [self._split(part, names, channels) for part in parts]
         counts = ", ".join(f"{len(split)} to {use}" for use, split in zip(_USES, splits, strict=False))
         return Dataset(
-            self.path.resolve().name,
+            readable(self.path.resolve().name),
             splits[0],
             splits[1],
             classes=len(names),
             validation=splits[2] if validation else None,
-            class_names=tuple(names),
+            class_names=tuple(map(readable, names)),
             notes=(
                 f"imagefolder: {counts}; {len(names)} classes; {self.size}x{self.size} pixels, {channels} channel(s)"
                 + (f"; not used: {', '.join(unused)}" if unused else ""),
             ),
+            left_out=(*self._passed_over(unused), *self._blank()),
         )
+
+    def _passed_over(self, unused: list[str]) -> list[str]:
+        words = [f"{count:,} {what}" for what, count in self.passed.most_common(_MOST_KINDS)]
+        if len(self.passed) > _MOST_KINDS:
+            words.append(f"{len(self.passed) - _MOST_KINDS} more kinds")
+        words += [f"folder {name}" for name in unused]
+        return [f"imagefolder: passed over: {readable(', '.join(words))}"] if words else []
+
+    def _blank(self) -> list[str]:
+        if not self.blank:
+            return []
+        first = min(self.blank, key=os.fsencode)
+        return [
+            f"imagefolder: {len(self.blank):,} pictures with transparency are of a single colour on "
+            f"{self.background}, {readable(str(first))} among them; "
+            f"background={'black' if self.background == 'white' else 'white'} may show what they hold"
+        ]
 
     def _unused(self) -> list[str]:
         """Names of folders in PATH that hold neither a split nor a class; DataError if one was to hold a split."""
@@ -98,11 +129,17 @@ class _Folder:
 
     def _find(self) -> tuple[Pictures, Pictures, Pictures]:
         """The pictures to train on, to test on and to validate on, by class."""
-        root = self.path / "train" if _folders(self.path / "train") else self.path
+        root = self.path
+        if _folders(self.path / "train"):
+            self._pass_over_loose(self.path)
+            root = self.path / "train"
         train = self._classes(root)
         empty = [name for name, paths in train.items() if not paths]
         if empty:
-            raise DataError(f"--dataset {self.spec}: {root / empty[0]} holds no pictures ({', '.join(ENDINGS)})")
+            raise DataError(
+                f"--dataset {self.spec}: {root / empty[0]} holds no pictures (.png, .jpg, or another ending that Pillow "
+                "reads)"
+            )
         if root == self.path or not _folders(self.path / "test"):
             train, test = _set_aside(train, _TEST if self.test is None else self.test)
         elif self.test is not None:
@@ -113,7 +150,7 @@ class _Folder:
             test = self._classes(self.path / "test")
         validation = {} if root == self.path else self._classes(self.path / "val")
         for part, folder in ((test, "test"), (validation, "val")):
-            strange = sorted(part.keys() - train.keys())
+            strange = sorted(part.keys() - train.keys(), key=os.fsencode)
             if strange:
                 raise DataError(
                     f"--dataset {self.spec}: for {self.path / folder / strange[0]} there is no folder {root / strange[0]}"
@@ -121,15 +158,60 @@ class _Folder:
         return train, test, validation
 
     def _classes(self, folder: Path) -> Pictures:
-        return {
-            sub.name: sorted(path for path in sub.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
-            for sub in _folders(folder)
-        }
+        """The pictures of every class, in the order of their paths' bytes, which is the same on every machine."""
+        self._pass_over_loose(folder)
+        return {sub.name: sorted(self._pictures(sub), key=os.fsencode) for sub in _folders(folder)}
+
+    def _pictures(self, class_folder: Path) -> Iterator[Path]:
+        """All pictures in the folder of a class and in the folders there, each folder once whatever links lead to it."""
+        self._refuse_splits(class_folder)
+        above = {*class_folder.absolute().parents, *class_folder.resolve().parents}
+        seen = {_identity(folder) for folder in above}  # a link there would bring in the other classes
+        waiting = [class_folder]
+        while waiting:
+            folder = waiting.pop()
+            if _identity(folder) in seen:
+                self.passed["links to a folder that is read anyway"] += 1
+                continue
+            seen.add(_identity(folder))
+            for path in _listed(folder):
+                if not _is_hidden(path) and path.is_dir():
+                    waiting.append(path)
+                elif _is_picture(path):
+                    yield path
+                else:
+                    self._pass_over(path)
+
+    def _pass_over_loose(self, folder: Path) -> None:
+        """Count what lies beside the folders in this one."""
+        for path in _listed(folder) if folder.is_dir() else ():
+            if _is_hidden(path) or not path.is_dir():
+                self._pass_over(path)
+
+    def _pass_over(self, path: Path) -> None:
+        if _is_hidden(path):
+            what = "hidden"
+        elif _is_picture(path):
+            what = "pictures outside the folder of a class"
+        else:
+            what = f"with the ending {path.suffix}" if path.suffix else "without an ending"
+        self.passed[what] += 1
+
+    def _refuse_splits(self, class_folder: Path) -> None:
+        """DataError where the folder of a class holds splits: to read them as one would test on what was trained on."""
+        splits = [sub.name for sub in _folders(class_folder) if sub.name.casefold() in _SPLITS]
+        if len(splits) > 1:
+            raise DataError(
+                f"--dataset {self.spec}: {class_folder} holds the splits {' and '.join(splits)}; pictures belong in "
+                "train/<class>, test/<class> and val/<class>"
+            )
 
     def _split(self, part: Pictures, names: list[str], channels: int) -> Split:
         paths = [path for name in names for path in part.get(name, ())]
         labels = [number for number, name in enumerate(names) for _ in part.get(name, ())]
-        pixels = decode(paths, size=self.size, channels=channels, fit=True)
+        pixels = decode(
+            paths, size=self.size, channels=channels, fit=True, background=self.background, blank=self.blank
+        )
         return Split(pixels, torch.tensor(labels, dtype=torch.int64))
 
 
@@ -138,15 +220,19 @@ def reader(spec: str) -> Callable[[], Dataset]:
 
     Classes are the names of the folders, in alphabetical order. Every picture is scaled until its shorter side has `size`
     pixels (64) and cut to the middle square. Grey pictures alone give one channel, others three, unless `channels` says so.
+    What is transparent shows the `background`, white or black.
     Without a folder `test`, the fraction `test` (0.2) of every class is set aside, always the same pictures.
     """
-    stage = parse_stage(spec).expect(1, ["size", "channels", "test"])
+    stage = parse_stage(spec).expect(1, ["size", "channels", "background", "test"])
     channels = _whole(stage, "channels", 1, 3)
     if channels == 2:
         raise SpecError(f"'{spec}': channels must be 1 (grey) or 3 (colour), not 2")
     test = stage.option("test", 0.01, 0.9) if "test" in stage.options else None
+    background = stage.options.get("background", _COLOURS[0])
+    if background not in _COLOURS:
+        raise SpecError(f"'{spec}': background must be {' or '.join(_COLOURS)}, not {background}")
     path = Path(stage.args[0]).expanduser()
-    return _Folder(spec, path, _whole(stage, "size", _LEAST, _MOST) or _SIZE, channels, test).load
+    return _Folder(spec, path, _whole(stage, "size", _LEAST, _MOST) or _SIZE, channels, background, test).load
 
 
 def _whole(stage: Stage, key: str, low: int, high: int) -> int | None:
@@ -160,14 +246,36 @@ def _whole(stage: Stage, key: str, low: int, high: int) -> int | None:
 
 def _folders(path: Path) -> list[Path]:
     """The folders in this one, hidden ones apart; none if there is no such folder."""
-    return sorted(sub for sub in path.iterdir() if sub.is_dir() and sub.name[0] != ".") if path.is_dir() else []
+    return [sub for sub in _listed(path) if sub.is_dir() and not _is_hidden(sub)] if path.is_dir() else []
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What the folder holds, in the order of the names' bytes."""
+    try:
+        return sorted(folder.iterdir(), key=os.fsencode)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read ({error.strerror})") from None
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name[0] == "." or path.name in _HIDDEN
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is one by its name; a link that leads nowhere is one that cannot be read."""
+    return path.suffix.lower() in endings() and not _is_hidden(path) and (path.is_file() or not path.exists())
 
 
 def _set_aside(classes: Pictures, fraction: float) -> tuple[Pictures, Pictures]:
     """The rest, and the fraction of every class to test on: at least one picture of each, and never all."""
     legacy = np.random.RandomState(0)  # its stream is frozen for good, unlike Generator's
     train, test = {}, {}
-    for name in sorted(classes):
+    for name in sorted(classes, key=os.fsencode):
         paths = classes[name]
         order = legacy.permutation(len(paths))
         held = min(max(round(fraction * len(paths)), 1), len(paths) - 1)

@@ -1,6 +1,8 @@
 """Picture files as one array: decoded on several threads, with a progress bar where that takes long."""
 
+import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from fl.errors import DataError
 
 _MODES = {1: "L", 3: "RGB"}
 _GREY = ("1", "L", "LA")
+_NO_PIXELS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+"""What Pillow recognises but cannot decode, or only with another program's help."""
 _ORIENTATION = 0x0112
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -43,17 +47,47 @@ def progress_bars(shown: bool) -> Iterator[None]:
         _bars.reset(token)
 
 
-def decode(paths: Sequence[Path], *, size: int, channels: int, fit: bool) -> Tensor:
+@functools.cache
+def endings() -> frozenset[str]:
+    """The endings, in lower case and with their point, of the pictures that Pillow reads."""
+    from PIL import Image
+
+    formats = _formats()
+    return frozenset(ending for ending, form in Image.registered_extensions().items() if form in formats)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.preinit()  # the usual ones come first
+    Image.init()
+    return tuple(form for form in Image.ID if form not in _NO_PIXELS)
+
+
+def decode(
+    paths: Sequence[Path],
+    *,
+    size: int,
+    channels: int,
+    fit: bool,
+    background: str = "white",
+    blank: list[Path] | None = None,
+) -> Tensor:
     """The pictures as uint8 [N, channels, size, size], in that order; `channels` is 1 (grey) or 3 (RGB).
 
     With `fit` pictures of any shape are turned upright, as their camera noted, scaled until the shorter side has `size`
-    pixels, and cut to the middle square; without, they must have that size. Transparency is dropped. DataError that
-    names the first file that cannot be read, has another size, or more than 8 bits a channel.
+    pixels, and cut to the middle square; without, they must have that size. Of animations the first frame is taken, what
+    is transparent shows the colour `background`, and pictures with transparency that are of a single colour then are
+    added to `blank`. DataError that names the first file that cannot be read, has another size, or more than 8 bits a
+    channel.
     """
     pixels = np.empty((len(paths), channels, size, size), dtype=np.uint8)
 
     def read(number: int) -> None:
-        pixels[number] = _decode_one(paths[number], size, channels, fit)
+        pixels[number], is_blank = _decode_one(paths[number], size, channels, fit, background)
+        if is_blank and blank is not None:
+            blank.append(paths[number])
 
     _for_each(read, len(paths))
     return torch.from_numpy(pixels)
@@ -71,24 +105,40 @@ def count_channels(paths: Sequence[Path]) -> int:
     return 1 if all(grey) else 3
 
 
-def _decode_one(path: Path, size: int, channels: int, fit: bool) -> np.ndarray:
+def _decode_one(path: Path, size: int, channels: int, fit: bool, background: str) -> tuple[np.ndarray, bool]:
+    """Its pixels, uint8 [channels, size, size], and whether its transparency left it a single colour."""
     from PIL import Image, ImageOps
 
     with _opened(path) as image:
         if image.mode[0] in "IF":  # 16 or 32 bits, in several forms
             raise DataError(f"{path} has more than 8 bits a channel; save it as an 8-bit picture")
-        if fit:
-            image = _upright(image).convert(_MODES[channels])
-            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-        elif image.size != (size, size):
+        if not fit and image.size != (size, size):
             raise DataError(f"{path} must have {size}x{size} pixels, not {image.size[0]}x{image.size[1]}")
-        return np.asarray(image.convert(_MODES[channels])).reshape(size, size, channels).transpose(2, 0, 1)
+        image, is_blank = _opaque(_upright(image) if fit else image, background)
+        image = image.convert(_MODES[channels])
+        if fit:
+            image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+        return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1), is_blank
+
+
+def _opaque(image: Any, background: str) -> tuple[Any, bool]:
+    """The Pillow image on this colour, and whether that is all there is to see; the same image if nothing shows through."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image, False
+    clear = image.convert("RGBA")
+    if clear.getchannel("A").getextrema()[0] == 255:
+        return image, False
+    solid = Image.alpha_composite(Image.new("RGBA", clear.size, background), clear).convert("RGB")
+    return solid, solid.getcolors(1) is not None
 
 
 def _upright(image: Any) -> Any:
     """The Pillow image as its camera noted it. Nothing else of its EXIF data is looked at: it may be damaged."""
     from PIL import Image
 
+    image.load()  # a TIFF picture is turned here already, and its note is gone then
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION))
     except Exception as error:  # what their parser raises depends on the damage
@@ -102,10 +152,11 @@ def _opened(path: Path) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_formats()) as image:
             yield image
-    # Pillow's readers raise SyntaxError for a broken PNG and SystemError where their C parts meet a foreign stream
-    except (OSError, EOFError, SyntaxError, ValueError, SystemError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # what Pillow's many readers raise depends on the damage
         lines = str(error).strip().splitlines()
         reason = "no such file" if isinstance(error, FileNotFoundError) else lines[0] if lines else type(error).__name__
         raise DataError(f"{path} cannot be read as a picture ({reason})") from None
@@ -113,10 +164,16 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _for_each(task: Callable[[int], None], count: int) -> None:
     """`task(0) ... task(count - 1)` on a thread per core: Pillow decodes outside of Python's lock."""
+    from PIL import Image
+
     hidden = None if _bars.get() else True  # to tqdm None means: hidden unless on a terminal
+    _formats()  # imports Pillow's readers, once and before there are threads
     with (
+        warnings.catch_warnings(),
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
         tqdm(total=count, unit="picture", desc="reading", disable=hidden, delay=_BAR_AFTER_S, leave=False) as bar,
     ):
+        # Pillow warns of a picture that would take very much memory, and refuses those of twice that size.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         for _ in pool.map(task, range(count)):
             bar.update()

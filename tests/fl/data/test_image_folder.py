@@ -1,5 +1,6 @@
 """The user's own pictures. Oracle: folders made by hand, of pictures of one shade each."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,7 @@ def test_channels(tmp_path: Path) -> None:
         ("imagefolder:a,size=16.5", "size must be a whole number, not 16.5"),
         ("imagefolder:a,size=big", "size must be a number, not 'big'"),
         ("imagefolder:a,channels=2", r"channels must be 1 \(grey\) or 3 \(colour\), not 2"),
+        ("imagefolder:a,background=red", "background must be white or black, not red"),
         ("imagefolder:a,test=20%", "did you mean 0.2"),
         ("imagefolder:a,test=0", "test must lie between"),
         ("imagefolder:a,tset=0.1", "did you mean 'test'"),
@@ -193,3 +195,120 @@ def test_splits_without_pictures(tmp_path: Path) -> None:
     write(tmp_path / "own" / "test", {"dog": 1})
     write(tmp_path / "own" / "val", {"dog": 0})
     assert f"{tmp_path / 'own'} has no picture to validate on" in _refused(tmp_path / "own")
+
+
+def _shade(path: Path, shade: int, **options: object) -> None:
+    """A grey picture of one shade."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), shade).save(path, **options)
+
+
+@pytest.mark.parametrize("root", [".", "train"])
+def test_folders_in_the_folder_of_a_class(tmp_path: Path, root: str) -> None:
+    """Oracle: torchvision's ImageFolder has these pictures too, each with the class of its outermost folder; the order
+    is that of the paths' bytes."""
+    for shade, name in enumerate(("cat/2.png", "cat/a/b/c/1.png", "cat/B/1.png", "dog/é/1.png", "dog/z/0.png")):
+        _shade(tmp_path / root / name, shade)
+    if root == "train":
+        _shade(tmp_path / "test" / "dog" / "x" / "0.png", 100)
+        _shade(tmp_path / "val" / "cat" / "y" / "0.png", 200)
+        data = read(tmp_path)
+        assert data.train.x[:, 0, 0, 0].tolist() == [0, 2, 1, 4, 3]
+        assert data.train.y.tolist() == [0, 0, 0, 1, 1]
+        assert data.validation is not None
+        assert (int(data.test.x.max()), int(data.validation.x.max())) == (100, 200)
+    else:
+        data = read(tmp_path)
+        assert sorted(torch.cat([data.train.x, data.test.x])[:, 0, 0, 0].tolist()) == [0, 1, 2, 3, 4]
+    assert data.left_out == ()
+
+
+def test_splits_inside_classes(tmp_path: Path) -> None:
+    """Oracle: refused in one sentence; read as one class, pictures to test on would be trained on. One such name alone may
+    be anything."""
+    for name in ("cat/train/0.png", "cat/test/1.png", "dog/train/0.png", "dog/test/1.png"):
+        _shade(tmp_path / "both" / name, 1)
+    assert f"{tmp_path / 'both' / 'cat'} holds the splits test and train; pictures belong in" in _refused(
+        tmp_path / "both"
+    )
+    for name in ("vehicle/train/0.png", "vehicle/bus/1.png", "animal/0.png"):
+        _shade(tmp_path / "one" / name, 1)
+    assert read(tmp_path / "one").class_names == ("animal", "vehicle")
+
+
+def test_links_and_loops(tmp_path: Path) -> None:
+    """Oracle: every folder of a class once, whatever links lead there; a link to what is above would bring other classes."""
+    for shade, name in enumerate(("cat/0.png", "cat/z/1.png", "dog/2.png", "more/3.png")):
+        _shade(tmp_path / "p" / name if shade < 3 else tmp_path / name, shade)
+    for link, target in (("loop", "."), ("up", "../.."), ("again", "z"), ("more", "../../more")):
+        (tmp_path / "p" / "cat" / link).symlink_to(target)
+    data = read(tmp_path / "p", ",test=0.01")
+    cat = torch.cat([split.x[split.y == 0] for split in (data.train, data.test)])
+    assert sorted(cat[:, 0, 0, 0].tolist()) == [0, 1, 3]
+    assert data.left_out == ("imagefolder: passed over: 3 links to a folder that is read anyway",)
+    (tmp_path / "p" / "dog" / "gone.png").symlink_to("nowhere.png")
+    assert f"{tmp_path / 'p' / 'dog' / 'gone.png'} cannot be read as a picture (no such file)" in _refused(
+        tmp_path / "p"
+    )
+
+
+ENDINGS = ".JPG .jfif .tif .TIFF .gif .webp .bmp .ppm .pgm .jp2 .ico .tga"
+
+
+@pytest.mark.parametrize("ending", ENDINGS.split())
+def test_every_ending_that_pillow_reads(tmp_path: Path, ending: str) -> None:
+    """Oracle: nothing is passed over, and the shade is the one that was saved (lossy forms: nearly)."""
+    for shade, name in ((40, "cat/0"), (40, "cat/1"), (200, "dog/0"), (200, "dog/1")):
+        path = (tmp_path / name).with_suffix(ending)
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (16, 16), shade).save(path)
+    data = read(tmp_path, ",size=8,channels=1")
+    assert data.left_out == ()
+    assert (data.train.x.int() - torch.tensor([40, 200]).view(2, 1, 1, 1)).abs().max() <= 2
+
+
+def test_what_is_passed_over_is_counted(tmp_path: Path) -> None:
+    """Oracle: the files made here, in the sentence that a run says on the terminal."""
+    write(tmp_path / "train", {"cat": 2, "dog": 2})
+    (tmp_path / "notes").mkdir()
+    for name in ("README.md", "train/loose.png", "train/.DS_Store", "train/cat/._00.png", "train/cat/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"")
+    for name in ("train/dog/a.heic", "train/dog/b.heic", "train/dog/names", "train/__MACOSX"):
+        (tmp_path / name).mkdir() if "MACOSX" in name else (tmp_path / name).write_bytes(b"")
+    assert read(tmp_path).left_out == (
+        "imagefolder: passed over: 3 hidden, 2 with the ending .heic, 1 with the ending .md, 1 pictures outside the folder "
+        "of a class, 1 with the ending .db, 1 without an ending, folder notes",
+    )
+
+
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_a_shape_in_the_transparency_alone(tmp_path: Path, background: str) -> None:
+    """Black shapes on nothing are seen on white, and on black they are a single colour, which is said: never blank without
+    a word."""
+    shape = np.zeros((8, 8, 4), np.uint8)
+    shape[2:6, 2:6, 3] = 255
+    for name in ("cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(shape).save(tmp_path / name)
+    data = read(tmp_path, f",size=8,background={background}")
+    if background == "white":
+        assert data.train.x[0, 0].tolist() == (255 - shape[..., 3]).tolist()
+        assert data.left_out == ()
+    else:
+        assert int(data.train.x.max()) == 0
+        assert data.left_out == (
+            f"imagefolder: 4 pictures with transparency are of a single colour on black, {tmp_path / 'cat' / '0.png'} "
+            "among them; background=white may show what they hold",
+        )
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """Folders and files as old archives leave them. Oracle: classes in the order of their bytes, with names that can be
+    encoded, and so printed and written; \\n in a name is no new line."""
+    for name in (b"caf\xe9", b"caf\xc3\xa9", b"a\nb"):
+        folder = tmp_path / os.fsdecode(name)
+        for number in range(2):
+            _shade(folder / os.fsdecode(b"%d\xff.png" % number), number)
+    data = read(tmp_path)
+    assert data.class_names == ("a\\nb", "café", "caf\\xe9")
+    assert torch.bincount(data.train.y).tolist() == [1, 1, 1]

@@ -118,11 +118,11 @@ def test_damaged_notes_of_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_other_kinds_of_pictures(tmp_path: Path) -> None:
-    """Oracle: the one colour of a palette picture, of a CMYK JPEG (within its loss), and of one with transparency."""
+    """Oracle: the one colour of a palette picture, of a CMYK JPEG (within its loss), and of one with an opaque alpha."""
     red = Image.new("RGB", (8, 8), (255, 0, 0))
     red.convert("P").save(tmp_path / "palette.png")
     red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
-    Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(tmp_path / "clear.png")
+    Image.new("RGBA", (8, 8), (255, 0, 0, 255)).save(tmp_path / "clear.png")
     read = decode([tmp_path / name for name in ("palette.png", "cmyk.jpg", "clear.png")], size=8, channels=3, fit=True)
     assert (read.int() - torch.tensor([255, 0, 0]).view(3, 1, 1)).abs().max() <= 6
 
@@ -176,3 +176,62 @@ def test_bars_where_they_are_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             count_channels([path])
     count_channels([path])
     assert told == [None, True, None]
+
+
+def test_transparency_shows_the_background(tmp_path: Path) -> None:
+    """Oracle: alpha compositing by hand, of red that is half there; for every kind of transparency that Pillow knows."""
+    half, none = Image.new("RGBA", (8, 8), (255, 0, 0, 128)), Image.new("L", (8, 8), 7)
+    half.save(tmp_path / "half.png")
+    none.save(tmp_path / "key.png", transparency=7)
+    none.convert("P").save(tmp_path / "palette.gif", transparency=7)
+    Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "grey.png")
+    paths = [tmp_path / name for name in ("half.png", "key.png", "palette.gif", "grey.png")]
+    for background, half_there, ground in (("white", (255, 127, 127), 255), ("black", (128, 0, 0), 0)):
+        read = decode(paths, size=8, channels=3, fit=True, background=background)
+        assert read[0, :, 4, 4].tolist() == list(half_there)
+        assert read[1:].unique().tolist() == [ground]
+
+
+def test_opaque_pictures_keep_their_bits(tmp_path: Path) -> None:
+    """Alpha that hides nothing changes nothing. Oracle: the same colours without alpha."""
+    colours = Image.fromarray(shades(8, 8, 3))
+    colours.save(tmp_path / "a.png")
+    colours.convert("RGBA").save(tmp_path / "b.png")
+    for channels in (1, 3):
+        a, b = decode([tmp_path / "a.png", tmp_path / "b.png"], size=5, channels=channels, fit=True)
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "tif"])
+def test_the_first_frame_of_an_animation(tmp_path: Path, ending: str) -> None:
+    """Oracle: of a white and a black frame, the white one."""
+    white, black = (Image.new("L", (8, 8), shade) for shade in (255, 0))
+    path = tmp_path / f"film.{ending}"
+    white.save(path, save_all=True, append_images=[black])
+    assert int(decode([path], size=8, channels=1, fit=True).min()) == 255
+
+
+def test_a_tiff_is_turned_once(tmp_path: Path) -> None:
+    """Pillow turns TIFF pictures itself. Oracle: the scene, of which the file has a quarter turn."""
+    scene = shades(8, 8)
+    path = tmp_path / "scan.tif"
+    Image.fromarray(np.ascontiguousarray(np.rot90(scene))).save(path, tiffinfo={0x0112: 6})
+    assert np.array_equal(decode([path], size=8, channels=1, fit=True)[0, 0].numpy(), scene)
+
+
+def test_a_picture_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pixels than Pillow's limit, where it only warns: refused in one sentence, before they are decoded."""
+    path = save(tmp_path / "bomb.png", shades(8, 8))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(
+        DataError, match=r"bomb\.png cannot be read as a picture \(Image size \(64 pixels\) exceeds limit"
+    ):
+        decode([path], size=8, channels=1, fit=True)
+
+
+def test_another_program_is_never_asked(tmp_path: Path) -> None:
+    """PostScript, which Pillow hands to ghostscript, under the name of a picture. Oracle: refused like any other file."""
+    path = tmp_path / "scene.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        decode([path], size=8, channels=1, fit=True)
