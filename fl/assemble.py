@@ -24,7 +24,7 @@ from .model_state import ModelState
 from .models import build_model
 from .quantise import fake_quantise
 from .ranks import Ranks
-from .sampling import make_sampler
+from .sampling import counts_alike, make_sampler
 from .tasks import make_task
 
 
@@ -77,7 +77,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         normalise=normalise,
         engine=engine,
         state=state,
-        course=Course(algorithm, config),
+        course=Course(algorithm, config, alike=counts_alike(config)),
         sampler=make_sampler(config, [len(part) for part in parts]),
         notes=(*data.notes, _sizes(data, train, validation, held)),
         left_out=data.left_out,

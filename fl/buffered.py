@@ -54,6 +54,7 @@ class BufferedRounds(FederatedRounds):
         self.buffered: BufferedExchange = self.exchange
         mode = parse_stage(config.mode)
         self._models = mode.name == "async"
+        self._alpha = float(mode.args[0]) if self._models else 1.0
         self._size = int(mode.args[0]) if mode.name == "buffered" else 1
         self._latest = config.buffer == "latest"
         self._keeps = True  # whether what was not sent is a client's own as soon as it has sent the rest
@@ -99,9 +100,10 @@ class BufferedRounds(FederatedRounds):
     def _step(self, round_: int, landed: Sequence[Landed]) -> RoundOutcome:
         text = self.federation.config.staleness
         ages = [round_ - each.work.begun for each in landed]
+        weights = [weight(text, age) for age in ages]
         taken = [
-            Taken(each.arrival.client, each.arrival.number, weight(text, age))
-            for each, age in zip(landed, ages, strict=True)
+            Taken(each.arrival.client, each.arrival.number, own, self._alpha * own)
+            for each, own in zip(landed, weights, strict=True)
         ]
         begun_from = None
         if self._models and self.federation.ranks.is_server:

@@ -15,11 +15,15 @@ from .server_exchange import ServerExchange
 
 @dataclass(frozen=True)
 class Taken:
-    """An update that the server takes: whose, of which of its starts, and how much it counts for its age, in [0, 1]."""
+    """An update that the server takes: whose, of which of its starts, and how much it counts for its age, in [0, 1].
+
+    `buffers_weight`: how much its buffers count beside the global model's, in [0, 1].
+    """
 
     client: int
     number: int
     weight: float
+    buffers_weight: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class BufferedExchange(ServerExchange):
     def take(self, round_: int, taken: Sequence[Taken], begun_from: Sequence[Tensor] | None = None) -> RoundOutcome:
         """Step on these updates: the sum of weight * samples * update over the sum of samples.
 
+        Buffers move as the model does: b becomes the sum of samples * (w b_client + (1 - w) b) over the sum of samples,
+        w = `buffers_weight`.
+
         `begun_from`, on rank 0: the model [n] that each of them started from; its *model*, not its update, then counts
         (FedAsync): what is added is the distance of the global model to it.
         """
@@ -100,11 +107,11 @@ class BufferedExchange(ServerExchange):
         self._outcome.reports.append(waited.report)
         if self.count_layers:
             self._outcome.add_layers(update, part, self.state.layout)
-        weight = self.algorithm.weight(waited.report.samples)
+        weight = self.course.weight(waited.report.samples)
         if begun_from is not None:
             moved = torch.sub(self.state.parameters, begun_from)
             mean.update.add_(moved, alpha=taken.weight * weight)
-        mean.add(update, buffers, weight, part, scale=taken.weight)
+        mean.add(update, buffers, weight, part, scale=taken.weight, buffer_scale=taken.buffers_weight)
 
     def _add(self, report: ClientReport, payload: Tensor, mean: Mean) -> None:
         number = self._numbers[report.client]

@@ -8,6 +8,7 @@ from .clock.simulator import Arrival
 from .errors import RoundError
 from .federation import Federation
 from .outcome import RoundOutcome, Wasted
+from .sampling import asked
 
 
 class DeadlineRounds(BufferedRounds):
@@ -23,8 +24,7 @@ class DeadlineRounds(BufferedRounds):
     def __init__(self, federation: Federation) -> None:
         super().__init__(federation)
         config = federation.config
-        assert config.clients is not None
-        self._asked = min(config.clients, math.ceil(config.over_select * self._concurrency - 1e-9))
+        self._asked = asked(config)
         self._deadline = config.deadline or math.inf
         self._carries = config.late == "carry"
         self._keeps = self._carries

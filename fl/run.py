@@ -157,8 +157,9 @@ class _Run:
         outcome = self.rounds.run(round_, cohort)
         exchanged = time.perf_counter()
         is_last = round_ == self.config.all_rounds - 1
+        is_due = (round_ + 1) % self.config.eval_every == 0
         judged = Judgement()
-        if is_last or (round_ + 1) % self.config.eval_every == 0:
+        if is_last or is_due:
             self.rounds.before_evaluation(round_, sorted({report.client for report in outcome.reports}))
             judged = self.federation.judge()
         finished = time.perf_counter()
@@ -190,7 +191,8 @@ class _Run:
             if is_last and judged.test is not None:
                 write_predictions(self.folder, self.federation.task, self.federation.test, judged.test)
         self._tell_times(round_, metrics, clients)
-        self.rounds.evaluated(round_, judged.score(self.federation.task))
+        # The evaluation that ends a run decides nothing: a longer run would not have made it.
+        self.rounds.evaluated(round_, judged.score(self.federation.task) if is_due else None)
         trained = cohort if outcome.trained is None else outcome.trained
         self.states.end_round(trained if self.rounds.has_client_state else ())
         every = self.config.checkpoint_every

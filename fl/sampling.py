@@ -11,6 +11,8 @@ FILE.csv                any of the clients that are up: columns client,first_rou
                         virtual seconds; any number of rows a client
 
 Where too few are up, those that will be soonest fill the places; in virtual time they start when they are up.
+
+Where samples decide who is drawn, those who are count alike in the mean: otherwise large clients would count twice.
 """
 
 import csv
@@ -33,6 +35,7 @@ _Waits = Callable[[int, float], float]
 
 _NEVER = 1e15
 _COLUMNS = (("client", "first_round", "last_round"), ("client", "first_s", "last_s"))
+_BY_SAMPLES = ("samples", "power")
 _ARGUMENTS = {"uniform": 0, "samples": 0, "power": 1, "diurnal": 2}
 
 
@@ -70,6 +73,23 @@ def make_sampler(config: Config, samples: Sequence[int]) -> "Sampler":
     return sampler
 
 
+def asked(config: Config) -> int:
+    """How many clients a round starts."""
+    assert config.clients is not None
+    assert config.clients_per_round is not None
+    return min(config.clients, math.ceil(config.over_select * config.clients_per_round - 1e-9))
+
+
+def counts_alike(config: Config) -> bool:
+    """Whether clients count alike in the mean, because their samples have decided who is drawn.
+
+    Li et al. 2020, "On the Convergence of FedAvg on Non-IID Data", Scheme I; Cho, Wang and Joshi 2020. Where everybody
+    takes part nobody is drawn, and clients count by their samples as ever.
+    """
+    stage = parse_sampling(config.sampling)
+    return stage is not None and stage.name in _BY_SAMPLES and asked(config) < (config.clients or 0)
+
+
 class Sampler:
     """Draws clients as a function of (seed, purpose, number) and of the losses it was told of; the same on every rank.
 
@@ -83,7 +103,7 @@ class Sampler:
         self._samples = np.array(samples, dtype=np.float64)
         self._seed = seed
         self._power = stage.integer(0, 1, "D") if stage is not None and stage.name == "power" else 0
-        self._weighted = stage is not None and stage.name in ("samples", "power")
+        self._weighted = stage is not None and stage.name in _BY_SAMPLES
         self._waits: _Waits = lambda client, at: 0
         self.by_time = False
         if stage is None:

@@ -42,18 +42,29 @@ class Mean:
             self._buffer_votes.zero_()
 
     def add(
-        self, update: Sparse, buffers: Sparse | None, samples: int, part: Part = WHOLE, *, scale: float = 1.0
+        self,
+        update: Sparse,
+        buffers: Sparse | None,
+        samples: int,
+        part: Part = WHOLE,
+        *,
+        scale: float = 1.0,
+        buffer_scale: float = 1.0,
     ) -> None:
         """Add one client's decoded update and buffers, about its part, with the weight of its samples.
 
-        `scale`, in [0, 1], makes its update count for less; the others do not count for more.
+        `scale`, in [0, 1], makes its update count for less; the others do not count for more. `buffer_scale`, in [0, 1],
+        does the same for its buffers: the global model's fill the rest.
         """
         if self._votes is not None:
             _vote(self._votes, None if part.inside is None else part.inside.support, samples)
             _vote(self._buffer_votes, part.buffers, samples)
         update.add_to(self.update, samples * scale)
         if buffers is not None:
-            buffers.add_to(self.buffers, samples)
+            buffers.add_to(self.buffers, samples * buffer_scale)
+            if buffer_scale < 1:
+                rest = self._state.buffers if buffers.indices is None else self._state.buffers[buffers.indices]
+                Sparse(buffers.n, buffers.indices, rest).add_to(self.buffers, samples * (1 - buffer_scale))
         self.samples += samples
 
     def close(self) -> None:

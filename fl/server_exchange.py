@@ -133,7 +133,7 @@ class ServerExchange(Exchange):
         """As in `Exchange.close`; what the server's optimizer takes for the mean is the algorithm's."""
         super().close(mean)
         reports = dict(enumerate(self._outcome.reports))
-        weights = {at: self.algorithm.weight(report.samples) for at, report in reports.items()}
+        weights = {at: self.course.weight(report.samples) for at, report in reports.items()}
         steps = {at: self.course.steps(report.samples) for at, report in reports.items()}
         mean.update = self.algorithm.mean(mean.update, weights, steps)
 
@@ -203,14 +203,15 @@ class ServerExchange(Exchange):
         return self._round
 
     def _add(self, report: ClientReport, payload: Tensor, mean: Mean) -> None:
+        weight = self.course.weight(report.samples)
         if report.side_bytes and self.masks is not None:
-            self.masks.take_side(report.client, payload[: report.side_bytes], report.samples)
+            self.masks.take_side(report.client, payload[: report.side_bytes], weight)
         part = self.part(report.client)
         update, buffers = part_payloads(payload[report.side_bytes :], self.state, self._codec(report.client), part)
         if self.count_layers:
             self._outcome.add_layers(update, part, self.state.layout)
         self.algorithm.receive(report.client, update, self.course.steps(report.samples), self.course.lr(self._round))
-        mean.add(update, buffers, self.algorithm.weight(report.samples), part)
+        mean.add(update, buffers, weight, part)
 
     @property
     def mean_update(self) -> Tensor | None:

@@ -19,8 +19,8 @@ _BATCHES = 10
 
 @torch.no_grad()
 def ask_statistics(federation: Federation, trainer: ClientTrainer, round_: int, cohort: Sequence[int]) -> None:
-    """Set the global model's buffers to the mean over this cohort, by samples, of each client's mean over its first
-    batches of `round_`, at most 10. Collective; the same on any number of ranks."""
+    """Set the global model's buffers to the mean over this cohort, weighted as updates are, of each client's mean over its
+    first batches of `round_`, at most 10. Collective; the same on any number of ranks."""
     state, engine, ranks = federation.state, federation.engine, federation.ranks
     layers = norms(engine.model)
     if not layers:
@@ -35,8 +35,9 @@ def ask_statistics(federation: Federation, trainer: ClientTrainer, round_: int, 
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     ranks.sum(table)
-    samples = torch.tensor([len(trainer.parts[client]) for client in cohort], dtype=torch.float64)
-    mean = (table * samples[:, None]).sum(0) / samples.sum()
+    counts = [federation.course.weight(len(trainer.parts[client])) for client in cohort]
+    weights = torch.tensor(counts, dtype=torch.float64)
+    mean = (table * weights[:, None]).sum(0) / weights.sum()
     state.buffers.copy_(mean.float())
 
 

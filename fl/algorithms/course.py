@@ -11,9 +11,15 @@ from .base import Algorithm
 class Course:
     """`algorithm` with the local steps and the learning rate that these options give each client."""
 
-    def __init__(self, algorithm: Algorithm, options: TrainOptions) -> None:
+    def __init__(self, algorithm: Algorithm, options: TrainOptions, *, alike: bool = False) -> None:
+        """`alike`: clients count alike in the mean, whatever their samples."""
         self.algorithm = algorithm
         self._options = options
+        self._alike = alike
+
+    def weight(self, samples: int) -> int:
+        """How much a client with so many samples counts in the mean."""
+        return 1 if self._alike else self.algorithm.weight(samples)
 
     def steps(self, samples: int) -> int:
         """Local steps in a round of a client with so many samples."""

@@ -2,8 +2,8 @@
 
 Li et al. 2020, "Federated Optimization in Heterogeneous Networks" (MLSys), Algorithm 2: client k minimises, with any
 solver and for as long as it can, h_k(w; w^t) = F_k(w) + mu/2 ||w - w^t||^2, so mu (w - w^t) is added to the gradient. The
-server does as in federated averaging. (The paper draws clients in proportion to their samples and counts them alike;
-here, as in most programs, the mean is weighted instead.)
+server does as in federated averaging. (The paper draws clients in proportion to their samples and counts them alike:
+`--sampling samples`. By default, as in most programs, clients are drawn alike and the mean is weighted.)
 """
 
 from typing import ClassVar

@@ -67,8 +67,8 @@ class Masks(ABC):
         """After local training: what `client`, hosted here, sends beside its update, uint8."""
         return None
 
-    def take_side(self, client: int, payload: Tensor, samples: int) -> None:  # noqa: B027 - most have nothing to do
-        """On rank 0: what a client sent beside its update; PayloadError if it is not that."""
+    def take_side(self, client: int, payload: Tensor, weight: int) -> None:  # noqa: B027 - most have nothing to do
+        """On rank 0: what a client, which counts so much, sent beside its update; PayloadError if it is not that."""
 
     def close(self, mean_update: Tensor | None) -> None:  # noqa: B027 - most have nothing to do
         """The round succeeded; `mean_update`, fp32 [n], on rank 0 where it is known."""

@@ -134,7 +134,7 @@ class OwnMasks(Masks):
         """As in `Masks.side`: a mask that the server does not know yet."""
         return self._told.pop(client, None)
 
-    def take_side(self, client: int, payload: Tensor, samples: int) -> None:
+    def take_side(self, client: int, payload: Tensor, weight: int) -> None:
         """As in `Masks.take_side`."""
         self._learn(client, payload.clone())
 

@@ -25,7 +25,7 @@ class PruneFLMask(SharedMask):
     from what it learned, and sends the mask alone; all then begin with the first weights under it. (In the paper its
     weights are kept too, which would cost a model more. `train_flops` leaves this training out.) Reconfiguration: in the
     round before one, every client adds up the squared gradients of all coordinates, held or not, over its local steps and
-    sends them in bf16 beside its update; rank 0 takes their mean by samples and makes the next mask
+    sends them in bf16 beside its update; rank 0 takes their mean, weighted as that of the updates, and makes the next mask
     (`compression.pruning.prunefl.reconfigure`). A coordinate that comes in starts at zero. A run cannot know whether it
     will be continued: where it ends just before a reconfiguration, its last round sends squared gradients too.
 
@@ -47,7 +47,7 @@ class PruneFLMask(SharedMask):
         self._train = train
         self._mean_squares = torch.zeros_like(self.state.parameters) if self.ranks.is_server else None
         self._incoming: Tensor | None = None  # this round's, on rank 0
-        self._samples = 0
+        self._weight = 0
         self._own: dict[int, Tensor] = {}  # of this rank's clients, until they are sent
         self._watching = False
         self._came_in = torch.zeros(self.state.layout.total, dtype=torch.int64, device=self.state.parameters.device)
@@ -68,7 +68,7 @@ class PruneFLMask(SharedMask):
             assert self._part.inside is not None
             self._came_in = torch.where(self._part.inside.mask & ~before.mask, round_, self._came_in)
         self._watching = self._changes(round_ + 1)
-        self._incoming, self._samples, self._own = None, 0, {}
+        self._incoming, self._weight, self._own = None, 0, {}
 
     def snapshot(self, round_: int) -> Any:
         """As in `Masks.snapshot`."""
@@ -123,21 +123,21 @@ class PruneFLMask(SharedMask):
         squares = self._own.pop(client, None)
         return None if squares is None else _SQUARES.encode(squares, self.state.layout)[0]
 
-    def take_side(self, client: int, payload: Tensor, samples: int) -> None:
+    def take_side(self, client: int, payload: Tensor, weight: int) -> None:
         """As in `Masks.take_side`."""
         squares = _SQUARES.decode(payload, self.state.layout.total, self.state.layout)
         if squares.values.numel() and float(squares.values.min()) < 0:
             raise PayloadError(f"client {client} sent squared gradients of which some are negative")
         if self._incoming is None:
             self._incoming = torch.zeros_like(self.state.parameters)
-        squares.add_to(self._incoming, samples)
-        self._samples += samples
+        squares.add_to(self._incoming, weight)
+        self._weight += weight
 
     def close(self, mean_update: Tensor | None) -> None:
         """As in `Masks.close`."""
         super().close(mean_update)
         if self._incoming is not None:
-            self._mean_squares = self._incoming.div_(self._samples)
+            self._mean_squares = self._incoming.div_(self._weight)
             self._incoming = None
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from fl.buffered import BufferedRounds
 from fl.clock.staleness import weight
 from fl.deadline import DeadlineRounds
 from fl.errors import ConfigError
+from fl.server import part_payloads
 from tests.end_to_end.replay import check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
 from tests.support import make_federation, on_ranks, resume_here, rows, run_here
@@ -244,12 +245,14 @@ def _mixed_models(rank: int, world_size: int) -> None:
     def watching(round_: int, taken: Any, begun_from: Any) -> Any:
         [each] = taken
         payload = rounds.buffered.waiting[each.client, each.number].payload
-        update = rounds.buffered.uplink.codec.decode(payload[: -(24 + 4 * state.buffers.numel())], state.layout.total)
-        local = begun_from[0] - update.dense()
-        before = state.parameters.clone()
+        update, buffers = part_payloads(payload, state, rounds.buffered.uplink.codec)
+        assert buffers is not None
+        local, statistics = begun_from[0] - update.dense(), buffers.values
+        before, kept = state.parameters.clone(), state.buffers.clone()
         outcome = take(round_, taken, begun_from)
         a = 0.6 * each.weight
         torch.testing.assert_close(state.parameters, (1 - a) * before + a * local, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(state.buffers, (1 - a) * kept + a * statistics, rtol=1e-5, atol=1e-6)
         seen.append(each.weight)
         return outcome
 
@@ -262,21 +265,24 @@ def _mixed_models(rank: int, world_size: int) -> None:
 
 def _weights_of_ages(rank: int, world_size: int) -> None:
     exact = {"uplink": "none", "downlink": "none", "server": "fedavg"}
-    federation = make_federation(**{**_ALL["buffered"], **exact, "model": "lenet5", "staleness": "poly:1"})
+    federation = make_federation(**{**_ALL["buffered"], **exact, "staleness": "poly:1"})
     rounds = BufferedRounds(federation)
     state, take, weights = federation.state, rounds.buffered.take, []
 
     def watching(round_: int, taken: Any, begun_from: Any = None) -> Any:
-        waiting, before = dict(rounds.buffered.waiting), state.parameters.clone()
+        waiting, before, kept = dict(rounds.buffered.waiting), state.parameters.clone(), state.buffers.clone()
         outcome = take(round_, taken, begun_from)
-        total, samples = torch.zeros_like(before), 0
+        total, moved, samples = torch.zeros_like(before), torch.zeros_like(kept), 0
         for each in taken:
             waited = waiting[each.client, each.number]
-            update = rounds.buffered.uplink.codec.decode(waited.payload, state.layout.total)
+            update, buffers = part_payloads(waited.payload, state, rounds.buffered.uplink.codec)
+            assert buffers is not None
             total += each.weight * waited.report.samples * update.dense()
+            moved += each.weight * waited.report.samples * (buffers.values - kept)
             samples += waited.report.samples
             weights.append(each.weight)
         torch.testing.assert_close(state.parameters, before - total / samples, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(state.buffers, kept + moved / samples, rtol=1e-5, atol=1e-6)
         return outcome
 
     rounds.buffered.take = watching
@@ -288,8 +294,8 @@ def _weights_of_ages(rank: int, world_size: int) -> None:
 
 @pytest.mark.parametrize("check", [_a_dropped_update_never_was, _mixed_models, _weights_of_ages])
 def test_formulas(check: Any) -> None:
-    """FedAsync's mixture of models; FedBuff's sum over samples, in which age weighs only above the line;
-    a dropped update."""
+    """FedAsync's mixture of models; FedBuff's sum over samples, in which age weighs only above the line; BatchNorm's
+    statistics move as the weights do; a dropped update."""
     on_ranks(1, check)
 
 

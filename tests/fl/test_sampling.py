@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,8 @@ from compression.spec import SpecError
 from fl.errors import ConfigError
 from fl.outcome import ClientReport
 from fl.sampling import Sampler, parse_sampling
+from fl.server import Mean
+from tests.support import run_here
 
 
 def report(client: int, loss: float) -> ClientReport:
@@ -34,6 +37,52 @@ def test_by_samples() -> None:
     sampler = Sampler("samples", [1, 9], seed=0)
     first = sum(sampler.draw([0, 1], 1, round_) == [0] for round_ in range(4000))
     assert 320 < first < 480
+
+
+_DRAWN = {
+    "clients": 6,
+    "clients_per_round": 2,
+    "partition": "quantity:1",
+    "limit_train": 150,
+    "local_steps": 1,
+    "rounds": 3,
+}
+
+
+@pytest.mark.parametrize(
+    ("alike", "options"),
+    [
+        (True, {"sampling": "samples"}),
+        (True, {"sampling": "power:3"}),
+        (True, {"sampling": "samples", "algorithm": "fednova"}),
+        (True, {"sampling": "samples", "mode": "buffered:2"}),
+        (True, {"sampling": "power:3", "deadline": 1e6, "over_select": 1.5, "profiles": "good"}),
+        (True, {"sampling": "samples", "prune": "width:1", "capabilities": "uniform:0.5,1"}),
+        (False, {"sampling": "uniform"}),
+        (False, {"sampling": "diurnal:10,0.9"}),
+        (False, {"sampling": "samples", "clients_per_round": 6}),
+    ],
+)
+def test_who_is_drawn_by_samples_counts_alike(
+    alike: bool, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Li et al. 2020, Scheme I, and Cho et al. 2020: the mean over those drawn is plain. Where samples do not decide, or
+    everybody takes part, they are the weights."""
+    weights, samples, add, observe = [], [], Mean.add, Sampler.observe
+
+    def adding(self: Mean, update: Any, buffers: Any, weight: int, *args: Any, **options: Any) -> None:
+        weights.append(weight)
+        add(self, update, buffers, weight, *args, **options)
+
+    def observing(self: Sampler, reports: Any) -> None:
+        samples.extend(each.samples for each in reports)
+        observe(self, reports)
+
+    monkeypatch.setattr(Mean, "add", adding)
+    monkeypatch.setattr(Sampler, "observe", observing)
+    run_here(tmp_path, "run", **{**_DRAWN, **options})
+    assert len(set(samples)) > 1
+    assert weights == ([1] * len(samples) if alike else samples)
 
 
 def test_power_of_choice_prefers_large_losses_and_who_has_none() -> None:

@@ -169,6 +169,19 @@ def test_a_mean_is_over_the_clients_that_hold_a_coordinate(damped):
     assert mean.buffers.tolist() == [5.0, 2.0, 6.0, 9.0]
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_statistics_that_count_for_less_leave_room_for_the_global_ones(apart):
+    """Weights 1 and 3, of which the first counts half: (1 (0.5 * 2 + 0.5 * 10) + 3 * 6) / 4 = 6."""
+    server = make()
+    server.state.buffers.fill_(10.0)
+    mean = Mean(server.state, apart=apart)
+    update = Sparse(6, None, torch.zeros(6))
+    mean.add(update, Sparse(4, None, torch.full((4,), 2.0)), 1, scale=0.1, buffer_scale=0.5)
+    mean.add(update, Sparse(4, torch.arange(4), torch.full((4,), 6.0)), 3)
+    mean.close()
+    assert mean.buffers.tolist() == [6.0] * 4
+
+
 def test_all_holding_everything_is_the_plain_mean():
     """To the bit, whatever the numbers."""
     server = make()
