@@ -10,8 +10,10 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
 
+# In random order, on as many processes as there are cores; a file's tests stay together, because they share what is slow
+# to make. `pytest -p no:randomly` keeps the order of the files, `-p randomly -p "randomly_seed=N"` repeats one.
 test: $(STAMP) lint browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The order and times of events, by hand; saving in the middle; memory."""
 
 import json
-import tracemalloc
+from array import array
 
 import pytest
 from hypothesis import given, settings
@@ -249,26 +249,35 @@ def test_ties_go_to_the_lower_client_whatever_the_order_of_starting(starts):
     assert orders[0] == orders[1] == sorted(orders[0])
 
 
-def held_bytes(clients: int, arrivals: int) -> int:
-    """What a simulator holds with all clients in flight, after so many arrivals."""
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        simulator = Simulator(second_a_byte, lambda client: 10)
-        for client in range(clients):
-            simulator.start(client, 0, 10, 1 + client % 17)
-        for _ in range(arrivals):
-            arrival = arrive(simulator)
-            simulator.start(arrival.client, arrival.time, 10, 1 + arrival.client % 17)
-        return tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
+def held_numbers(value: object) -> int:
+    """How many numbers an object holds in its lists, arrays, dicts, tuples and the objects of its own module."""
+    if isinstance(value, array):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(held_numbers(key) + held_numbers(each) for key, each in value.items())
+    if isinstance(value, list | tuple | set):
+        return sum(map(held_numbers, value))
+    if not type(value).__module__.startswith("fl.clock"):
+        return 1
+    return sum(held_numbers(getattr(value, name)) for name in getattr(value, "__slots__", None) or vars(value))
 
 
-def test_memory_grows_with_clients_and_not_with_events():
-    """At most 400 bytes a client at any number, and no more a client with many (lists grow by leaps: within 1.2)."""
-    few, many = held_bytes(500, 0) / 500, held_bytes(8000, 0) / 8000
-    assert max(few, many) <= 400
-    assert many <= 1.2 * few
-    early, late = held_bytes(500, 1000), held_bytes(500, 8000)
+def simulated(clients: int, arrivals: int, limit: float | None) -> int:
+    """The numbers that a simulator holds with all clients in flight, after so many arrivals."""
+    simulator = Simulator(second_a_byte, lambda client: 10, up_limit=limit, down_limit=limit)
+    for client in range(clients):
+        simulator.start(client, 0, 10, 1 + client % 17)
+    for _ in range(arrivals):
+        arrival = arrive(simulator)
+        simulator.start(arrival.client, arrival.time, 10, 1 + arrival.client % 17)
+    return held_numbers(simulator)
+
+
+@pytest.mark.parametrize("limit", [None, 200.0])
+def test_memory_grows_with_clients_and_not_with_events(limit: float | None) -> None:
+    """At most 25 numbers a client at any number of clients, and no more after many arrivals than after few. (Numbers
+    are counted, not bytes: what the interpreter takes for them depends on what ran before.)"""
+    assert simulated(50, 0, limit) <= 50 * 25
+    assert simulated(800, 0, limit) <= 800 * 25
+    early, late = simulated(50, 200, limit), simulated(50, 2000, limit)
     assert late <= 1.1 * early
