@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
 
 # In random order, on as many processes as there are cores; a file's tests stay together, because they share what is slow
-# to make. `pytest -p no:randomly` keeps the order of the files, `-p randomly -p "randomly_seed=N"` repeats one.
+# to make. `pytest -p no:randomly` keeps the order of the files, `--randomly-seed=N` repeats one.
 test: $(STAMP) lint browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
@@ -34,6 +34,10 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $(STAMP)
+
+# Whether the working tree still trains to the bits and bytes of an older commit: make same OLD=HEAD~3. Minutes.
+same: $(STAMP)
+	$(BIN)/python benchmarks/same.py $(OLD)
 
 # Measurements: each prints its table; the committed ones are in benchmarks/README.md and Bandwidth Analysis/.
 bench-exchange: $(STAMP)
