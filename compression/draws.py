@@ -35,7 +35,7 @@ def uniform(key: int, n: int, device: torch.device | str, start: int = 0, out: T
 
     `out`: contiguous fp32 [n] on `device` to write into; otherwise a new tensor.
     """
-    out = torch.empty(n, device=device) if out is None else out
+    out = torch.empty(n, dtype=torch.float32, device=device) if out is None else out
     if kernels.available(out.device):
         return kernels.uniform(key, n, out.device, start, out)
     on_cpu = out.device.type == "cpu"

@@ -28,7 +28,7 @@ class Residuals:
         """
         group = self._groups.get(layout.names)
         if group is None or group.device != like.device:
-            group = torch.zeros(layout.total, device=like.device)
+            group = torch.zeros(layout.total, dtype=torch.float32, device=like.device)
             known = [
                 (view, self._by_name[name])
                 for name, view in zip(layout.names, layout.views(group), strict=True)

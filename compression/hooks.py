@@ -1,4 +1,4 @@
-"""Codecs as communication hooks of DistributedDataParallel, on gloo and NCCL.
+"""Codecs as communication hooks of DistributedDataParallel, whatever its backend.
 
     state = CodecHook("topk:0.01+bf16", ddp.module.named_parameters())
     ddp.register_comm_hook(state, codec_hook)
@@ -8,11 +8,16 @@ then send every payload to every rank at its exact size; (4) decode all payloads
 decodes the same bytes in the same order, so all ranks hold the same average, bit for bit.
 
 The work of a bucket is done on one thread a hook, bucket after bucket: it overlaps with the backward pass, and all ranks
-start their collectives in the same order. They have a process group of their own, since DDP itself (unused parameters,
-SyncBatchNorm) calls collectives from the main thread meanwhile, in an order that differs from rank to rank.
+start their collectives in the same order. DDP itself (unused parameters, SyncBatchNorm) calls collectives from the main
+thread meanwhile, in an order that differs from rank to rank. So the hook has a process group of its own, and always of
+gloo: two NCCL communicators must not be used at the same time from two threads.
+
+A parameter that no rank used since the last exchange is left out: DDP would leave its gradient alone, and throw away what
+was sent for it.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -22,10 +27,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .bucket import FlatBucket
 from .codec import Codec
 from .draws import derive_key
 from .gather import all_gather_payloads
-from .layout import Layout
+from .layout import Layout, as_real
 from .make import make_codec
 from .sender import Sender
 
@@ -65,7 +71,13 @@ class CodecHook:
         self.keeps = keeps
         self.calls = 0
         self.traffic = Traffic()
-        self._places = {id(parameter): (at, name) for at, (name, parameter) in enumerate(named_parameters)}
+        named = list(named_parameters)
+        self._places = {id(parameter): (at, name) for at, (name, parameter) in enumerate(named)}
+        self.some_unused = False
+        """Whether some rank once did not use a parameter: all ranks know, and from then on tell each other which."""
+        self._touched: set[int] = set()
+        self._watched = _watch([parameter for _, parameter in named], self._touched)
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
         self._worker: ThreadPoolExecutor | None = None
         self._pending: list[Future[None]] = []
         self._own_group: Any = None
@@ -89,17 +101,28 @@ class CodecHook:
         """Names and shapes of a bucket's parameters, in the order of `named_parameters`."""
         parameters = list(parameters)
         ordered = [parameters[at] for at in self.order(parameters)]
-        return Layout.of((self._places[id(parameter)][1], parameter) for parameter in ordered)
+        return Layout.of((self._places[id(parameter)][1], as_real(parameter)) for parameter in ordered)
+
+    def take_used(self, parameters: Iterable[Tensor]) -> list[bool]:
+        """Whether each of a bucket's parameters got a gradient on this rank since it was last asked for here."""
+        numbers = [id(parameter) for parameter in parameters]
+        used = [number in self._touched or number not in self._watched for number in numbers]
+        self._touched.difference_update(numbers)
+        return used
 
     def own_group(self) -> Any:
-        """The process group for payloads, of the ranks of `group`; all of them make it at their first call."""
+        """The gloo group for payloads, of the ranks of `group`; all of them make it at their first call."""
         if self._own_group is None:
             self._own_group = dist.new_group(
-                dist.get_process_group_ranks(self.group),
-                backend=None if self.group is None else dist.get_backend(self.group),
-                use_local_synchronization=True,
+                dist.get_process_group_ranks(self.group), backend="gloo", use_local_synchronization=True
             )
         return self._own_group
+
+    def stream(self, device: torch.device) -> torch.cuda.Stream:
+        """The hook's stream on a GPU, always the same: freed memory waits for reuse on the stream that it was used on."""
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
 
     def submit(self, work: Callable[[], None], *, first: bool, last: bool) -> None:
         """Run `work()` on the hook's thread, after what was submitted before.
@@ -134,25 +157,39 @@ def codec_hook(state: CodecHook, bucket: dist.GradBucket) -> torch.futures.Futur
     nothing else to do by then, and raises their errors: NonFiniteError on every rank if any rank's gradient holds NaN or
     infinity. (An error in a Future would reach the user as "Unable to cast ... to Tensor".)
     """
+    if isinstance(bucket, tuple):
+        raise RuntimeError(
+            'codec_hook needs the buckets of DDP\'s own reducer, and torch._dynamo.config.optimize_ddp = "python_reducer" '
+            'makes none: set it to "ddp_optimizer"'
+        )
     buffer = bucket.buffer()
     if state.codec.plain:
         return _all_reduce(state, buffer)
+    if buffer.is_sparse:
+        raise ValueError(
+            f"the codec {state.codec.spec} cannot encode sparse gradients: make embeddings with sparse=False, or use none"
+        )
     parameters = bucket.parameters()
     order, layout = state.order(parameters), state.layout(parameters)
-    views = Layout.of((str(at), parameter) for at, parameter in enumerate(parameters)).views(buffer)
+    views = Layout.of((str(at), as_real(parameter)) for at, parameter in enumerate(parameters)).views(buffer)
+    used = state.take_used(parameters)
+    if isinstance(bucket, FlatBucket):  # a vector of the caller's own, whatever backward passes there were
+        used = [True] * len(used)
+    pieces = [(views[at], used[at]) for at in order]
     group = state.own_group()
     key = derive_key(state.seed, state.calls, dist.get_rank(state.group), bucket.index())
     state.calls += bucket.is_last()
     cuda = buffer.device.type == "cuda"
     future: torch.futures.Future[Tensor] = torch.futures.Future(devices=[buffer.device] if cuda else None)
-    stream = torch.cuda.Stream(buffer.device) if cuda else None
-    if stream is not None:
-        stream.wait_stream(torch.cuda.current_stream(buffer.device))
+    stream = state.stream(buffer.device) if cuda else None
+    ready = torch.cuda.current_stream(buffer.device).record_event() if cuda else None
 
     def work() -> None:
         try:
             with torch.no_grad(), torch.cuda.stream(stream) if stream is not None else contextlib.nullcontext():
-                _exchange(state, [views[at] for at in order], layout, group, key)
+                if stream is not None and ready is not None:
+                    stream.wait_event(ready)  # here, lest the bucket before this one wait for it too
+                _exchange(state, pieces, layout, group, key)
                 future.set_result(buffer)
         except Exception as error:
             future.set_exception(error)  # type: ignore[arg-type]
@@ -173,23 +210,60 @@ def _all_reduce(state: CodecHook, buffer: Tensor) -> torch.futures.Future[Tensor
     return work.get_future().then(lambda done: done.value()[0])
 
 
-def _exchange(state: CodecHook, gradients: list[Tensor], layout: Layout, group: Any, key: int) -> None:
-    """Encode, exchange and average one bucket in place; `gradients` are views of it in `layout`'s order."""
+def _exchange(state: CodecHook, pieces: list[tuple[Tensor, bool]], layout: Layout, group: Any, key: int) -> None:
+    """Encode, exchange and average one bucket in place.
+
+    `pieces`: for each of `layout`'s parameters, its view of the bucket, and whether this rank used it.
+    """
+    used = [own for _, own in pieces]
+    if state.some_unused:
+        used = _used_by_any(used, group)
+        pieces, layout = list(itertools.compress(pieces, used)), layout.part(used)
+        if not pieces:
+            return
+    gradients = [gradient for gradient, _ in pieces]
+    device = gradients[0].device
+    payload: Tensor | None = None
     failure: Exception | None = None
-    vector = layout.gather(gradients, torch.empty(layout.total, device=gradients[0].device))
-    payload = torch.empty(0, dtype=torch.uint8, device=vector.device)
-    try:
-        payload, decoded = state.sender.encode(vector, layout, key)
-        state.traffic.kept += decoded.kept
-        state.traffic.coordinates += decoded.n
-    except Exception as error:  # whatever it is, the other ranks must not wait for this one's payload
-        failure = error
+    kept = 0
+    if state.some_unused or all(used):
+        try:
+            vector = torch.empty(layout.total, dtype=torch.float32, device=device)
+            encoded, decoded = state.sender.encode(layout.gather(gradients, vector), layout, key)
+            payload, kept = encoded.cpu(), decoded.kept
+        except Exception as error:  # whatever it is, the other ranks must not wait for this one's payload
+            failure = error
     payloads = all_gather_payloads(payload, group, failure=failure)
+    if payload is None or payloads is None:
+        state.sender.forget()
+        state.some_unused = True
+        _exchange(state, pieces, layout, group, key)
+        return
     if state.keeps:
         state.sender.keep()
-    mean = torch.zeros(layout.total, device=payload.device)
+    mean = torch.zeros(layout.total, dtype=torch.float32, device=device)
     for received in payloads:
-        state.codec.decode(received, mean.numel(), layout).add_to(mean)
+        state.codec.decode(received.to(device), layout.total, layout).add_to(mean)
+    state.traffic.kept += kept
+    state.traffic.coordinates += layout.total
     state.traffic.sent_bytes += payload.numel()
     state.traffic.received_bytes += sum(received.numel() for received in payloads) - payload.numel()
     layout.scatter(mean.div_(len(payloads)), gradients)
+
+
+def _used_by_any(used: list[bool], group: Any) -> list[bool]:
+    """Whether any rank used each parameter: one byte each, in one all-reduce."""
+    flags = torch.tensor(used, dtype=torch.uint8, device="cpu")
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=group)
+    return flags.bool().tolist()
+
+
+def _watch(parameters: list[Tensor], touched: set[int]) -> set[int]:
+    """Have the number of each parameter put into `touched` when it gets a gradient; returns the numbers of all of these.
+
+    DDP does not tell its hooks which gradients of a bucket are there, and a gradient that nobody cleared looks like one.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.register_post_accumulate_grad_hook(lambda parameter: touched.add(id(parameter)))
+    return {id(parameter) for parameter in trainable}

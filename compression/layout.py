@@ -1,9 +1,9 @@
 """Where each named tensor lies in one flat vector."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, compress
 from math import prod
 
 import torch
@@ -38,6 +38,10 @@ class Layout:
         """Number of coordinates in all."""
         return self.offsets[-1]
 
+    def part(self, wanted: Sequence[bool]) -> "Layout":
+        """The layout of the tensors that are `wanted` alone."""
+        return Layout(tuple(compress(self.names, wanted)), tuple(compress(self.shapes, wanted)))
+
     def views(self, flat: Tensor) -> list[Tensor]:
         """Views of `flat` [total] in the tensors' shapes."""
         parts = flat.split(self.sizes) if self.sizes else ()
@@ -55,6 +59,11 @@ class Layout:
         with torch.no_grad():
             if self.sizes:
                 torch._foreach_copy_(list(tensors), self.views(flat))
+
+
+def as_real(tensor: Tensor) -> Tensor:
+    """The tensor, or real and imaginary parts [..., 2] of a complex one, which is how DDP lays it in a bucket."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def need_layout(layout: Layout | None, what: str) -> Layout:

@@ -64,7 +64,7 @@ class LowRank:
         NonFiniteError if `x` is too large (a matrix of norm 2^112) to be multiplied.
         """
         places, others = self._plan(layout)
-        factors = torch.empty(self.count(layout), device=x.device)
+        factors = torch.empty(self.count(layout), dtype=torch.float32, device=x.device)
         new_memory = {}
         for place in places:
             matrix = _aligned(_part(x, place.start, place.rows, place.cols))
@@ -92,10 +92,10 @@ class LowRank:
         places, others = self._plan(layout)
         if factors.numel() != self.count(layout):
             raise ValueError(f"{factors.numel()} factors where {self.count(layout)} are needed")
-        out = torch.empty(layout.total, device=factors.device) if out is None else out
+        out = torch.empty(layout.total, dtype=torch.float32, device=factors.device) if out is None else out
         block = _BLOCK if out.device.type == "cpu" else max(1, out.numel())
         scratch = max((min(place.rows * place.cols, max(block, place.cols)) for place in places), default=0)
-        product = torch.empty(scratch, device=out.device)
+        product = torch.empty(scratch, dtype=torch.float32, device=out.device)
         self._refuse_large(factors, places)
         for place in places:
             left = _part(factors, place.left, self.rank, place.rows)

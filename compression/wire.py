@@ -75,7 +75,9 @@ class Sparse:
         """The whole vector, fp32 [n]."""
         if self.indices is None:
             return self.values.clone()
-        return torch.zeros(self.n, device=self.values.device).index_copy_(0, self.indices, self.values)
+        return torch.zeros(self.n, dtype=torch.float32, device=self.values.device).index_copy_(
+            0, self.indices, self.values
+        )
 
     def add_to(self, out: Tensor, weight: float = 1.0) -> Tensor:
         """`out` += weight * this vector, in place; `out` is fp32 [n]."""

@@ -45,7 +45,7 @@ def _round(values, scales, codes, key, start, n, per_scale, levels, BLOCK: tl.co
 
 def uniform(key: int, n: int, device: torch.device | str, start: int = 0, out: Tensor | None = None) -> Tensor:
     """As `compression.draws.uniform`, in one pass: numbers `start` to `start + n - 1` of `key`, fp32 [n] in [0, 1)."""
-    out = torch.empty(n, device=device) if out is None else out
+    out = torch.empty(n, dtype=torch.float32, device=device) if out is None else out
     if n:
         with on_device_of(out):
             _uniform[(blocks(n, _BLOCK),)](out, key, start, n, BLOCK=_BLOCK, **EXACT)

@@ -57,7 +57,7 @@ class Selector(ABC):
         if self._scratch is None or self._scratch[0].device != x.device or self._scratch[0].numel() < chunk:
             with torch.inference_mode(False):  # what is made in inference mode cannot be written to outside it
                 self._scratch = (
-                    torch.empty(chunk, device=x.device),
+                    torch.empty(chunk, dtype=torch.float32, device=x.device),
                     torch.empty(chunk, dtype=torch.bool, device=x.device),
                 )
         for start in range(0, x.numel(), chunk):

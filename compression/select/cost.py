@@ -135,7 +135,7 @@ def _at(positions: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
 
 def _beside(bound: float, towards: float) -> float:
     """The fp32 number next to `bound`: rounding lets a coordinate too many into the middle, never one too few."""
-    number, direction = torch.tensor([min(bound, _LARGEST), towards])
+    number, direction = torch.tensor([min(bound, _LARGEST), towards], dtype=torch.float32)
     return float(torch.nextafter(number, direction))
 
 

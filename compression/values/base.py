@@ -97,7 +97,7 @@ class Blockwise(ValueFormat):
         """See ValueFormat; extra memory is that of one chunk."""
         if side.numel() != self.side_bytes(k) or codes.numel() != k:
             raise PayloadError(f"{side.numel()} bytes of scales and {codes.numel()} codes for {k} values of {self}")
-        values = torch.empty(k, device=codes.device)
+        values = torch.empty(k, dtype=torch.float32, device=codes.device)
         words = aligned(side, 4).view(torch.int32)
         codes = codes.contiguous()
         for start, stop, rows, blocks in self._pieces(k, codes.device):

@@ -186,6 +186,26 @@ def test_strided_and_single_values(spec: str) -> None:
         assert torch.equal(decoded.dense(), make_codec(spec).decode(payload, view.numel(), layout).dense())
 
 
+@pytest.mark.parametrize("spec", SPECS)
+def test_the_default_dtype_changes_nothing(spec: str) -> None:
+    """With a default of float64, the same bytes and the same fp32 values as with float32."""
+    codec, layout = make_codec(spec), layers(300)
+    x = torch.randn(300, generator=torch.Generator().manual_seed(0))
+    payload, decoded = codec.encode(x.clone(), layout, key=1)
+    expected = decoded.dense()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        codec = make_codec(spec)
+        again, _ = codec.encode(x.clone(), layout, key=1)
+        values = codec.decode(again, 300, layout).dense()
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(again, payload)
+    assert torch.equal(values, expected)
+    assert values.dtype is torch.float32
+
+
 def test_kind_and_length_must_be_the_expected() -> None:
     """Buffers are no update and no factors, and 3 coordinates are not 4."""
     payload, _ = BUFFERS.encode(torch.ones(3))
