@@ -13,7 +13,8 @@ from compression.errors import NonFiniteError
 from compression.spec import SpecError, closest, nearest
 
 from .config import GROUPS, Config
-from .errors import ConfigError, DataError, RoundError
+from .errors import ConfigError, DataError, LaunchError, RoundError
+from .launch import is_first_here, start_all_of_accelerate
 from .terminal import lasting_output
 
 _PREFIX = "LEANFED"
@@ -66,6 +67,7 @@ def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> tuple[
 @lasting_output()
 def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None) -> None:
     """The program: parse, run, show the result; a user's mistake is one line on stderr and exit status 2."""
+    start_all_of_accelerate()
     try:
         config, explicit = parse(sys.argv[1:] if argv is None else argv, defaults)
         from .run import run
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
         raise SystemExit(130) from None
     except (ConfigError, SpecError, DataError, RoundError, NonFiniteError) as error:
         # Most mistakes are found on every rank; a client that diverges is known to its own rank alone.
-        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, NonFiniteError):
+        if is_first_here() or isinstance(error, (LaunchError, NonFiniteError)):
             sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
     if summary and not config.quiet:

@@ -2,7 +2,9 @@
 
 import contextlib
 import datetime
+import functools
 import importlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +15,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .config import RunOptions
-from .errors import ConfigError, RoundError
+from .errors import ConfigError, LaunchError, RoundError
+from .launch import Place, detect_launcher, read_place
 
 # A rank with little to do waits for the others while they train; one that dies is noticed at once all the same.
 _TIMEOUT = datetime.timedelta(hours=24)
+_MEETING_TIMEOUT = datetime.timedelta(minutes=30)
+
+_groups = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -100,73 +106,82 @@ class Ranks:
         return self.broadcast(payload, source)
 
 
-def detect_launcher() -> str:
-    """The program that started this process: python, torchrun, accelerate or deepspeed."""
-    if "ACCELERATE_MIXED_PRECISION" in os.environ:
-        return "accelerate"
-    if "RANK" not in os.environ:
-        return "python"
-    if "CROSS_RANK" in os.environ:
-        return "deepspeed"
-    return "torchrun"
-
-
 @contextlib.contextmanager
 def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     """Set threads and device, join the process group (or use the one that exists), and leave it at the end.
 
     Without a launcher a group of one is made, so that DDP and its hooks work in a single process too.
     """
+    created = not dist.is_initialized()
     launcher = detect_launcher()
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE") or 1)
+    place = read_place() if created else _place_in_group()
     cuda = options.device == "cuda" or (options.device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
         raise ConfigError("--device cuda: this machine has no usable GPU; use --device cpu or auto")
     device = torch.device("cpu")
     if cuda:
-        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
     # NCCL refuses two ranks on one GPU; gloo serves ranks that share one.
-    nccl = cuda and local_world_size <= torch.cuda.device_count()
-    created = not dist.is_initialized()
+    nccl = cuda and place.local_world_size <= torch.cuda.device_count()
     if not created:
-        rank, world_size, nccl = dist.get_rank(), dist.get_world_size(), cuda and _existing_group_has_nccl()
-    threads = options.threads or max(1, _cores() // local_world_size)
+        nccl = cuda and _existing_group_has_nccl()
+    threads = options.threads or max(1, _cores() // place.local_world_size)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    if created:
-        # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
-        # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
-        importlib.import_module("torch.distributed.nn.functional")
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if nccl else "gloo",
-            store=_store(),
-            rank=rank,
-            world_size=world_size,
-            timeout=_TIMEOUT,
-        )
     try:
-        ranks = Ranks(
-            rank=rank,
-            world_size=world_size,
-            local_rank=local_rank,
-            local_world_size=local_world_size,
-            device=device,
-            wire_device=device if nccl else torch.device("cpu"),
-            launcher=launcher,
-            threads=threads,
-        )
-        yield ranks
-        if created:
-            # Without a barrier a rank that leaves first sometimes ends the others with a C++ exception.
-            dist.barrier()
+        with _variables(place):
+            if created:
+                _make_group(place, nccl=nccl)
+            yield Ranks(
+                rank=place.rank,
+                world_size=place.world_size,
+                local_rank=place.local_rank,
+                local_world_size=place.local_world_size,
+                device=device,
+                wire_device=device if nccl else torch.device("cpu"),
+                launcher=launcher,
+                threads=threads,
+            )
+            if created:
+                # Without a barrier a rank that leaves first sometimes ends the others with a C++ exception.
+                dist.barrier()
     finally:
         torch.set_num_threads(threads_before)
-        if created:
+        if created and dist.is_initialized():
             leave_group()
+
+
+def _place_in_group() -> Place:
+    """This process in the group that exists, whoever made it, and on its machine as far as the environment says."""
+    local = [os.environ.get(name, "") for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")]
+    local_rank, local_world_size, local_size = (int(text) if text.isdigit() else 0 for text in local)
+    return Place(dist.get_rank(), dist.get_world_size(), local_rank, local_world_size or local_size or 1)
+
+
+@contextlib.contextmanager
+def _variables(place: Place) -> Iterator[None]:
+    """In this block the environment has torch's variables, whatever the launcher; afterwards it is as before."""
+    missing = {name: value for name, value in place.variables.items() if not os.environ.get(name)}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+def _make_group(place: Place, *, nccl: bool) -> None:
+    # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
+    # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
+    importlib.import_module("torch.distributed.nn.functional")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if nccl else "gloo",
+        store=_store(place),
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=_TIMEOUT,
+    )
 
 
 def leave_group() -> None:
@@ -193,9 +208,23 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _store() -> dist.Store:
-    if "RANK" not in os.environ:
+def _store(place: Place) -> dist.Store:
+    """A store of the next group's own: it must not read the addresses that an earlier one, or the ranks of an attempt that
+    died, left in the launcher's."""
+    if place.address is None:
         return dist.HashStore()
-    store, _, _ = next(iter(dist.rendezvous("env://")))
-    # A restarted rank must not read the addresses that the previous attempt left in the shared store.
-    return dist.PrefixStore(f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt_{attempt}/group_{next(_groups)}", _shared_store(place))
+
+
+@functools.cache
+def _shared_store(place: Place) -> dist.Store:
+    """The launcher's store, or that of rank 0, kept for all groups of this process: a port is free again only later."""
+    where = f"MASTER_ADDR {place.address}, MASTER_PORT {place.port}"
+    try:
+        return next(iter(dist.rendezvous("env://", timeout=_MEETING_TIMEOUT)))[0]
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        if "EADDRINUSE" in str(error):
+            raise LaunchError(f"{where}: another program has this port; choose another") from None
+        why = str(error).splitlines()[0]
+        raise LaunchError(f"{where}: the {place.world_size} ranks have not met there ({why})") from None

@@ -172,7 +172,7 @@ def accelerate(ranks: int) -> list[str]:
 
 def deepspeed(ranks: int) -> list[str]:
     """deepspeed with so many ranks on this machine."""
-    return [str(_BIN / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(_free_port())]
+    return [str(_BIN / "deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port())]
 
 
 def program(
@@ -223,7 +223,8 @@ def _children(process: int) -> list[int]:
     return found
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

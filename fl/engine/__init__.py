@@ -28,7 +28,7 @@ class RanksLike(Protocol):
 
     @property
     def launcher(self) -> str:
-        """What started it: python, torchrun, accelerate or deepspeed."""
+        """What started it: python, torchrun, accelerate, deepspeed, mpirun or srun."""
 
 
 def choose_engine(config: Config, launcher: str) -> Literal["ddp", "accelerate", "deepspeed"]:

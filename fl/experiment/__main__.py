@@ -1,7 +1,6 @@
 """`python -m fl.experiment FILE.yaml`: a user's mistake is one line on stderr and exit status 2."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import NoReturn
 from compression.errors import NonFiniteError
 from compression.spec import nearest
 
-from ..errors import ConfigError, DataError, RoundError
+from ..errors import ConfigError, DataError, LaunchError, RoundError
+from ..launch import is_first_here
 from ..terminal import lasting_output
 from .redraw import redraw
 from .runs import run_experiment
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
     except (ConfigError, DataError, RoundError, NonFiniteError) as error:
         # Most mistakes are found on every rank; a client that diverges is known to its own rank alone.
-        if os.environ.get("LOCAL_RANK", "0") == "0" or isinstance(error, NonFiniteError):
+        if is_first_here() or isinstance(error, (LaunchError, NonFiniteError)):
             sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
     if results is not None:

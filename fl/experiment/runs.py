@@ -47,7 +47,7 @@ def run_experiment(
     runs = matrix(experiment, data_dir=data_dir, output_dir=output_dir, threads=threads)
     chosen = choose(experiment, runs, only, seeds)
     target_folder = Path(results) if results is not None else Path(output_dir) / experiment.name
-    # One group for all runs: a launcher's rendezvous serves a process once.
+    # One group for all runs: to meet again for each takes time.
     with join_ranks(runs[0].config) as ranks:
         finished = _finished(runs, target_folder, ranks)
         check_scores(experiment, [run for run in chosen if run not in finished])

@@ -1,14 +1,18 @@
 """Joining the other ranks."""
 
+import datetime
 import os
+import socket
 
 import pytest
 import torch
 
+from fl import ranks
 from fl.config import Config
-from fl.errors import RoundError
-from fl.ranks import Ranks, detect_launcher, join_ranks
-from tests.support import on_ranks
+from fl.errors import LaunchError, RoundError
+from fl.launch import Place, detect_launcher
+from fl.ranks import Ranks, join_ranks, leave_group
+from tests.support import free_port, on_ranks
 
 
 def _join_what_exists(rank: int, world_size: int) -> None:
@@ -45,21 +49,82 @@ def test_broadcast_has_the_exact_size_and_failure_reaches_every_rank():
     on_ranks(2, _broadcast)
 
 
-@pytest.mark.parametrize(
-    ("variables", "launcher"),
-    [
-        ({}, "python"),
-        ({"RANK": "0"}, "torchrun"),
-        ({"RANK": "0", "CROSS_RANK": "0"}, "deepspeed"),
-        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate"),
-        ({"RANK": "0", "ACCELERATE_MIXED_PRECISION": "no"}, "accelerate"),
-        ({"ACCELERATE_LOG_LEVEL": "info"}, "python"),
-    ],
-)
-def test_launchers_are_told_apart_by_what_they_export(monkeypatch, variables, launcher):
-    """A variable that a user exports for good does not make a launcher."""
-    for name in ("RANK", "CROSS_RANK", "ACCELERATE_MIXED_PRECISION", "ACCELERATE_LOG_LEVEL"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
+def _join_again_and_again(rank: int, world_size: int, port: int) -> None:
+    leave_group()
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
+    for _ in range(2):
+        with join_ranks(Config(threads=1)) as ranks:
+            assert ranks.sum(torch.ones(1)).item() == world_size
+    with pytest.raises(ZeroDivisionError), join_ranks(Config(threads=1)):
+        raise ZeroDivisionError
+    assert not torch.distributed.is_initialized()
+    torch.distributed.init_process_group("gloo")  # the user's own, between two of ours
+    leave_group()
+    with join_ranks(Config(threads=1)) as ranks:
+        assert ranks.sum(torch.ones(1)).item() == world_size
+    torch.distributed.init_process_group("gloo")
+
+
+def test_a_program_joins_as_often_as_it_likes():
+    """Two ranks and a store that outlives each group, as torchrun's does: once, twice, after an error, after a group of the
+    user's own. No group meets the addresses of an earlier one, or all would fail."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    on_ranks(2, _join_again_and_again, store.port)
+
+
+def _join_from(launcher: str, rank: int, world_size: int, port: int) -> None:
+    leave_group()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name, None)
+    if launcher == "srun":
+        os.environ.update(SLURM_JOB_ID="7", SLURM_STEP_NUM_TASKS=str(world_size))
+        os.environ.update(SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
+    else:
+        os.environ.update(OMPI_COMM_WORLD_RANK=str(rank), OMPI_COMM_WORLD_SIZE=str(world_size))
+        os.environ.update(OMPI_COMM_WORLD_LOCAL_RANK=str(rank), OMPI_COMM_WORLD_LOCAL_SIZE=str(world_size))
+    os.environ["MASTER_PORT"] = str(port)
+    for _ in range(2):
+        with join_ranks(Config(threads=1)) as ranks:
+            assert ranks.launcher == detect_launcher() == launcher
+            assert (ranks.rank, ranks.world_size) == (ranks.local_rank, ranks.local_world_size) == (rank, world_size)
+            assert ranks.sum(torch.ones(1)).item() == world_size
+            assert os.environ["RANK"] == str(rank)
+        assert "RANK" not in os.environ
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1")
+    torch.distributed.init_process_group("gloo")
+
+
+def _join_from_srun(rank: int, world_size: int, port: int) -> None:
+    _join_from("srun", rank, world_size, port)
+
+
+def _join_from_mpirun(rank: int, world_size: int, port: int) -> None:
+    _join_from("mpirun", rank, world_size, port)
+
+
+@pytest.mark.parametrize("join", [_join_from_srun, _join_from_mpirun])
+def test_tasks_of_srun_and_mpirun_are_ranks(join):
+    """Two processes with the variables of Slurm, or of Open MPI, and none of torch's meet in one group, twice."""
+    on_ranks(2, join, free_port())
+
+
+def test_ranks_that_never_come_are_waited_for_so_long_and_no_longer(monkeypatch):
+    """One process of two, which waits for a second instead of half an hour."""
+    place = Place(0, 2, 0, 2, "127.0.0.1", free_port())
+    monkeypatch.setattr(ranks, "_MEETING_TIMEOUT", datetime.timedelta(seconds=1))
+    for name, value in place.variables.items():
         monkeypatch.setenv(name, value)
-    assert detect_launcher() == launcher
+    with pytest.raises(LaunchError, match=r"the 2 ranks have not met there .*1/2"):
+        ranks._shared_store(place)
+
+
+def test_a_port_that_is_taken_is_told_in_one_sentence(monkeypatch):
+    """Another program listens where rank 0 should."""
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        place = Place(0, 2, 0, 2, "127.0.0.1", other.getsockname()[1])
+        for name, value in place.variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(LaunchError, match=f"MASTER_PORT {place.port}: another program has this port"):
+            ranks._shared_store(place)
