@@ -69,7 +69,8 @@ class Accounts:
             metrics["downlink_bytes"] += late.download_bytes
             metrics["uplink_dense_bytes"] += self.ledger.model_bytes * (late.upload_bytes > 0)
             metrics["downlink_dense_bytes"] += self.ledger.model_bytes * (late.download_bytes > 0)
-        metrics["uplink_ratio"] = metrics["uplink_dense_bytes"] / metrics["uplink_bytes"]
+        sent = metrics["uplink_bytes"]
+        metrics["uplink_ratio"] = metrics["uplink_dense_bytes"] / sent if sent else None
         return metrics, clients
 
     def _late(self, round_: int, late: Wasted) -> dict[str, Any]:

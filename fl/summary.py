@@ -14,7 +14,7 @@ def write_summary(folder: Path, *, model_sha256: str, parameters: int, extra: di
     """Write summary.json from metrics.csv and return it.
 
     The best round is chosen on the validation score alone; the test score of that round is reported beside the final
-    one. Ratios are dense bytes over real bytes.
+    one. Ratios are dense bytes over real bytes, None where nothing was sent.
     """
     rows = read_metrics(folder)
     score = score_of(rows[0] if rows else ())
@@ -26,8 +26,10 @@ def write_summary(folder: Path, *, model_sha256: str, parameters: int, extra: di
         "rounds": len(rows),
         **_scores(rows, score),
         **{f"total_{name}": value for name, value in totals.items()},
-        "uplink_ratio": totals["uplink_dense_bytes"] / max(1, totals["uplink_bytes"]),
-        "downlink_ratio": totals["downlink_dense_bytes"] / max(1, totals["downlink_bytes"]),
+        **{
+            f"{way}_ratio": totals[f"{way}_dense_bytes"] / sent if (sent := totals[f"{way}_bytes"]) else None
+            for way in ("uplink", "downlink")
+        },
         "seconds": sum(row["time_s"] or 0 for row in rows),
         "parameters": parameters,
         "model_sha256": model_sha256,

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fl.errors import ConfigError
 from fl.federated_rounds import FederatedRounds
 from fl.foreign_hook import load_hook
-from tests.support import make_federation, on_ranks, run_here
+from tests.support import make_federation, on_ranks, rows, run_here
 
 _HOOKS = "torch.distributed.algorithms.ddp_comm_hooks."
 _OPTIONS: dict[str, Any] = {
@@ -141,3 +141,11 @@ def test_what_cannot_work_is_refused(tmp_path: Path, options: dict[str, Any], wo
 def _refused(rank: int, world_size: int, folder: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run_here(folder, "run", **options)
+
+
+def test_a_hook_that_sends_nothing(tmp_path: Path) -> None:
+    """PyTorch's noop_hook on one rank: two rounds, no bytes, and so no ratio."""
+    options = {"exchange": "hook", "clients": 1, "rounds": 2, "limit_train": 60}
+    summary = run_here(tmp_path, "run", **options, hook=f"{_HOOKS}debugging_hooks:noop_hook")
+    assert (summary["rounds"], summary["total_uplink_bytes"], summary["uplink_ratio"]) == (2, 0, None)
+    assert [row["uplink_ratio"] for row in rows(tmp_path / "run")] == ["", ""]
