@@ -49,9 +49,12 @@ def _works(index: int) -> bool:
     if not _installed():
         return False
     try:
-        from .packing import pack_bits
+        from .packing import pack_bits, pack_fixed
 
-        return pack_bits(torch.ones(3, dtype=torch.bool, device=f"cuda:{index}")).tolist() == [7]
+        device = torch.device("cuda", index)
+        # Of one value, too: Triton compiles a whole number that is 1 into the kernel.
+        bits, one = torch.ones(3, dtype=torch.bool, device=device), torch.ones(1, dtype=torch.int64, device=device)
+        return pack_bits(bits).tolist() == [7] and pack_fixed(one, 3).tolist() == [1]
     except Exception as error:
         warnings.warn(f"Triton does not work on cuda:{index}, so torch is used, slower: {error}", stacklevel=4)
         return False

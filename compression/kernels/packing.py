@@ -27,7 +27,7 @@ def _unpack_bits(packed, bits, n, BLOCK: tl.constexpr):
     tl.store(bits + i, ((byte >> (i % 8).to(tl.int32)) & 1).to(tl.uint8), mask=i < n)
 
 
-@triton.jit(do_not_specialize=["width"])
+@triton.jit(do_not_specialize=["k", "width"])
 def _pack_fixed(values, packed, k, width, BLOCK: tl.constexpr):
     """A program's values fill whole bytes, so all but the two base addresses is 32-bit arithmetic."""
     first_value = tl.program_id(0).to(tl.int64) * BLOCK

@@ -1,14 +1,21 @@
-"""Compile every kernel of the package to machine code, for GPUs that need not be there; run by `test_kernels.py`."""
+"""Compile every kernel of the package to machine code, for GPUs that need not be there; run by `test_kernels.py`.
+
+By Triton's launcher, which compiles a whole number that is 1 into the kernel and treats multiples of 16 by themselves.
+"""
 
 import importlib
 import pkgutil
 import re
+from collections.abc import Iterator
+from typing import Any
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
 import compression.kernels
+from compression.kernels.launch import EXACT
 
 SIGNATURES = {
     "_accumulate": "out:*fp32 positions:*i64 values:*fp32 weight:fp32 n:i64 k:i32",
@@ -23,27 +30,69 @@ SIGNATURES = {
     "_uniform": "out:*fp32 key:i64 start:i32 n:i32",
     "_round": "values:*fp32 scales:*fp32 codes:*u8 key:i64 start:i32 n:i32 per_scale:i32 levels:i32",
 }
+ARGUMENTS: dict[str, Any] = {
+    "*fp32": torch.float32,
+    "*i64": torch.int64,
+    "*i32": torch.int32,
+    "*u8": torch.uint8,
+    "fp32": 0.5,
+    "i32": 1_000_003,
+    "i64": (1 << 40) + 1,
+}
+
+
+class Driver:
+    """What the launcher asks of the machine."""
+
+    capability = 80
+
+    def get_current_target(self) -> GPUTarget:
+        """The GPU to compile for."""
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        """The launcher keeps what it compiled by this number."""
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        """Nothing is launched."""
+        return 0
+
+
+def launches(signature: str) -> Iterator[list[Any]]:
+    """Arguments of an ordinary launch, and the same with every whole number 1 and 16 in turn, and all of them 1."""
+    ordinary = [ARGUMENTS[part.partition(":")[2]] for part in signature.split()]
+    whole = [at for at, value in enumerate(ordinary) if isinstance(value, int)]
+    yield ordinary
+    yield [1 if at in whole else value for at, value in enumerate(ordinary)]
+    for special in whole:
+        yield [1 if at == special else value for at, value in enumerate(ordinary)]
+        yield [16 if at == special else value for at, value in enumerate(ordinary)]
 
 
 def main() -> None:
     """Compile for sm_80 (A100) and sm_90 (H100)."""
-    seen = set()
+    driver = Driver()
+    triton.runtime.driver.set_active(driver)
+    seen, failures = set(), []
     for found in pkgutil.iter_modules(compression.kernels.__path__, "compression.kernels."):
         for name, kernel in vars(importlib.import_module(found.name)).items():
-            if not isinstance(kernel, triton.runtime.JITFunction) or name in seen or name == "_draw":
+            if not isinstance(kernel, JITFunction) or name in seen or name == "_draw":
                 continue
             seen.add(name)
-            signature = dict(part.split(":") for part in SIGNATURES[name].split())
-            constants = {"BLOCK": 1024} if "BLOCK" in kernel.arg_names else {}
-            signature |= dict.fromkeys(constants, "constexpr")
-            for capability in (80, 90):
-                source = ASTSource(kernel, signature, constants)
-                built = triton.compile(
-                    source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": False}
-                )
-                assert built.asm["cubin"]
-                assert not re.search(r"\bfma\.|\.ftz|div\.full|div\.approx", built.asm["ptx"]), f"{name} is not exact"
+            block = {"BLOCK": 1024} if "BLOCK" in kernel.arg_names else {}
+            assert [part.partition(":")[0] for part in SIGNATURES[name].split()] + [*block] == kernel.arg_names
+            for driver.capability in (80, 90):
+                for arguments in launches(SIGNATURES[name]):
+                    try:
+                        built = kernel.warmup(*arguments, **block, **EXACT, grid=(1,))
+                    except Exception as error:
+                        failures.append(f"{name}{arguments} for sm_{driver.capability}: {error}")
+                        continue
+                    assert built.asm["cubin"]
+                    assert not re.search(r"\bfma\.|\.ftz|div\.full|div\.approx", built.asm["ptx"]), f"{name}: not exact"
     assert seen == set(SIGNATURES), seen ^ set(SIGNATURES)
+    assert not failures, "\n\n".join(failures)
 
 
 if __name__ == "__main__":
