@@ -11,14 +11,15 @@
     8       4      n, coordinates of the whole vector
     12      4      k, values sent
     16      4      bytes of the positions
-    20      4      bytes of the values: block scales first, then one code a value
+    20      4      bytes of the values: block scales first, then one code a value; 2^32 - 1 stands for that and for more,
+                   where they are not entropy coded, since their number follows from k and the formats
 
 All numbers are little-endian. The length of a payload follows from its header.
 The decoder trusts nothing: it knows n beforehand, and every byte string is a valid payload for it or a PayloadError.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import numpy as np
@@ -40,6 +41,7 @@ VERSION = 2
 HEADER = struct.Struct("<2sBBBBBBIIII")
 HEADER_BYTES = HEADER.size
 _NEVER = 1 << 62  # bits
+_LONG = (1 << 32) - 1  # the largest number in four bytes
 
 
 class Kind(IntEnum):
@@ -106,6 +108,15 @@ class Header:
         """Bytes of the whole payload, header included."""
         return HEADER_BYTES + self.index_bytes + self.value_bytes
 
+    def to_bytes(self) -> bytes:
+        """The 24 bytes; ValueError if the vector is too long for them."""
+        if self.n > _LONG:
+            raise ValueError(f"a vector of {self.n} coordinates; a payload is of at most {_LONG}")
+        return HEADER.pack(
+            *(MAGIC, VERSION, self.kind, self.index, self.value.code, self.value.parameter, self.entropy),
+            *(self.n, self.k, self.index_bytes, min(self.value_bytes, _LONG)),
+        )
+
 
 def dense_bytes(n: int) -> int:
     """Bytes of the payload that sends all n coordinates in fp32: the dense baseline."""
@@ -144,11 +155,9 @@ def write(
             k = n
     is_coded, packed = _pack(codes, value, k, coded)
     parts = [side, packed] if index is None else [index, side, packed]
-    header = HEADER.pack(
-        *(MAGIC, VERSION, kind, form, value.code, value.parameter, is_coded),
-        *(n, k, 0 if index is None else index.numel(), side.numel() + packed.numel()),
-    )
-    start = torch.from_numpy(np.frombuffer(header, dtype=np.uint8).copy()).to(packed.device)
+    index_bytes = 0 if index is None else index.numel()
+    header = Header(kind, form, value, is_coded, n, k, index_bytes, side.numel() + packed.numel())
+    start = torch.from_numpy(np.frombuffer(header.to_bytes(), dtype=np.uint8).copy()).to(packed.device)
     return torch.cat([start, *parts]), decoded
 
 
@@ -160,7 +169,7 @@ def _pack(codes: Tensor, value: ValueFormat, k: int, coded: bool) -> tuple[bool,
     """The codes as bytes, and whether entropy coding made them fewer."""
     if coded:
         packed = compress(pack_symbols(codes, value.width), parts=max(1, value.width // 8))
-        if packed.numel() < _plain_bytes(value, k):
+        if packed.numel() < min(_plain_bytes(value, k), _LONG - value.side_bytes(k)):
             return True, packed
     return False, codes if value.width >= 8 else pack_fixed(codes, value.width)
 
@@ -184,8 +193,11 @@ def read_header(data: Tensor) -> Header:
     header = Header(kind, index, value_of(value, parameter), bool(coded), n, k, index_bytes, value_bytes)
     if k > n or (header.index is IndexFormat.DENSE and (k != n or index_bytes)):
         raise PayloadError(f"{k} coordinates out of {n}")
-    if not coded and value_bytes != header.value.side_bytes(k) + _plain_bytes(header.value, k):
-        raise PayloadError(f"{value_bytes} bytes of values; {k} of them take another number")
+    if not coded:
+        exact = header.value.side_bytes(k) + _plain_bytes(header.value, k)
+        if value_bytes != min(exact, _LONG):
+            raise PayloadError(f"{value_bytes} bytes of values; {k} of them take another number")
+        header = replace(header, value_bytes=exact)
     return header
 
 

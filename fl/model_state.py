@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from compression import Layout
 
+from .errors import ConfigError
+from .to_host import to_host
+
 
 class ModelState:
     """The global model between rounds.
@@ -24,6 +27,10 @@ class ModelState:
         canonical = {id(tensor): name for name, tensor in trainable + averaged}
         self._aliases = {name: canonical[id(tensor)] for name, tensor in everything.items() if id(tensor) in canonical}
         self.layout = Layout.of(trainable)
+        if self.layout.total >= 1 << 32:
+            raise ConfigError(
+                f"--model has {self.layout.total:,} parameters to train; a payload holds fewer than 2^32 = {1 << 32:,}"
+            )
         self.buffer_layout = Layout.of(averaged)
         self.parameters = self.layout.gather([p for _, p in trainable], torch.empty(self.layout.total, device=device))
         self.buffers = self.buffer_layout.gather(
@@ -62,7 +69,7 @@ class ModelState:
         named.update(zip(self.buffer_layout.names, self.buffer_layout.views(self.buffers), strict=True))
         named = {name: named[canonical] for name, canonical in self._aliases.items()}
         named.update(self._fixed)
-        return {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
+        return {name: tensor.clone() for name, tensor in to_host(named).items()}
 
     def sha256(self) -> str:
         """Digest of every parameter's and buffer's name and bytes, in name order."""

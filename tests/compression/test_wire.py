@@ -2,6 +2,7 @@
 PayloadError. Random damage: test_fuzz.py."""
 
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from compression.draws import random_positions
 from compression.entropy import compress
 from compression.index import IndexFormat
 from compression.values import BF16, FP16, FP32, INT4, INT8, SIGN, Qsgd, ValueFormat
-from compression.wire import HEADER_BYTES, Kind, dense_bytes, read, read_header, write
+from compression.wire import HEADER_BYTES, Header, Kind, dense_bytes, read, read_header, write
 from tests.compression.damage import cases, header, made, tensor
 
 GOLDEN = {
@@ -208,6 +209,26 @@ def test_lengths_are_in_the_header() -> None:
             assert read_header(tensor(case.payload)).payload_bytes == len(case.payload)
     assert dense_bytes(10) == 24 + 40 == HEADER_BYTES + 40
     assert make_codec("none").encode(torch.ones(10))[0].numel() == 64
+
+
+def test_lengths_beyond_four_bytes() -> None:
+    """2^30 fp32 values take 2^32 bytes: the field holds its largest number, and the length follows from k and the format.
+
+    The oracle is arithmetic: 4 k for fp32, k + 4 k / 256 for int8. A field that is smaller by one is refused, and a vector
+    of 2^32 coordinates has no header.
+    """
+    for value, k, length in ((FP32, 1 << 30, 1 << 32), (INT8, (1 << 32) - 256, (1 << 32) - 256 + (1 << 26) - 4)):
+        written = Header(Kind.UPDATE, IndexFormat.DENSE, value, False, k, k, 0, length)
+        data = written.to_bytes()
+        assert data[20:] == b"\xff" * 4
+        assert read_header(tensor(data)) == written
+        with pytest.raises(PayloadError, match="take another number"):
+            read_header(tensor(data[:20] + b"\xfe\xff\xff\xff"))
+    shorter = Header(Kind.UPDATE, IndexFormat.DENSE, FP32, False, (1 << 30) - 1, (1 << 30) - 1, 0, (1 << 32) - 4)
+    assert shorter.to_bytes()[20:] == b"\xfc\xff\xff\xff"
+    assert read_header(tensor(shorter.to_bytes())) == shorter
+    with pytest.raises(ValueError, match="4294967296 coordinates"):
+        replace(shorter, n=1 << 32, k=1 << 32).to_bytes()
 
 
 def test_sparse_vectors_add_up() -> None:

@@ -1,8 +1,10 @@
 """The global model as flat vectors."""
 
+import pytest
 import torch
 from torch import nn
 
+from fl.errors import ConfigError
 from fl.model_state import ModelState
 
 
@@ -74,3 +76,11 @@ def test_digest_sees_every_bit_and_nothing_else():
     assert one.sha256() == other.sha256()
     other.buffers[0] += 1e-7
     assert one.sha256() != other.sha256()
+
+
+def test_a_model_too_large_for_a_payload_is_refused():
+    """2^32 parameters, on the meta device, which holds no numbers; payload headers count coordinates in four bytes."""
+    with torch.device("meta"):
+        model = nn.Linear(1 << 16, 1 << 16, bias=False)
+    with pytest.raises(ConfigError, match=r"4,294,967,296 parameters.*fewer than 2\^32"):
+        ModelState(model, torch.device("meta"))
