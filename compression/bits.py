@@ -53,7 +53,7 @@ def unpack_fixed(packed: Tensor, width: int, count: int, dtype: torch.dtype = to
     if kernels.available(packed.device):
         return kernels.unpack_fixed(packed, width, count, dtype)
     if packed.device.type == "cpu":
-        values = torch.empty(count, dtype=dtype)
+        values = torch.empty(count, dtype=dtype, device="cpu")
         _unpack_groups(packed.numpy(), width, values.numpy())
         return values
     bits = unpack_bits(packed, count * width).view(count, width)

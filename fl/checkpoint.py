@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import DataError
 from .ranks import Ranks
+from .to_host import to_host
 
 _FORMAT = 5
 _KEPT = 2
@@ -115,7 +116,7 @@ class Checkpoints:
 
 
 def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -86,10 +86,15 @@ def evaluate_clients(forward: Forward, split: Split, held: Sequence[Tensor], ran
             at = torch.cat([held[client] for client in clients]).to(split.x.device)
             outputs = torch.cat([forward(split.x[batch]) for batch in at.split(BATCH)])
             lengths = [sizes[client] for client in clients]
-            for client, own, y in zip(clients, outputs.split(lengths), split.y[at].split(lengths), strict=True):
-                score = task.rate(task.predict(own).cpu(), y.cpu())
+            targets = split.y[at]
+            each = zip(outputs.split(lengths), targets.split(lengths), strict=True)
+            # A GPU's host waits three times for all clients, not for each of them.
+            losses = torch.stack([task.loss_sum(own, y) for own, y in each]).tolist()
+            predictions, targets = task.predict(outputs).cpu().split(lengths), targets.cpu().split(lengths)
+            for client, loss, predicted, y in zip(clients, losses, predictions, targets, strict=True):
+                score = task.rate(predicted, y)
                 table[client, 0] = float("nan") if score is None else score
-                table[client, 1] = float(task.loss_sum(own, y)) / len(y)
+                table[client, 1] = loss / len(y)
     ranks.sum(table)
     samples = np.array(sizes, dtype=np.int64)
     table[torch.from_numpy(samples == 0)] = float("nan")

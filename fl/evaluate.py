@@ -65,9 +65,13 @@ def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evalua
             part = _part(batch)
             outputs = forward(split.x[part])
             found[batch] = task.loss_sum(outputs, split.y[part]), task.predict(outputs)
-    for batch, (loss, predicted) in found.items():  # only now: to read a figure makes the host wait for the device
-        losses[batch] = torch.tensor([float(loss), len(predicted)], dtype=torch.float64)
-        predictions[_part(batch)] = predicted.cpu()
+    if found:  # only now, and all at once: to read a figure makes the host wait for the device
+        sums = torch.stack([loss for loss, _ in found.values()]).tolist()
+        predicted = torch.cat([each for _, each in found.values()]).cpu()
+        sizes = [len(each) for _, each in found.values()]
+        for batch, loss, own in zip(found, sums, predicted.split(sizes), strict=True):
+            losses[batch, 0], losses[batch, 1] = loss, len(own)
+            predictions[_part(batch)] = own
     loss_sum, samples = ranks.sum(losses).sum(0).tolist()
     ranks.sum(predictions)
     return Evaluation({"loss": loss_sum / samples, **task.measure(predictions, split.y.cpu())}, predictions)

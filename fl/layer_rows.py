@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from .layer_counts import mean_held
 from .model_state import ModelState
 from .outcome import RoundOutcome
@@ -18,7 +20,7 @@ def layer_rows(round_: int, outcome: RoundOutcome, state: ModelState) -> list[di
     names, sizes, clients = state.layout.names, state.layout.sizes, max(1, len(outcome.reports))
     held = mean_held(outcome.held_by_layer or [state.layout.sizes]).tolist()
     sent = [0] * len(sizes) if outcome.sent_by_layer is None else outcome.sent_by_layer.tolist()
-    non_zeros = [int(view.count_nonzero()) for view in state.layout.views(state.parameters)]
+    non_zeros = torch.stack([view.count_nonzero() for view in state.layout.views(state.parameters)]).tolist()
     rows = []
     for at, (name, size) in enumerate(zip(names, sizes, strict=True)):
         trained = max(1, clients * size)

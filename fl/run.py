@@ -30,6 +30,7 @@ from .modes import is_buffered
 from .outcome import RoundOutcome
 from .ranks import Ranks, join_ranks
 from .record import Record
+from .replay import on_cpu_by_default, replaying
 from .resume_checks import refuse_other_model, refuse_other_samples, samples_sha256
 from .rounds import Rounds
 from .step_mode import StepMode
@@ -49,7 +50,7 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     config, folder = continue_options(config, explicit)
     config = reconcile(config, explicit)
     check_options(config, explicit)
-    with join_ranks(config) as ranks:
+    with on_cpu_by_default(), join_ranks(config) as ranks, replaying(ranks.device):
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         federation = assemble(config, ranks)
         digest = samples_sha256(federation)

@@ -18,8 +18,7 @@ def size(n: int) -> int:
 def encode(indices: Tensor, n: int) -> Tensor:
     """Positions, int64 [k] -> uint8 [size(n)]."""
     bits = torch.zeros(n, dtype=torch.bool, device=indices.device)
-    bits[indices] = True
-    return pack_bits(bits)
+    return pack_bits(bits.index_fill_(0, indices, True))
 
 
 def decode(data: Tensor, n: int, k: int) -> Tensor:

@@ -22,7 +22,7 @@ def encode(indices: Tensor, n: int) -> Tensor:
     k, device = indices.numel(), indices.device
     low = _low_bits(n, k)
     high = torch.zeros(_high_length(n, k), dtype=torch.bool, device=device)
-    high[(indices >> low) + torch.arange(k, device=device)] = True
+    high.index_fill_(0, (indices >> low) + torch.arange(k, device=device), True)
     return torch.cat((pack_fixed(indices & ((1 << low) - 1), low), pack_bits(high)))
 
 

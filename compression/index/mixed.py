@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..bits import flat_nonzero, pack_fixed, unpack_fixed
+from ..bits import pack_fixed, unpack_fixed
 from ..errors import PayloadError
 
 
@@ -45,9 +45,9 @@ def pack_mixed(numbers: Tensor, classes: Tensor, widths: Sequence[int]) -> Tenso
     Class by class, each class in order and filled up to a byte: every class is packed at once, with one width.
     """
     parts = [
-        pack_fixed(numbers[flat_nonzero(classes == c)] & ((1 << widths[c]) - 1), widths[c])
-        for c, count in enumerate(_counts(classes, widths))
-        if count and widths[c]
+        pack_fixed(numbers[members] & ((1 << width) - 1), width)
+        for members, width in zip(_members(classes, widths), widths, strict=True)
+        if members.numel() and width
     ]
     return torch.cat(parts) if parts else classes.new_empty(0)
 
@@ -60,15 +60,22 @@ def mixed_bytes(classes: Tensor, widths: Sequence[int]) -> int:
 def unpack_mixed(data: Tensor, classes: Tensor, widths: Sequence[int]) -> Tensor:
     """The inverse of `pack_mixed` for uint8 [mixed_bytes(classes, widths)] -> int64 [k]; PayloadError for stray bits."""
     numbers = torch.zeros(classes.numel(), dtype=torch.int64, device=data.device)
-    start = 0
-    for c, count in enumerate(_counts(classes, widths)):
-        bits = count * widths[c]
+    start, stray = 0, []
+    for members, width in zip(_members(classes, widths), widths, strict=True):
+        bits = members.numel() * width
         if bits:
             part = data[start : start + -(-bits // 8)]
-            refuse(bits % 8 != 0 and bool(part[-1] >> (bits % 8)), "low bits go beyond their end")
-            numbers[flat_nonzero(classes == c)] = unpack_fixed(part, widths[c], count)
+            if bits % 8:
+                stray.append(part[-1] >> (bits % 8))
+            numbers[members] = unpack_fixed(part, width, members.numel())
             start += part.numel()
+    refuse(bool(stray) and bool(torch.stack(stray).any()), "low bits go beyond their end")
     return numbers
+
+
+def _members(classes: Tensor, widths: Sequence[int]) -> Sequence[Tensor]:
+    """Positions of each class's members, ascending int64. By one sort: to look for each class a GPU's host would wait."""
+    return classes.sort(stable=True).indices.split(_counts(classes, widths))
 
 
 def _counts(classes: Tensor, widths: Sequence[int]) -> list[int]:

@@ -57,7 +57,7 @@ def encode(gaps: Tensor, parameters: Tensor) -> Tensor:
     widths = parameters.repeat_interleave(GROUP)[: gaps.numel()]
     ends = ((gaps >> widths) + 1).cumsum(0)
     unary = torch.zeros(int(ends[-1]) if gaps.numel() else 0, dtype=torch.bool, device=gaps.device)
-    unary[ends - 1] = True
+    unary.index_fill_(0, ends - 1, True)
     return torch.cat((pack_fixed(parameters, _PARAMETER_BITS), pack_mixed(gaps, widths, _WIDTHS), pack_bits(unary)))
 
 

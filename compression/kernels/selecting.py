@@ -78,7 +78,8 @@ def _write_kept(patterns, state, greater_ends, equal_ends, positions, values, n,
 def compact(x: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Positions, ascending int64 [k], and values, fp32 [k], of the coordinates of fp32 [n] with a magnitude of at least
     `threshold` (rounded to fp32) that are not zero. The host waits once, for k."""
-    smallest = max(1, int(torch.tensor(max(threshold, 0.0), dtype=torch.float32).view(torch.int32)))
+    bound = torch.tensor(max(threshold, 0.0), dtype=torch.float32, device="cpu")
+    smallest = max(1, int(bound.view(torch.int32)))
     state = torch.zeros(2, dtype=torch.int64, device=x.device)
     state[:1].fill_(smallest - 1)
     return _compact(x, state, None)

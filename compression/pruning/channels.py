@@ -87,7 +87,7 @@ def _read(raw: Any, model: nn.Module, names: dict[nn.Module, str]) -> Group | No
         axes = axes_of(module, names[module], makes) if module in names else None
         if axes is None:
             return None
-        positions, roots = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+        positions, roots = (torch.tensor(each, device="cpu") for each in (item.idxs, item.root_idxs))
         size = (graph.get_out_channels if makes else graph.get_in_channels)(module)
         if size == 1:
             continue  # one channel that is spread over all, as the weights of an attention are
@@ -106,7 +106,7 @@ def _read(raw: Any, model: nn.Module, names: dict[nn.Module, str]) -> Group | No
 
 
 def _cut(axis: Axis, positions: Tensor, channels: Tensor) -> Cut:
-    copies = torch.arange(axis.repeats).mul_(axis.stride)
+    copies = torch.arange(axis.repeats, device="cpu").mul_(axis.stride)
     return Cut(axis.tensor, axis.dim, (positions + copies[:, None]).flatten(), channels.repeat(axis.repeats))
 
 
@@ -126,7 +126,7 @@ def _recurrent_together(model: nn.Module, groups: list[Group]) -> list[Group]:
 def _try_out(model: nn.Module, groups: tuple[Group, ...], example: Example) -> None:
     """ValueError unless half of all channels compute what the whole model does with the others zero."""
     whole = deepcopy(model).requires_grad_(True).eval()
-    small = cut(whole, groups, [torch.arange(group.units // 2 * group.block) for group in groups])
+    small = cut(whole, groups, [torch.arange(group.units // 2 * group.block, device="cpu") for group in groups])
     small.zero_outside(whole)
     expected = _outputs(whole, example)
     try:

@@ -165,8 +165,7 @@ def _smallest(values: Tensor, count: int) -> Tensor:
     bound = kth_largest(values, values.numel() - count + 1)
     chosen = values < bound
     ties = flat_nonzero(values == bound)
-    chosen[ties[ties.numel() - (count - int(chosen.count_nonzero())) :]] = True
-    return chosen
+    return chosen.index_fill_(0, ties[ties.numel() - (count - int(chosen.count_nonzero())) :], True)
 
 
 def _own_sparsities(layout: Layout, protected: frozenset[str], overrides: Mapping[str, float]) -> dict[int, float]:

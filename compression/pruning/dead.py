@@ -111,7 +111,7 @@ def _watch(model: nn.Module, groups: Iterable[Group], example: Tensor) -> tuple[
 def _judge(model: nn.Module, group: Group, ranges: _Ranges) -> tuple[Tensor, Tensor]:
     """Which channels can go, and which of those must be folded; bool [channels] each, on the CPU."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    unread = torch.ones(group.channels, dtype=torch.bool)
+    unread = torch.ones(group.channels, dtype=torch.bool, device="cpu")
     constant, folded = unread.clone(), unread.logical_not()
     roles = set()
     for part in group.cuts:

@@ -28,5 +28,5 @@ def choose_filters(
         rows = view.flatten(1).double()
         # Float64 sums of squares: filters of equal norm must tie whatever the order of additions made of fp32 sums.
         order = rows.square().sum(1).sort(descending=True, stable=True).indices
-        kept[order[len(rows) - round(sparsity * len(rows)) :]] = False
+        kept.index_fill_(0, order[len(rows) - round(sparsity * len(rows)) :], False)
     return mask if held is None else mask & held

@@ -42,7 +42,9 @@ def layer_times(model: nn.Module, example: Example) -> Tensor:
     with _Readers(bare.parameters()) as readers, torch.no_grad():
         run(bare, tuple(argument.to("meta") for argument in arguments))
     named = dict(bare.named_parameters())
-    return torch.tensor([_of_one(readers, named[name], samples) for name in trainable], dtype=torch.float64)
+    return torch.tensor(
+        [_of_one(readers, named[name], samples) for name in trainable], dtype=torch.float64, device="cpu"
+    )
 
 
 def _of_one(readers: "_Readers", parameter: Tensor, samples: int) -> float:

@@ -87,8 +87,7 @@ def reconfigure(
         time = fixed_time + float(_counts(inside, layout) @ times.cpu())
         level = _best_level(worth, gains, candidates.layout, times, delta, time)
         room = min(room, int((worth >= level).count_nonzero()))
-    inside[candidates.support[_largest(worth, room)]] = True
-    return inside
+    return inside.index_fill_(0, candidates.support[_largest(worth, room)], True)
 
 
 def _kept(
@@ -99,8 +98,7 @@ def _kept(
     droppable = flat_nonzero(held & ~kept)
     excess = int(kept.count_nonzero()) + droppable.numel() - most
     drop = min(droppable.numel(), max(round(adjust * int(held.count_nonzero())), excess))
-    kept[droppable[_largest(weights[droppable].abs(), droppable.numel() - drop)]] = True
-    return kept
+    return kept.index_fill_(0, droppable[_largest(weights[droppable].abs(), droppable.numel() - drop)], True)
 
 
 def _must_have(weights: Tensor, squares: Tensor, held: Tensor, layout: Layout, budget: Budget) -> Tensor:
@@ -111,8 +109,8 @@ def _must_have(weights: Tensor, squares: Tensor, held: Tensor, layout: Layout, b
         least = own.numel() - most
         if least:
             here, there = flat_nonzero(inside), flat_nonzero(~inside)
-            own[here[_largest(weight[here].abs(), min(least, here.numel()))]] = True
-            own[there[_largest(square[there], max(0, least - here.numel()))]] = True
+            own.index_fill_(0, here[_largest(weight[here].abs(), min(least, here.numel()))], True)
+            own.index_fill_(0, there[_largest(square[there], max(0, least - here.numel()))], True)
     return must
 
 
@@ -144,7 +142,7 @@ def _largest(values: Tensor, count: int) -> Tensor:
 def _counts(chosen: Tensor, layout: Layout) -> Tensor:
     """How many of bool [n] are true in each layer, float64 [layers] on the CPU."""
     counts = [part.count_nonzero() for part in layout.views(chosen)]
-    return torch.stack(counts).cpu().double() if counts else torch.empty(0, dtype=torch.float64)
+    return torch.stack(counts).cpu().double() if counts else torch.empty(0, dtype=torch.float64, device="cpu")
 
 
 def _parts(vector: Tensor, layout: Layout, budget: Budget) -> list[Tensor]:

@@ -49,11 +49,10 @@ def shrink(
         if example_input is None:
             raise ValueError("shrink needs an example input or the groups found with one")
         groups = find_groups(model, example_input)
-    worth = {} if method == "random" else _worth(model, method, gradient)
-    scores = [
-        uniform(derive_key(key, number), group.units, "cpu") if method == "random" else unit_scores(group, worth)
-        for number, group in enumerate(groups)
-    ]
+    if method == "random":
+        scores = [uniform(derive_key(key, number), group.units, "cpu") for number, group in enumerate(groups)]
+    else:
+        scores = unit_scores(groups, _worth(model, method, gradient))
     kept = best_channels(groups, scores, sparsity, protect=protect, overrides=overrides, round_to=round_to)
     return cut(model, groups, kept)
 
@@ -86,9 +85,15 @@ def best_channels(
     return kept
 
 
-def unit_scores(group: Group, worth: Mapping[str, Tensor]) -> Tensor:
-    """`group_scores` of each block of channels that stay or go together, fp32 [units]."""
-    return group_scores(group, worth).view(group.units, group.block).sum(1)
+def unit_scores(groups: Sequence[Group], worth: Mapping[str, Tensor]) -> list[Tensor]:
+    """For each group the sum of `worth` (by tensor name, in the tensors' shapes) over what each block of channels that
+    stay or go together owns: fp32 [units], on the CPU, since adding up by index on a GPU has no fixed order."""
+    owned = dict.fromkeys((part.tensor, part.dim) for group in groups for part in group.cuts if part.tensor in worth)
+    sums = [_sum_of_slices(worth[name], dim) for name, dim in owned]
+    # All in one copy: the host waits for each.
+    on_host = torch.cat(sums).cpu().split([len(each) for each in sums]) if sums else ()
+    slices = dict(zip(owned, on_host, strict=True))
+    return [_channel_scores(group, slices).view(group.units, group.block).sum(1) for group in groups]
 
 
 def units_kept(group: Group, fraction: float, round_to: int, *, up: bool) -> int:
@@ -107,19 +112,20 @@ def units_kept(group: Group, fraction: float, round_to: int, *, up: bool) -> int
 def channels_of(group: Group, units: Tensor) -> Tensor:
     """The channels of the blocks `units`, ascending int64."""
     first = units.sort().values.mul(group.block)
-    return (first[:, None] + torch.arange(group.block)).flatten()
+    return (first[:, None] + torch.arange(group.block, device=first.device)).flatten()
 
 
-def group_scores(group: Group, worth: Mapping[str, Tensor]) -> Tensor:
-    """The sum of `worth` (by tensor name, in the tensors' shapes) over what each channel owns, fp32 [channels], on the
-    CPU: adding up by index on a GPU has no fixed order."""
-    scores = torch.zeros(group.channels)
+def _sum_of_slices(values: Tensor, dim: int) -> Tensor:
+    others = [other for other in range(values.dim()) if other != dim]
+    return values.sum(others) if others else values
+
+
+def _channel_scores(group: Group, slices: Mapping[tuple[str, int], Tensor]) -> Tensor:
+    """The sum over what each channel owns, fp32 [channels], of sums by tensor and dimension."""
+    scores = torch.zeros(group.channels, device="cpu")
     for part in group.cuts:
-        if part.tensor in worth:
-            values = worth[part.tensor]
-            others = [dim for dim in range(values.dim()) if dim != part.dim]
-            slices = (values.sum(others) if others else values).cpu()
-            scores.index_add_(0, part.channels, slices[part.positions])
+        if (part.tensor, part.dim) in slices:
+            scores.index_add_(0, part.channels, slices[part.tensor, part.dim][part.positions])
     return scores
 
 

@@ -70,7 +70,8 @@ def cut(model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor]) -> Su
 
     `model` does not change. Frozen parameters and other fixed tensors are cut too, with their present values.
     """
-    slices = _slices(model, groups, kept)
+    device = next(model.parameters()).device
+    slices = _slices(model, groups, kept, device)
     tensors = (*model.named_parameters(), *model.named_buffers())
     # The copy shares every tensor, and every one is then replaced: nothing is copied that will not be held.
     small = deepcopy(model, {id(tensor): tensor for _, tensor in tensors})
@@ -84,8 +85,8 @@ def cut(model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor]) -> Su
         setattr(small.get_submodule(owner), leaf, shrunk[id(tensor)])
     for module in small.modules():
         fit(module)
-    n, coordinates = _where(_trainable(model), slices)
-    buffer_total, buffers = _where(averaged(model), slices)
+    n, coordinates = _where(_trainable(model), slices, device)
+    buffer_total, buffers = _where(averaged(model), slices, device)
     return SubModel(small, n, coordinates, buffer_total, buffers, tuple(kept))
 
 
@@ -95,36 +96,44 @@ def _all_names(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [*parameters, *model.named_buffers(remove_duplicate=False)]
 
 
-def _slices(model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor]) -> dict[str, dict[int, Tensor]]:
-    """For every tensor that shrinks: the slices that stay, by dimension; int64."""
+def _slices(
+    model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor], device: torch.device
+) -> dict[str, dict[int, Tensor]]:
+    """For every tensor that shrinks: the slices that stay, by dimension; int64 on `device`."""
     shapes = {name: tensor.shape for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     stay: dict[str, dict[int, Tensor]] = {}
     for group, chosen in zip(groups, kept, strict=True):
-        dropped = torch.ones(group.channels, dtype=torch.bool)
+        dropped = torch.ones(group.channels, dtype=torch.bool, device="cpu")
         dropped[chosen.cpu()] = False
         for part in group.cuts:
             if part.tensor not in shapes:
                 raise ValueError(f"'{part.tensor}' shares its weights with another layer; such layers cannot be pruned")
             held = stay.setdefault(part.tensor, {})
-            flags = held.setdefault(part.dim, torch.ones(shapes[part.tensor][part.dim], dtype=torch.bool))
+            whole = torch.ones(shapes[part.tensor][part.dim], dtype=torch.bool, device="cpu")
+            flags = held.setdefault(part.dim, whole)
             flags[part.positions[dropped[part.channels]]] = False
-    return {name: {dim: flags.nonzero().view(-1) for dim, flags in dims.items()} for name, dims in stay.items()}
+    found = [flags.nonzero().view(-1) for dims in stay.values() for flags in dims.values()]
+    # All in one copy: the host waits for each.
+    moved = iter(torch.cat(found).to(device).split([len(each) for each in found]) if found else ())
+    return {name: {dim: next(moved) for dim in dims} for name, dims in stay.items()}
 
 
 def _take(tensor: Tensor, slices: dict[int, Tensor]) -> Tensor:
     for dim, index in slices.items():
-        tensor = tensor.index_select(dim, index.to(tensor.device))
+        tensor = tensor.index_select(dim, index)
     return tensor
 
 
-def _where(named: list[tuple[str, Tensor]], slices: dict[str, dict[int, Tensor]]) -> tuple[int, Tensor]:
-    """How many coordinates `named` tensors have in all, and those that stay: ascending int64."""
+def _where(
+    named: list[tuple[str, Tensor]], slices: dict[str, dict[int, Tensor]], device: torch.device
+) -> tuple[int, Tensor]:
+    """How many coordinates `named` tensors have in all, and those that stay: ascending int64 on `device`."""
     layout = Layout.of(named)
     parts = []
     for (name, tensor), start, size in zip(named, layout.offsets, layout.sizes, strict=False):
-        own = torch.arange(start, start + size, device=tensor.device).view(tensor.shape)
+        own = torch.arange(start, start + size, device=device).view(tensor.shape)
         parts.append(_take(own, slices.get(name, {})).flatten())
-    return layout.total, torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+    return layout.total, torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=device)
 
 
 def _trainable(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -80,7 +80,7 @@ def windows(groups: Sequence[Group], ratio: float, shift: int = 0, round_to: int
     kept = []
     for group in groups:
         count = units_kept(group, ratio, round_to, up=True)
-        kept.append(channels_of(group, torch.arange(shift, shift + count).remainder(group.units)))
+        kept.append(channels_of(group, torch.arange(shift, shift + count, device="cpu").remainder(group.units)))
     return kept
 
 

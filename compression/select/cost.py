@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..bits import flat_nonzero
 from ..layout import Layout
+from ..values.base import fixed
 from .base import Selector, need_layout, no_positions
 from .kinds import DEFAULT_COSTS, kind_of
 from .sample import falling, margin, sample_positions
@@ -95,7 +96,8 @@ class Cost(Selector):
             positions = self.at_least(x[start:stop], _beside(lower * cost, 0)).add_(start)
             magnitudes = x.index_select(0, positions).abs_()
             sure = magnitudes >= _beside(upper * cost, math.inf)
-            middle = magnitudes[flat_nonzero(~sure)].double().div_(cost)
+            middle = magnitudes[flat_nonzero(~sure)].double()
+            middle.div_(fixed(cost, middle))
             spent += cost * (positions.numel() - middle.numel())
             found.append(positions)
             surely.append(sure)
@@ -107,7 +109,8 @@ class Cost(Selector):
             return None
         if spent + int(cost_of[score >= upper].sum()) > budget:
             return self._fill(x, runs, budget, lower, math.inf)
-        kept[flat_nonzero(~kept)[_affordable(score, cost_of, budget - spent, at_least_one=not spent)]] = True
+        bought = _affordable(score, cost_of, budget - spent, at_least_one=not spent)
+        kept.index_fill_(0, flat_nonzero(~kept)[bought], True)
         return torch.cat(found)[flat_nonzero(kept)]
 
     def _fill_with_zeros(self, x: Tensor, runs: list[tuple[int, int, int]], budget: int) -> Tensor:
@@ -117,7 +120,7 @@ class Cost(Selector):
         for start, stop, cost in runs:
             zeros = flat_nonzero(~keep[start:stop])
             count = min(zeros.numel(), left // cost)
-            keep[start:stop][zeros[:count]] = True
+            keep[start:stop].index_fill_(0, zeros[:count], True)
             left -= count * cost
             if count < zeros.numel():
                 break
@@ -135,7 +138,7 @@ def _at(positions: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:
 
 def _beside(bound: float, towards: float) -> float:
     """The fp32 number next to `bound`: rounding lets a coordinate too many into the middle, never one too few."""
-    number, direction = torch.tensor([min(bound, _LARGEST), towards], dtype=torch.float32)
+    number, direction = torch.tensor([min(bound, _LARGEST), towards], dtype=torch.float32, device="cpu")
     return float(torch.nextafter(number, direction))
 
 

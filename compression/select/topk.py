@@ -51,5 +51,5 @@ def _largest(x: Tensor, candidates: Tensor, k: int) -> Tensor:
     bound = kth_largest(magnitudes, k)
     keep = magnitudes > bound
     ties = flat_nonzero(magnitudes == bound)
-    keep[ties[: k - int(keep.sum())]] = True
+    keep.index_fill_(0, ties[: k - int(keep.sum())], True)
     return candidates[flat_nonzero(keep)]

@@ -61,10 +61,12 @@ class Augment:
         self.check_shape(x.shape[1:])
         rows, columns = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         if self.flip:
-            mirrored = torch.randint(2, (batch, 1), generator=generator, dtype=torch.bool).to(x.device)
+            mirrored = torch.randint(2, (batch, 1), generator=generator, dtype=torch.bool, device="cpu")
+            mirrored = mirrored.to(x.device, non_blocking=True)
             columns = torch.where(mirrored, width - 1 - columns, columns)
         if self.padding:
-            top, left = torch.randint(2 * self.padding + 1, (2, batch, 1), generator=generator).to(x.device)
+            corners = torch.randint(2 * self.padding + 1, (2, batch, 1), generator=generator, device="cpu")
+            top, left = corners.to(x.device, non_blocking=True)
             rows, columns = rows + top, columns + left
             x = pad(x, (self.padding,) * 4)
         flat = rows.view(-1, height, 1) * x.shape[3] + columns.view(-1, 1, width)

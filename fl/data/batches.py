@@ -69,7 +69,8 @@ def iterate_batches(
     sizes = batch_sizes(len(indices), batch_size)
     order, offsets = torch_generator(seed, "order"), torch_generator(seed, "augment")
     while left > 0:
-        shuffled = indices[torch.randperm(len(indices), generator=order)].to(split.x.device)
+        shuffled = indices[torch.randperm(len(indices), generator=order, device="cpu")]
+        shuffled = shuffled.to(split.x.device, non_blocking=True)
         for chosen in shuffled.split(sizes)[:left]:
             x = augment(split.x.index_select(0, chosen), offsets).to(device, non_blocking=True)
             y = split.y.index_select(0, chosen).to(device, non_blocking=True)

@@ -19,7 +19,7 @@ def resolve_precision(precision: str, device: torch.device) -> Precision:
     """
     if precision != "auto":
         return cast(Precision, precision)
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bf16()
+    native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else cpu_has_bf16()
     return "bf16" if native else "fp32"
 
 

@@ -105,7 +105,7 @@ class ChannelChooser(Chooser):
         worth = dict(zip(self.layout.names, self.layout.views(scores), strict=True))
         kept = best_channels(
             self.groups,
-            [unit_scores(group, worth) for group in self.groups],
+            unit_scores(self.groups, worth),
             pruning.sparsity,
             protect=self._protect,
             overrides=pruning.overrides,
