@@ -20,14 +20,14 @@ from .data.partition import check_partition
 from .engine import choose_engine
 from .errors import ConfigError
 from .foreign_hook import check_hook
-from .launch import detect_launcher
 from .models import check_model
 from .modes import check_mode, parse_mode
 from .pruning.checks import check_pruning
 from .quantise import MAX_BITS, MIN_BITS
+from .ranks import detect_launcher
 from .recovery import parse_recovery
 from .sampling import parse_sampling
-from .schedule import parse_schedule
+from .schedule import first_learning_rate, parse_schedule
 from .server_optim import server_learning_rate
 from .trackers import check_trackers
 from .uplink import Uplink
@@ -201,6 +201,7 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
     return dataclasses.replace(
         config,
         local_epochs=epochs,
+        lr=first_learning_rate(config),
         server_lr=server_learning_rate(config, config.mode),
         threads=threads,
         engine="ddp" if config.mode == "step" else config.engine,

@@ -70,7 +70,7 @@ class TrainOptions:
     local_steps: int | None = option(None, "optimizer steps a round, instead of --local-epochs", low=1)
     batch_size: int = option(64, "samples a step", low=1)
     optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer, started afresh every round")
-    lr: float = option(0.05, "local learning rate", low=0)
+    lr: float | None = option(None, "local learning rate (default 0.05 for sgd, 0.001 for adam and adamw)", low=0)
     momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
     weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)
     clip_norm: float = option(0.0, "clip the local gradient to this norm (0: off)", low=0)

@@ -137,7 +137,7 @@ def _memory_bytes(
             loss = loss_of(bare(x), y)
         activations = saved.bytes_beside(weights)
         del loss
-        optimizer = make_optimizer(options, trained, lr=options.lr)
+        optimizer = make_optimizer(options, trained, lr=0.0)
         for parameter in trained:
             parameter.grad = torch.empty_like(parameter)
         optimizer.step()

@@ -21,16 +21,24 @@ def parse_schedule(text: str) -> Stage:
     return stage
 
 
+def first_learning_rate(options: TrainOptions) -> float:
+    """`--lr`, or what suits the optimizer."""
+    if options.lr is not None:
+        return options.lr
+    return 0.05 if options.optimizer == "sgd" else 1e-3
+
+
 def learning_rate(options: TrainOptions, round_: int) -> float:
     """The local learning rate of a round: cosine falls to zero after the last round (Loshchilov & Hutter 2017).
 
     The rounds of fine-tuning that come after have one rate.
     """
+    lr = first_learning_rate(options)
     if round_ >= options.rounds:
-        return options.lr * options.finetune_lr
+        return lr * options.finetune_lr
     stage = parse_schedule(options.lr_schedule)
     if stage.name == "cosine":
-        return options.lr * (1 + math.cos(math.pi * round_ / options.rounds)) / 2
+        return lr * (1 + math.cos(math.pi * round_ / options.rounds)) / 2
     if stage.name == "step":
-        return options.lr * float(stage.args[1]) ** (round_ // int(stage.args[0]))
-    return options.lr
+        return lr * float(stage.args[1]) ** (round_ // int(stage.args[0]))
+    return lr

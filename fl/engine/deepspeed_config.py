@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError
+from ..schedule import first_learning_rate
 from .deepspeed_json import AUTO, PRECISION_KEYS, DeepSpeedJson, leftover_autos
 from .precision import Precision
 
@@ -35,7 +36,8 @@ def reconcile(config: Config, explicit: Set[str]) -> Config:
 
     `explicit` names the options that the user gave. Where one of them says otherwise than the file, ConfigError names
     both. What the file leaves out, or calls "auto", stays the command line's; but an optimizer that the file describes
-    has DeepSpeed's defaults (lr 0.001, momentum 0, weight decay 0) for what neither the file nor the user says.
+    has DeepSpeed's defaults (lr 0.001, momentum 0, weight decay 0) for what neither the file nor the user says, and one
+    that only DeepSpeed has also for an "auto" lr, since `--lr` has none for it.
     """
     if config.deepspeed_config is None:
         return config
@@ -43,7 +45,7 @@ def reconcile(config: Config, explicit: Set[str]) -> Config:
     changes: dict[str, Any] = {}
     for stated in _stated(file, config.precision):
         own = getattr(config, stated.option)
-        given = stated.option in explicit and own != AUTO
+        given = stated.option in explicit and own not in (AUTO, None)
         if stated.implied and given:
             continue
         if given and own != stated.value:
@@ -83,7 +85,7 @@ def engine_config(file: DeepSpeedJson, config: Config, precision: Precision) -> 
         given.pop("optimizer", None)
     else:
         params = given["optimizer"].setdefault("params", {})
-        params["lr"] = config.lr
+        params["lr"] = first_learning_rate(config)
         if config.weight_decay or "weight_decay" in params:
             params["weight_decay"] = config.weight_decay
         if "momentum" in params:
@@ -123,7 +125,10 @@ def _stated_optimizer(file: DeepSpeedJson) -> Iterator[Stated]:
         if option in file.params:
             if (written := file.params[option]) != AUTO:
                 yield Stated(option, key, written, file.number(key, written))
-        elif option in defaults:
+                continue
+            if option != "lr" or file.torch_optimizer:
+                continue  # the command line's default
+        if option in defaults:
             yield Stated(option, key, defaults[option], defaults[option], implied=True)
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from compression.spec import SpecError
-from fl.config import TrainOptions
-from fl.schedule import learning_rate, parse_schedule
+from fl.checks import resolve
+from fl.config import Config, TrainOptions
+from fl.schedule import first_learning_rate, learning_rate, parse_schedule
 
 
 def test_schedules_follow_their_formulas():
@@ -22,3 +23,13 @@ def test_wrong_schedules_are_refused(text: str):
     """Each is unknown, incomplete or out of range."""
     with pytest.raises(SpecError):
         parse_schedule(text)
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [("sgd", 0.05), ("adam", 1e-3), ("adamw", 1e-3)])
+def test_every_optimizer_has_a_rate_of_its_own(optimizer: str, rate: float):
+    """Oracle: the table in docs/options.md, and the user's word where there is one, zero included."""
+    assert first_learning_rate(TrainOptions(optimizer=optimizer)) == rate
+    assert learning_rate(TrainOptions(optimizer=optimizer), 3) == rate
+    assert resolve(Config(optimizer=optimizer), world_size=1, threads=1).lr == rate
+    for given in (0.2, 0.0):
+        assert first_learning_rate(TrainOptions(optimizer=optimizer, lr=given)) == given
