@@ -20,11 +20,11 @@ from .data.partition import check_partition
 from .engine import choose_engine
 from .errors import ConfigError
 from .foreign_hook import check_hook
+from .launch import detect_launcher
 from .models import check_model
 from .modes import check_mode, parse_mode
 from .pruning.checks import check_pruning
 from .quantise import MAX_BITS, MIN_BITS
-from .ranks import detect_launcher
 from .recovery import parse_recovery
 from .sampling import parse_sampling
 from .schedule import first_learning_rate, parse_schedule

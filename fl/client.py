@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .config import TrainOptions
 from .data.augment import Augment
-from .data.batches import iterate_batches
+from .data.batches import count_steps, iterate_batches
 from .data.dataset import Split
 from .data.normalise import Normaliser
 from .engine.base import LocalEngine
@@ -24,7 +24,7 @@ class Update:
     """What a client made of the global model in one round.
 
     `values`: fp32 [n], global minus local parameters (the pseudo-gradient), zero where the client holds nothing.
-    `buffers`: fp32 [m], its own buffers, or those [b] of its part.
+    `buffers`: fp32 [m], its own buffers, or those [b] of its part. `moved`: whether it has taken a step (`LocalEngine`).
     """
 
     client: int
@@ -33,6 +33,7 @@ class Update:
     samples: int
     train_loss: float
     train_s: float
+    moved: bool = True
 
 
 class ClientTrainer:
@@ -65,11 +66,12 @@ class ClientTrainer:
         `round_` seeds the order of its data; `version`, where it is not the same, says how far the learning rate is.
         """
         started = time.perf_counter()
+        version = round_ if version is None else version
         engine = model.engine
         model.load()
         losses = []
         with self.seeded(client, round_):
-            engine.start(learning_rate(self.options, round_ if version is None else version))
+            engine.start(learning_rate(self.options, version), version * self._steps(client))
             for x, y in self.batches(client, round_, engine):
                 losses.append(engine.step(x, y))
             engine.finish()
@@ -77,7 +79,11 @@ class ClientTrainer:
         # Losses are read only now: reading each one would make the device wait in every step.
         loss = torch.stack(losses).double().mean().item()
         seconds = time.perf_counter() - started
-        return Update(client, values, buffers, len(self.parts[client]), loss, seconds)
+        return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved)
+
+    def _steps(self, client: int) -> int:
+        options = self.options
+        return count_steps(len(self.parts[client]), options.batch_size, options.local_epochs, options.local_steps)
 
     @contextlib.contextmanager
     def seeded(self, client: int, round_: int) -> Iterator[None]:

@@ -1,5 +1,10 @@
 """Errors that a user can cause, each told in one sentence."""
 
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class ConfigError(ValueError):
     """An option has a value that cannot work; the message names the option, the value and what would be right."""
@@ -15,3 +20,20 @@ class DataError(RuntimeError):
 
 class RoundError(RuntimeError):
     """A round could not be completed on some rank; model, residuals and ledger are as they were before it."""
+
+
+@contextlib.contextmanager
+def explained(option: str) -> Iterator[None]:
+    """Around a call of a library that this option describes: whatever the library raises becomes a ConfigError.
+
+    An error that this program's own code raises, called back by the library, stays what it is.
+    """
+    try:
+        yield
+    except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if Path(__file__).parent in Path(frame.f_code.co_filename).parents:
+            raise
+        text = " ".join(str(error).split())
+        known = isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError)) and text
+        raise ConfigError(f"{option}: {text if known else f'{type(error).__name__} {text}'}") from error

@@ -88,7 +88,9 @@ class HookExchange(Exchange):
             buffers_bytes = buffers.numel() * buffers.element_size()
         sent, received = traffic.sent_bytes + buffers_bytes, traffic.received_bytes + buffers_bytes
         kept = traffic.kept if self.codec is not None else update.values.numel()
-        report = ClientReport(update.client, update.samples, update.train_loss, update.train_s, sent, kept)
+        report = ClientReport(
+            update.client, update.samples, update.train_loss, update.train_s, sent, kept, moved=update.moved
+        )
         outcome = RoundOutcome(exchanges=1)
         outcome.gather(self.ranks, report, received)
         average = None

@@ -13,7 +13,7 @@ from .ledger import Holding
 from .pruning.part import Part
 from .ranks import Ranks
 
-COLUMNS = 6
+COLUMNS = 7
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,18 @@ class ClientReport:
     uplink_bytes: int
     kept: int
     side_bytes: int = 0  # of uplink_bytes: what came beside the update
+    moved: bool = True
 
     def row(self) -> list[float]:
         """The numbers that travel, all exact in float64."""
-        return [self.uplink_bytes, self.samples, self.train_loss, self.train_s, self.kept, self.side_bytes]
+        numbers = [self.uplink_bytes, self.samples, self.train_loss, self.train_s, self.kept, self.side_bytes]
+        return [*numbers, self.moved]
 
     @classmethod
     def of_row(cls, client: int, row: list[float]) -> "ClientReport":
         """The inverse of `row`."""
-        size, samples, loss, seconds, kept, side = row
-        return cls(client, int(samples), loss, seconds, int(size), int(kept), int(side))
+        size, samples, loss, seconds, kept, side, *moved = row
+        return cls(client, int(samples), loss, seconds, int(size), int(kept), int(side), all(moved))
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,7 @@ class _Run:
             }
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
             self.record.add_round(metrics, clients, layers, judged.rows(round_))
+            self._tell_stuck(round_, outcome)
             if self.trackers is not None:
                 self.trackers.log(metrics)
             if is_last and judged.test is not None:
@@ -216,6 +217,17 @@ class _Run:
                 self.record.log.info(line)
                 if not self.config.quiet:
                     say(line)
+
+    def _tell_stuck(self, round_: int, outcome: RoundOutcome) -> None:
+        """Say which clients have not moved."""
+        stuck = [str(report.client) for report in outcome.reports if not report.moved]
+        if stuck and self.record is not None:
+            line = (
+                f"round {round_}: fp16 overflowed at every scale, and client {', '.join(stuck)} skipped all steps: use "
+                "--precision bf16 or fp32, or a lower --lr"
+            )
+            self.record.log.warning(line)
+            say(line)
 
     def _busiest_rank_s(self, outcome: RoundOutcome) -> float:
         busy = dict.fromkeys(range(self.ranks.world_size), 0.0)

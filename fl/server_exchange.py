@@ -105,6 +105,7 @@ class ServerExchange(Exchange):
             uplink_bytes=payload.numel(),
             kept=sparse.kept,
             side_bytes=0 if side is None else side.numel(),
+            moved=update.moved,
         )
 
     def abort(self) -> None:

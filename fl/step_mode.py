@@ -18,6 +18,7 @@ from .engine.plain import PlainEngine
 from .federation import Federation
 from .local import WholeModel
 from .outcome import ClientReport, RoundOutcome
+from .schedule import first_learning_rate
 from .uplink import Uplink
 
 _ONE_BUCKET_MB = 1 << 20
@@ -44,9 +45,9 @@ class StepEngine(PlainEngine):
         )
         ddp.register_comm_hook(hook, codec_hook)
         self._network = ddp
-        self.optimizer = self._optimizer = make_optimizer(config, self._params, config.lr)
+        self.optimizer = self._optimizer = make_optimizer(config, self._params, first_learning_rate(config))
 
-    def start(self, lr: float) -> None:
+    def start(self, lr: float, done: int = 0) -> None:
         """Begin a round: the optimizer goes on at this learning rate."""
         self._network.train()
         for group in self.optimizer.param_groups:

@@ -37,6 +37,19 @@ def linear_model(classes: int, in_channels: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * in_channels, classes))
 
 
+class Overflowing(nn.Sequential):
+    """Its outputs are far above what fp16 holds."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A million times the network."""
+        return super().forward(x) * 1e6
+
+
+def overflowing_model(classes: int, in_channels: int) -> nn.Module:
+    """`linear_model` with huge outputs."""
+    return Overflowing(*linear_model(classes, in_channels))
+
+
 class Mixing(nn.Module):
     """Divides channels by their mean: none can go without changing the others. Zeros in give zeros out."""
 

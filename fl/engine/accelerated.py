@@ -36,7 +36,7 @@ class AcceleratedEngine(LocalEngine):
         self._accelerator = _make_accelerator(self._mixed, device)
         self._optimizer: Any = None
 
-    def start(self, lr: float) -> None:
+    def start(self, lr: float, done: int = 0) -> None:
         """Begin a client: a new optimizer, prepared, and for fp16 a new loss scaler."""
         accelerator = self._accelerator
         if accelerator.mixed_precision != self._mixed:
@@ -45,6 +45,7 @@ class AcceleratedEngine(LocalEngine):
         self.model.train()
         if accelerator.scaler is not None:
             accelerator.scaler = torch.amp.GradScaler(self.device.type)
+        self.moved = accelerator.scaler is None
         # It remembers every optimizer that it ever prepared, and unscales them all before clipping.
         accelerator._optimizers.clear()
         self._optimizer = accelerator.prepare_optimizer(make_optimizer(self._options, self._params, lr))
@@ -52,16 +53,22 @@ class AcceleratedEngine(LocalEngine):
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step; see `LocalEngine.step`."""
-        accelerator, optimizer = self._accelerator, self._optimizer
-        assert optimizer is not None, "start() comes before step()"
+        accelerator = self._accelerator
+        assert self._optimizer is not None, "start() comes before step()"
         with accelerator.autocast():
             loss = self.loss(self.model(self._layout(x)), y)
-        accelerator.backward(loss)
-        if self._options.clip_norm:
-            accelerator.clip_grad_norm_(self._params, self._options.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        if self.moved:
+            self._backward_and_step(loss)
+        else:
+            self._first_step(loss, lambda: self._backward_and_step(loss, keep_graph=True), accelerator.scaler.get_scale)
         return loss.detach()
+
+    def _backward_and_step(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        self._accelerator.backward(loss, retain_graph=keep_graph)
+        if self._options.clip_norm:
+            self._accelerator.clip_grad_norm_(self._params, self._options.clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
     def finish(self) -> None:
         """End the client; the weights are in `model` already."""

@@ -1,6 +1,8 @@
 """Local training in a DeepSpeed engine, one client at a time."""
 
+import contextlib
 import copy
+import warnings
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import Config
-from ..errors import ConfigError
-from .base import LocalEngine, Loss
+from ..errors import explained
+from ..schedule import first_learning_rate
+from .base import LocalEngine, Loss, want_dense_gradients
 from .deepspeed_config import engine_config
 from .deepspeed_json import DeepSpeedJson
 from .deepspeed_setup import Alone, quiet_deepspeed
-from .optimizer import make_optimizer
-from .precision import autocast_dtype, resolve_precision
+from .optimizer import fill_momentum, make_optimizer
+from .precision import autocast_dtype, lay_out, resolve_precision
 
 if TYPE_CHECKING:
     from . import RanksLike
@@ -39,18 +42,23 @@ class DeepSpeedEngine(LocalEngine):
         self._config = config
         self._file = DeepSpeedJson.read(config.deepspeed_config)
         self._native = self._file.is_native(self.precision)
-        trained = copy.deepcopy(self.model) if self._native else self.model
+        self._lr = first_learning_rate(config)
+        trained = self.model
+        if self._native:
+            trained = copy.deepcopy(self.model)
+            want_dense_gradients(trained)
         self._engine = self._initialize(trained, ranks)
         # No hook averages gradients, not even over this rank alone, which would copy them all.
         self._engine.enable_backward_allreduce = False
         self._groups: list[dict[str, Any]] = _parameter_groups(trained)
         self._input_dtype = autocast_dtype(self.precision) if self._native else torch.float32
-        self._lr = config.lr
+        self._scheduler = self._engine.lr_scheduler
+        self._advance(1)  # one that cannot is found out now
 
-    def start(self, lr: float) -> None:
+    def start(self, lr: float, done: int = 0) -> None:
         """Begin a client: DeepSpeed's optimizer, fp32 masters, loss scaler, schedule and counters are made anew.
 
-        `lr` is the first rate; a scheduler in the JSON file changes it from step to step, or starts from its own.
+        A scheduler in the JSON file starts from `lr`, or from a rate of its own, and is taken `done` steps further.
         """
         engine = self._engine
         self._lr = lr
@@ -66,7 +74,12 @@ class DeepSpeedEngine(LocalEngine):
         if self._native:
             for master, own in self._masters():
                 master.data.copy_(own.data)
+        fill_momentum(engine.basic_optimizer)
         engine._configure_lr_scheduler()
+        # Not left to DeepSpeed, which takes a step of it in some of the cases where the optimizer has skipped one.
+        self._scheduler, engine.lr_scheduler = engine.lr_scheduler, None
+        self._advance(done)
+        self.moved = self.precision != "fp16"
         if engine.torch_autocast_z0_gradscaler is not None:
             engine.torch_autocast_z0_gradscaler = torch.amp.GradScaler(self.device.type)
         engine.global_steps = engine.global_samples = engine.micro_steps = engine.skipped_steps = 0
@@ -77,13 +90,38 @@ class DeepSpeedEngine(LocalEngine):
         """One step; see `LocalEngine.step`. DeepSpeed clips, scales and steps."""
         outputs = self._engine(self._layout(x).to(self._input_dtype))
         loss = self.loss(outputs.float(), y)
-        engine = self._engine
+        if self.moved:
+            self._backward_and_step(loss)
+        else:
+            taken = self._engine.was_step_applied if self._native else None
+            self._first_step(loss, lambda: self._backward_and_step(loss, keep_graph=True), self._loss_scale, taken)
+        if self._scheduler is not None:
+            self._advance(1)
+        return loss.detach()
+
+    def _backward_and_step(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         # DeepSpeed 0.19's fp16 optimizers divide gradients by the loss scale, but without ZeRO its engine does not
         # multiply the loss by it (https://github.com/deepspeedai/DeepSpeed/pull/8393).
         scaled = self._native and self.precision == "fp16"
-        engine.backward(loss * engine.optimizer.loss_scale if scaled else loss)
-        engine.step()
-        return loss.detach()
+        self._engine.backward(loss * self._loss_scale() if scaled else loss, retain_graph=keep_graph)
+        self._engine.step()
+
+    def _loss_scale(self) -> float:
+        scaler = self._engine.torch_autocast_z0_gradscaler
+        return float(self._engine.optimizer.loss_scale if scaler is None else scaler.get_scale())
+
+    def _advance(self, steps: int) -> None:
+        """Take the file's scheduler, if it has one, so many steps further."""
+        scheduler = self._scheduler
+        if scheduler is None or not steps:
+            return
+        with self._explained(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            if hasattr(scheduler, "last_batch_iteration"):  # DeepSpeed's own know the rate of any step
+                scheduler.step(scheduler.last_batch_iteration + steps)
+            else:
+                for _ in range(steps):
+                    scheduler.step()
 
     def finish(self) -> None:
         """End the client: in 16-bit modes `model` gets the fp32 masters and the buffers of the copy."""
@@ -91,6 +129,10 @@ class DeepSpeedEngine(LocalEngine):
             _copy_tensors(self._engine.module, self.model)
             for master, own in self._masters():
                 own.data.copy_(master.data)
+
+    def _explained(self) -> contextlib.AbstractContextManager[None]:
+        path = self._config.deepspeed_config
+        return explained("--engine deepspeed" if path is None else f"--deepspeed-config {path}")
 
     @property
     def _is_ours(self) -> bool:
@@ -103,27 +145,22 @@ class DeepSpeedEngine(LocalEngine):
     def _initialize(self, trained: nn.Module, ranks: "RanksLike") -> Any:
         given = engine_config(self._file, self._config, self.precision)
         # DeepSpeed sends the first weights around its group as bytes, which it can view in contiguous tensors only.
-        trained.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self._lr = self._config.lr
-        with quiet_deepspeed(ranks.device, ranks.local_rank) as deepspeed:
-            try:
-                engine, *_ = deepspeed.initialize(
-                    args=SimpleNamespace(device_rank=ranks.device.index or 0),
-                    model=trained,
-                    optimizer=self._make_optimizer if self._is_ours else None,
-                    model_parameters=[p for p in trained.parameters() if p.requires_grad],
-                    mpu=Alone(ranks.rank),
-                    config=given,
-                )
-            except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
-                text = " ".join(str(error).split())
-                raise ConfigError(f"--deepspeed-config {self._config.deepspeed_config}: {text}") from error
+        trained._apply(lambda tensor: tensor.contiguous())
+        with quiet_deepspeed(ranks.device, ranks.local_rank) as deepspeed, self._explained():
+            engine, *_ = deepspeed.initialize(
+                args=SimpleNamespace(device_rank=ranks.device.index or 0),
+                model=trained,
+                optimizer=self._make_optimizer if self._is_ours else None,
+                model_parameters=[p for p in trained.parameters() if p.requires_grad],
+                mpu=Alone(ranks.rank),
+                config=given,
+            )
         if self._native:
             # Running statistics stay fp32 in DeepSpeed, and batch norm computes only with weights of the same type.
             for module in trained.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.float()
-        trained.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        lay_out(trained, self.memory_format)
         return engine
 
     def _masters(self) -> Iterator[tuple[Tensor, Tensor]]:

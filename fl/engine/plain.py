@@ -29,12 +29,13 @@ class PlainEngine(LocalEngine):
         self._optimizer: Optimizer | None = None
         self._scaler: torch.amp.GradScaler | None = None
 
-    def start(self, lr: float) -> None:
+    def start(self, lr: float, done: int = 0) -> None:
         """Begin a client: a new optimizer and, for fp16, a new loss scaler."""
         self.model.train()
         self._optimizer = make_optimizer(self._options, self._params, lr)
         self._optimizer.zero_grad()
         self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+        self.moved = self._scaler is None
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One step; see `LocalEngine.step`."""
@@ -46,19 +47,29 @@ class PlainEngine(LocalEngine):
             loss.backward()
             self._clip()
             optimizer.step()
+            optimizer.zero_grad()
+        elif self.moved:
+            self._scaled_step(optimizer, scaler, loss)
         else:
-            scaler.scale(loss).backward()
-            if self._options.clip_norm:
-                scaler.unscale_(optimizer)
-                self._clip()
-            scaler.step(optimizer)
-            scaler.update()
-        optimizer.zero_grad()
+            self._first_step(
+                loss, lambda: self._scaled_step(optimizer, scaler, loss, keep_graph=True), scaler.get_scale
+            )
         return loss.detach()
 
     def finish(self) -> None:
         """End the client; the weights are in `model` already."""
         self._optimizer = self._scaler = None
+
+    def _scaled_step(
+        self, optimizer: Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, *, keep_graph: bool = False
+    ) -> None:
+        scaler.scale(loss).backward(retain_graph=keep_graph)
+        if self._options.clip_norm:
+            scaler.unscale_(optimizer)
+            self._clip()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
 
     def _clip(self) -> None:
         if self._options.clip_norm:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -39,6 +39,25 @@ def memory_format_for(device: torch.device, precision: Precision, model: nn.Modu
         return torch.contiguous_format
     half = precision != "fp32" and (device.type == "cuda" or precision == "bf16")
     return torch.channels_last if half else torch.contiguous_format
+
+
+def lay_out(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Give parameters and buffers of the rank of images this layout. Others keep theirs, unless it has holes.
+
+    Fused optimizers walk through memory, and would take what lies in the holes for weights.
+    """
+
+    def laid_out(tensor: Tensor) -> Tensor:
+        if tensor.dim() == 4:
+            return tensor.contiguous(memory_format=memory_format)
+        return tensor if is_dense(tensor) else tensor.contiguous()
+
+    model._apply(laid_out)  # as Module.to does, which would take volumes, of rank 5, for images
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements of `tensor` fill a piece of memory, in any order, each on its own."""
+    return bool(torch.ops.aten.is_non_overlapping_and_dense(tensor))
 
 
 def cpu_has_bf16() -> bool:

@@ -156,3 +156,12 @@ def test_bytes_in_the_tables_add_up(tmp_path: Path) -> None:
     for row in metrics:
         assert float(row["uplink_ratio"]) == pytest.approx(int(row["uplink_dense_bytes"]) / int(row["uplink_bytes"]))
         assert float(row["kept_fraction"]) == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_client_that_skips_all_steps_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Oracle: a model whose outputs overflow fp16 at any loss scale; nothing moves, on the terminal and in run.log."""
+    run_here(tmp_path, "run", model="tests.user_code:overflowing_model", precision="fp16", local_steps=2, rounds=1)
+    told = "round 0: fp16 overflowed at every scale, and client 0, 1, 2, 3 skipped all steps"
+    assert told in capsys.readouterr().err
+    assert told in (tmp_path / "run" / "run.log").read_text()
+    assert [float(row["update_norm"]) for row in rows(tmp_path / "run")] == [0.0]

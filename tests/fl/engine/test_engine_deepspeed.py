@@ -19,6 +19,7 @@ from fl.engine.deepspeed_config import reconcile
 from fl.engine.deepspeed_json import KNOWN_KEYS, REFUSED_KEYS
 from fl.engine.plain import PlainEngine
 from fl.errors import ConfigError
+from fl.schedule import first_learning_rate
 from tests.fl.engine.deepspeed_files import ADAMW, AUTOCAST, AUTOCAST_FP16, BF16, FP16, FP32, SCHEDULE
 
 CPU = torch.device("cpu")
@@ -209,6 +210,16 @@ def test_what_nobody_says_has_the_optimizers_default(tmp_path: Path) -> None:
     assert configure(tmp_path, sgd, ("momentum",), momentum=0.5).momentum == 0.5
     assert configure(tmp_path, {}) == configure(tmp_path, {"optimizer": {"type": "auto"}})
     assert configure(tmp_path, {}).momentum == Config().momentum
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"), [("SGD", 0.05), ("Adam", 1e-3), ("AdamW", 1e-3), ("Adagrad", 1e-3), ("auto", 0.05)]
+)
+def test_a_rate_left_to_the_command_line_suits_the_optimizer(tmp_path: Path, kind: str, rate: float) -> None:
+    """Oracle: the default of `--lr` for that optimizer, DeepSpeed's where only DeepSpeed has it; or the user's word."""
+    contents = {"optimizer": {"type": kind, "params": {"lr": "auto"}}}
+    assert first_learning_rate(configure(tmp_path, contents)) == rate
+    assert configure(tmp_path, contents, ("lr",), lr=0.3).lr == 0.3
 
 
 def test_same_values_on_both_sides_are_no_contradiction(tmp_path: Path) -> None:

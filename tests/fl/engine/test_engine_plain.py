@@ -169,3 +169,107 @@ def test_make_engine_gives_the_plain_one() -> None:
     engine = make_engine(Config(precision="fp32"), small_model(), ranks)
     assert isinstance(engine, PlainEngine)
     assert engine.name == "ddp"
+
+
+def hot_model() -> nn.Module:
+    """Gradients that overflow fp16 at the first loss scale, 65,536, and down to some hundreds."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(300, 5))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.1])
+def test_one_step_in_fp16_moves(optimizer: str, clip_norm: float) -> None:
+    """Oracle: the same step in fp32, to fp16's rounding; and nothing more than once: BatchNorm counts one batch."""
+    options = {"optimizer": optimizer, "clip_norm": clip_norm}
+    start, moved = state(hot_model()), []
+    x, y = batches(1, 1)[0]
+    for precision in ("fp32", "fp16"):
+        engine = PlainEngine(Config(precision=precision, **options), nn.Sequential(Counting(), *hot_model()), CPU)
+        engine.start(0.01)
+        assert engine.moved == (precision == "fp32")
+        engine.step(x * 100, y)
+        engine.finish()
+        assert engine.moved
+        assert engine.model[0].passes == 1
+        moved.append(engine.model[2].weight.detach() - start["1.weight"])
+    assert moved[0].norm() > 0
+    if optimizer == "sgd":  # Adam's first step is the sign of every gradient, however small
+        assert (moved[1] - moved[0]).norm() < 0.01 * moved[0].norm()
+    assert (moved[1] != 0).float().mean() > 0.9
+
+
+class Counting(nn.Module):
+    """Hands on what it gets, and counts."""
+
+    passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`."""
+        self.passes += 1
+        return x
+
+
+def test_momentum_in_fp16_is_no_uninitialised_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: what is in the memory that torch hands out changes nothing, in first steps and in later skipped ones."""
+    empty_like, results = torch.empty_like, []
+    for fill in (0.0, float("nan")):
+        monkeypatch.setattr(torch, "empty_like", lambda t, fill=fill, **options: empty_like(t, **options).fill_(fill))
+        engine = PlainEngine(Config(precision="fp16"), hot_model(), CPU)
+        engine.start(0.001)
+        for scale, (x, y) in zip((100, 1, 1e5, 1), batches(1), strict=True):
+            engine.step(x * scale, y)
+        engine.finish()
+        results.append(state(engine.model))
+    assert same(*results)
+    assert all(bool(tensor.isfinite().all()) for tensor in results[0].values())
+
+
+def test_a_loss_that_no_scale_helps() -> None:
+    """Oracle: infinite inputs move nothing, as with GradScaler alone, and the client says so until it has taken a step."""
+    engine = PlainEngine(Config(precision="fp16"), hot_model(), CPU)
+    start = state(engine.model)
+    engine.start(0.01)
+    (x, y), *_ = batches(1)
+    for _ in range(2):
+        engine.step(x * float("inf"), y)
+    assert not engine.moved
+    assert same(state(engine.model), start)
+    assert engine._scaler is not None
+    assert engine._scaler.get_scale() == 65536 / 4
+    engine.step(x, y)
+    assert engine.moved
+    assert not same(state(engine.model), start)
+
+
+class Volumes(nn.Module):
+    """Convolutions over volumes, images and signals."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.volumes, self.images, self.signals = nn.Conv3d(2, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv1d(4, 4, 3)
+        self.norm, self.last = nn.BatchNorm3d(4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 2, 6, 8, 8] to [batch, 5]."""
+        images = self.images(self.norm(self.volumes(x)).mean(2))
+        return self.last(self.signals(images.mean(2)).mean(2))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_inputs_of_every_rank(precision: str) -> None:
+    """Oracle: the same steps in fp32, to 16-bit rounding; only what has the rank of images is channels-last."""
+    moved = []
+    for chosen in ("fp32", precision):
+        engine = PlainEngine(Config(precision=chosen), Volumes(), CPU)
+        start = torch.cat([p.detach().flatten() for p in engine.model.parameters()])
+        engine.start(0.05)
+        for seed in range(3):
+            x = torch.randn(8, 2, 6, 8, 8, generator=torch.Generator().manual_seed(seed))
+            engine.step(x, torch.arange(8) % 5)
+        engine.finish()
+        moved.append(torch.cat([p.detach().flatten() for p in engine.model.parameters()]) - start)
+    assert engine.model.volumes.weight.is_contiguous()
+    assert engine.model.images.weight.is_contiguous(memory_format=engine.memory_format)
+    assert (moved[1] - moved[0]).norm() < 0.1 * moved[0].norm()
