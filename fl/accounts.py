@@ -1,56 +1,50 @@
 """What a round cost, in bytes, operations and virtual seconds: the columns of metrics.csv and clients.csv, on rank 0."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .clock.rounds import RoundClock, Work
 from .cost import samples_trained
 from .federation import Federation
 from .ledger import ClientBytes, Ledger
-from .outcome import RoundOutcome, Wasted
+from .outcome import ClientReport, RoundOutcome, Wasted
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A round in the csv files: its columns of metrics.csv, and the rows of clients.csv."""
+
+    metrics: dict[str, Any]
+    clients: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What the end of a run adds to its last round.
+
+    `query_bytes`: what each client of that round sends and receives besides. `unfinished`: clients that are still at work.
+    """
+
+    query_bytes: tuple[int, int] = (0, 0)
+    unfinished: Sequence[Wasted] = ()
 
 
 class Accounts:
     """The ledger, the declared costs of training, and the virtual clock of a run."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, ledger: Ledger | None = None) -> None:
+        """`ledger`: the one that charges downloads as they begin; by default rounds are charged when they are over."""
         self.federation = federation
         self.config = federation.config
         state = federation.state
-        self.ledger = Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
+        self.ledger = ledger or Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
         self.costs = federation.make_costs()
         self.clock = RoundClock.of(self.config, federation.sampler.wait_s)
 
-    def book(
-        self, round_: int, outcome: RoundOutcome, *, query_bytes: tuple[int, int] = (0, 0), is_last: bool = False
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """Charge a round that succeeded: its columns of metrics.csv, and the rows of clients.csv."""
-        charged = self._charge(outcome, query_bytes, is_last=is_last)
-        flops = self._train_flops(outcome)
-        uplink = sum(row.uplink_bytes for row in charged)
-        uplink_dense = sum(row.uplink_dense_bytes for row in charged)
-        metrics: dict[str, Any] = {
-            **self._totals(outcome),
-            "train_flops": None if None in flops else sum(each for each in flops if each is not None),
-            "uplink_bytes": uplink,
-            "downlink_bytes": sum(row.downlink_bytes for row in charged),
-            "uplink_dense_bytes": uplink_dense,
-            "downlink_dense_bytes": sum(row.downlink_dense_bytes for row in charged),
-            "virtual_time_s": outcome.virtual_time_s,
-        }
-        clients: list[dict[str, Any]] = [
-            {
-                "round": round_,
-                "client": row.client,
-                "rank": self.federation.ranks.owner(row.client),
-                "samples": report.samples,
-                "train_s": report.train_s,
-                "train_flops": each,
-                "uplink_bytes": row.uplink_bytes,
-                "downlink_bytes": row.downlink_bytes,
-            }
-            for row, report, each in zip(charged, outcome.reports, flops, strict=True)
-        ]
+    def book(self, round_: int, outcome: RoundOutcome, ending: Ending | None = None) -> tuple[Entry, Entry]:
+        """Charge a round that succeeded. With `ending`, as the last one, and as it is where more rounds follow after all."""
+        charged, flops = self._charge(outcome), self._train_flops(outcome)
         times = outcome.times
         if self.clock is not None:
             works = [
@@ -58,23 +52,68 @@ class Accounts:
                 for row, report, work in zip(charged, outcome.reports, self._timed_flops(outcome), strict=True)
             ]
             times = [{**columns, "staleness": 0} for columns in self.clock.round(works)]
-            metrics["virtual_time_s"] = self.clock.now
-        for cells, columns in zip(clients, times or [], strict=times is not None):
-            cells.update(columns)
-        for cells, share in zip(clients, outcome.shares, strict=bool(outcome.shares)):
-            cells.update(share)
-        for late in outcome.wasted:
-            clients.append(self._late(round_, late))
-            metrics["uplink_bytes"] += late.upload_bytes
-            metrics["downlink_bytes"] += late.download_bytes
-            metrics["uplink_dense_bytes"] += self.ledger.model_bytes * (late.upload_bytes > 0)
-            metrics["downlink_dense_bytes"] += self.ledger.model_bytes * (late.download_bytes > 0)
+        common = {
+            **self._totals(outcome),
+            "train_flops": None if None in flops else sum(each for each in flops if each is not None),
+            "virtual_time_s": outcome.virtual_time_s if self.clock is None else self.clock.now,
+        }
+        rows = [
+            {
+                "round": round_,
+                "client": report.client,
+                "rank": self.federation.ranks.owner(report.client),
+                "samples": report.samples,
+                "train_s": report.train_s,
+                "train_flops": each,
+                **(times[at] if times is not None else {}),
+                **(outcome.shares[at] if outcome.shares else {}),
+            }
+            for at, (report, each) in enumerate(zip(outcome.reports, flops, strict=True))
+        ]
+        going_on = self._entry(round_, common, rows, charged, outcome.wasted)
+        if ending is None:
+            return going_on, going_on
+        ended = self._ended(charged, outcome.reports, ending)
+        return self._entry(round_, common, rows, ended, [*outcome.wasted, *ending.unfinished]), going_on
+
+    def _ended(
+        self, charged: Sequence[ClientBytes], reports: Sequence[ClientReport], ending: Ending
+    ) -> list[ClientBytes]:
+        """With what ends the run, once for every client: at its newest update."""
+        newest = {report.client: at for at, report in enumerate(reports)}
+        return [
+            row + self.ledger.closing(row.client, ending.query_bytes) if newest[row.client] == at else row
+            for at, row in enumerate(charged)
+        ]
+
+    def _entry(
+        self,
+        round_: int,
+        common: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]],
+        charged: Sequence[ClientBytes],
+        wasted: Sequence[Wasted],
+    ) -> Entry:
+        """The columns `common` to a round, and the beginnings of its `rows`, with what was charged."""
+        clients = [
+            {**row, "uplink_bytes": each.uplink_bytes, "downlink_bytes": each.downlink_bytes}
+            for row, each in zip(rows, charged, strict=True)
+        ]
+        clients += [self._late(round_, each) for each in wasted]
+        metrics = dict(common)
+        for name in ("uplink_bytes", "downlink_bytes"):
+            metrics[name] = sum(row[name] for row in clients)
+        whole = self.ledger.model_bytes
+        metrics["uplink_dense_bytes"] = sum(each.uplink_dense_bytes for each in charged)
+        metrics["uplink_dense_bytes"] += whole * sum(each.upload_bytes > 0 for each in wasted)
+        metrics["downlink_dense_bytes"] = sum(each.downlink_dense_bytes for each in charged)
+        metrics["downlink_dense_bytes"] += whole * sum(each.download_bytes > 0 for each in wasted)
         sent = metrics["uplink_bytes"]
         metrics["uplink_ratio"] = metrics["uplink_dense_bytes"] / sent if sent else None
-        return metrics, clients
+        return Entry(metrics, clients)
 
     def _late(self, round_: int, late: Wasted) -> dict[str, Any]:
-        """The row of a client whose update was dropped: it has no samples, and never arrived."""
+        """The row of a client whose update was dropped, or is still to come: it has no samples, and never arrived."""
         return {
             "round": round_,
             "client": late.client,
@@ -84,17 +123,16 @@ class Accounts:
             "downlink_bytes": late.download_bytes,
         }
 
-    def _charge(self, outcome: RoundOutcome, query_bytes: tuple[int, int], *, is_last: bool) -> list[ClientBytes]:
+    def _charge(self, outcome: RoundOutcome) -> list[ClientBytes]:
         if outcome.begin_bytes is not None:
-            last = outcome.change_bytes + outcome.buffers_bytes if is_last else 0
             whole = self.ledger.model_bytes
             return [
                 ClientBytes(
                     client=report.client,
-                    uplink_bytes=report.uplink_bytes + query_bytes[0],
-                    downlink_bytes=begin + last + query_bytes[1],
+                    uplink_bytes=report.uplink_bytes,
+                    downlink_bytes=begin,
                     uplink_dense_bytes=whole,
-                    downlink_dense_bytes=whole * ((begin > 0) + (last > 0)),
+                    downlink_dense_bytes=whole * (begin > 0),
                     begin_bytes=begin,
                 )
                 for report, begin in zip(outcome.reports, outcome.begin_bytes, strict=True)
@@ -112,8 +150,6 @@ class Accounts:
             told_bytes=outcome.told_bytes,
             rewound_bytes=outcome.rewound_bytes,
             told_by=outcome.told_by,
-            query_bytes=query_bytes,
-            is_last=is_last,
         )
 
     def _totals(self, outcome: RoundOutcome) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Clients at work on the virtual clock: who started when and from which version, who arrives next, who is given up on."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .clock.profiles import profiles
@@ -15,7 +15,10 @@ _IN_VAIN = 100  # times the number of clients
 
 
 class Work(NamedTuple):
-    """A client at work: the version that it started from, when, what it downloaded, the coordinates it holds, the cost."""
+    """A client at work: the version that it started from, when, what it downloaded, the coordinates it holds, the cost.
+
+    `noted`: what the ledger had noted of it before.
+    """
 
     begun: int
     begun_s: float
@@ -24,6 +27,7 @@ class Work(NamedTuple):
     flops: int
     memory_bytes: int
     shares: dict[str, float]  # columns of clients.csv
+    noted: Sequence[Any]
 
 
 class AtWork:
@@ -103,8 +107,12 @@ class AtWork:
         """Clients for whom the time is up."""
         return [client for client, work in self.works.items() if work.begun_s + self._timeout <= self.now]
 
-    def give_up(self, client: int) -> tuple[Work, bool]:
-        """The server no longer waits for a client: what that did, and whether it had begun to upload.
+    def uploads(self, client: int) -> bool:
+        """Whether a client has begun to upload; its update may have arrived, and not been taken."""
+        return self.simulator.uploads(client) or any(arrival.client == client for arrival in self._ready)
+
+    def give_up(self, client: int) -> None:
+        """The server no longer waits for a client.
 
         RoundError when it has given up so often, and nobody arrived, that nobody will.
         """
@@ -114,9 +122,8 @@ class AtWork:
                 f"the server has given up on {self._in_vain - 1} clients in a row, and none arrived: --timeout "
                 f"{self._timeout:g} is too short for their --profiles, or --lost {self._lost:g} too high"
             )
-        uploads = self.simulator.uploads(client)
         self.simulator.abandon(client)
-        return self.works.pop(client), uploads
+        del self.works[client]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, ready for JSON."""

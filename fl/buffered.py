@@ -60,7 +60,7 @@ class BufferedRounds(FederatedRounds):
         self._keeps = True  # whether what was not sent is a client's own as soon as it has sent the rest
         self._concurrency = config.clients_per_round
         self.at_work = AtWork(config, self._upload_bytes)
-        self.ledger = Ledger(parameters=federation.state.parameters.numel(), buffers=federation.state.buffers.numel())
+        self._ledger = Ledger(parameters=federation.state.parameters.numel(), buffers=federation.state.buffers.numel())
         self._costs = federation.make_costs()
         self._version = 0
         self._untrained: set[int] = set()
@@ -121,7 +121,7 @@ class BufferedRounds(FederatedRounds):
         outcome.virtual_time_s = self.at_work.now
         versions = {work.begun for work in self.at_work.works.values()}
         self._versions = {v: model for v, model in self._versions.items() if v in versions}
-        self.ledger.step(outcome.change_bytes, outcome.buffers_bytes)
+        self._ledger.step(outcome.change_bytes, outcome.buffers_bytes)
         self.federation.sampler.observe(outcome.reports)
         return outcome
 
@@ -133,18 +133,40 @@ class BufferedRounds(FederatedRounds):
             return None
         return self._land(arrival)
 
+    @property
+    def ledger(self) -> Ledger:
+        """As in `Rounds.ledger`."""
+        return self._ledger
+
+    def unfinished(self) -> list[Wasted]:
+        """As in `Rounds.unfinished`: clients on their way, those that are lost too."""
+        works = sorted(self.at_work.works.items())
+        return [self._in_vain(client, work) for client, work in works if self._has_begun(work)]
+
+    def _has_begun(self, work: Work) -> bool:
+        """Otherwise the client waits until it is up."""
+        return work.begun_s <= self.at_work.now
+
+    def _in_vain(self, client: int, work: Work) -> Wasted:
+        """What a client on its way has cost so far: each message as a whole as soon as it has begun."""
+        sent = self._reports[client].uplink_bytes if self.at_work.uploads(client) else 0
+        return Wasted(client, work.download_bytes, sent)
+
     def _give_up(self, late: Iterable[int]) -> list[Wasted]:
-        """The server no longer waits for these. What they downloaded is charged, and what they sent if they had begun to."""
+        """The server no longer waits for these. What they have begun to download and to send is charged."""
         wasted = []
         for client in sorted(late):
+            work = self.at_work.works[client]
+            if self._has_begun(work):
+                wasted.append(self._in_vain(client, work))
+                if CAPABILITY in work.shares:
+                    self.late.append(Time(client, self.at_work.now - work.begun_s, work.shares[CAPABILITY]))
+            else:
+                self._ledger.restore(client, work.noted)
             self._untrained.discard(client)
             self.buffered.waiting.pop((client, self.at_work.number(client)), None)
-            report = self._reports.pop(client, None)
-            work, uploads = self.at_work.give_up(client)
-            sent = report.uplink_bytes if report is not None and uploads else 0
-            wasted.append(Wasted(client, work.download_bytes, sent))
-            if CAPABILITY in work.shares:
-                self.late.append(Time(client, self.at_work.now - work.begun_s, work.shares[CAPABILITY]))
+            self._reports.pop(client, None)
+            self.at_work.give_up(client)
         return wasted
 
     def _land(self, arrival: Arrival) -> Landed:
@@ -180,15 +202,15 @@ class BufferedRounds(FederatedRounds):
             holding = (self.masks.holdings([client]) or {}).get(client)
         [samples] = samples_trained(federation.config, [len(federation.parts[client])])
         [flops], memory = self._costs.each([model], [samples]), self._costs.of(model)
-        download = self.ledger.start(client, holding)
+        noted, download = self._ledger.noted(client), self._ledger.start(client, holding)
         held = federation.state.layout.total if holding is None else holding.held
         starts = now + federation.sampler.wait_s(client, now)
         memory_bytes = 0 if memory is None else memory.memory_bytes
-        work = Work(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client))
+        work = Work(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client), noted)
         if not self.at_work.start(client, work):
             # It goes away with what it downloaded: it is not trained, and must download everything if it comes back.
             self._untrained.remove(client)
-            self.ledger.forget(client)
+            self._ledger.forget(client)
         elif self._models and federation.ranks.is_server and self._version not in self._versions:
             self._versions[self._version] = federation.state.parameters.clone()
 
@@ -251,7 +273,7 @@ class BufferedRounds(FederatedRounds):
         return {
             **super().plan(),
             "at_work": self.at_work.state_dict(),
-            "ledger": self.ledger.state_dict(),
+            "ledger": self._ledger.state_dict(),
             "reports": [[client, *report.row()] for client, report in sorted(self._reports.items())],
         }
 
@@ -259,5 +281,5 @@ class BufferedRounds(FederatedRounds):
         """As in `Rounds.load_plan`."""
         super().load_plan(plan)
         self.at_work.load_state_dict(plan["at_work"])
-        self.ledger.load_state_dict(plan["ledger"])
+        self._ledger.load_state_dict(plan["ledger"])
         self._reports = {client: ClientReport.of_row(client, row) for client, *row in plan["reports"]}

@@ -18,7 +18,7 @@ from .errors import DataError
 from .ranks import Ranks
 from .to_host import to_host
 
-_FORMAT = 5
+_FORMAT = 6
 _KEPT = 2
 
 
@@ -32,6 +32,7 @@ class Manifest:
     record: dict[str, int]  # length in bytes of each csv file
     accounts: dict[str, Any]
     plan: dict[str, Any]
+    last_round: dict[str, Any] = field(default_factory=dict)  # `Record.last_round`, at the end of a run
     format: int = field(default=_FORMAT)
 
 
@@ -51,8 +52,10 @@ class Checkpoints:
         record: dict[str, int],
         accounts: dict[str, Any],
         plan: dict[str, Any],
+        last_round: dict[str, Any] | None = None,
     ) -> None:
-        """Write a checkpoint; collective. `server`, `record` and `accounts` are used on rank 0 alone.
+        """Write a checkpoint; collective. `server`, `record`, `accounts` and `last_round` are used on rank 0
+        alone.
 
         `client_files`: the file of each client that has a state; this rank's own are written already.
         """
@@ -62,7 +65,7 @@ class Checkpoints:
         if self.ranks.is_server:
             _write(self.folder / server_file, _to_bytes(server))
         self.ranks.wait_for_all()
-        manifest = Manifest(next_round, server_file, client_files, record, accounts, plan)
+        manifest = Manifest(next_round, server_file, client_files, record, accounts, plan, last_round or {})
         if self.ranks.is_server:
             _write(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
         self.ranks.wait_for_all()

@@ -13,8 +13,9 @@ from .client import Update
 from .client_states import ClientStates
 from .errors import RoundError
 from .federation import Federation
+from .ledger import Ledger
 from .local import LocalModel, WholeModel
-from .outcome import RoundOutcome
+from .outcome import RoundOutcome, Wasted
 from .pruning.build import make_after, make_masks
 from .shares import Time
 from .static_statistics import ask_statistics, norms
@@ -132,6 +133,15 @@ class FederatedRounds:
         """As in `Rounds.evaluated`."""
         if self.masks is not None:
             self.masks.evaluated(round_, val_score)
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """As in `Rounds.ledger`."""
+        return None
+
+    def unfinished(self) -> list[Wasted]:
+        """As in `Rounds.unfinished`: a round has ended when all its clients have."""
+        return []
 
     @property
     def query_bytes(self) -> tuple[int, int]:

@@ -1,10 +1,19 @@
 """Every byte, counted where it is made: per client, per round, both directions."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from compression.wire import dense_bytes
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What one client sends and receives because a run ends: a run that goes on takes it back."""
+
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    downlink_dense_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,15 @@ class ClientBytes:
     uplink_dense_bytes: int
     downlink_dense_bytes: int
     begin_bytes: int = 0  # of downlink_bytes: what it downloads before it can train
+
+    def __add__(self, closing: Closing) -> "ClientBytes":
+        """With what ends the run."""
+        return replace(
+            self,
+            uplink_bytes=self.uplink_bytes + closing.uplink_bytes,
+            downlink_bytes=self.downlink_bytes + closing.downlink_bytes,
+            downlink_dense_bytes=self.downlink_dense_bytes + closing.downlink_dense_bytes,
+        )
 
 
 @dataclass(frozen=True)
@@ -43,8 +61,8 @@ class Ledger:
 
     A client's first download is the whole model in fp32. Later it downloads, when its round begins, what it missed:
     the changes since its last download with the newest buffers, or the whole model if that is smaller. After the last
-    round the final change is delivered to the clients of that round. The dense baseline replaces each of these messages by
-    the whole model in fp32. A pruned model is downloaded as its newest mask and the weights inside it; a new mask is a
+    round the same is delivered to the clients of that round (`closing`). The dense baseline replaces each of these messages
+    by the whole model in fp32. A pruned model is downloaded as its newest mask and the weights inside it; a new mask is a
     change like any other, downloaded before the round that it begins. Where clients hold different parts (`Holding`), each
     downloads the changes it missed, and its mask and what is new in its part if that has changed, or all of its part if
     that is smaller. Where clients exchange among themselves (a hook, or
@@ -56,8 +74,6 @@ class Ledger:
         self._parameters = parameters
         self._buffers = buffers
         self.model_bytes = dense_bytes(parameters) + (dense_bytes(buffers) if buffers else 0)
-        self.uplink_bytes = 0
-        self.downlink_bytes = 0
         self._changes_bytes = 0  # of all changes so far, masks included
         self._mask_bytes = 0  # of the newest mask
         self._whole_bytes = self.model_bytes  # of a download of everything that is not pruned
@@ -81,7 +97,6 @@ class Ledger:
         rewound_bytes: int = 0,
         held_buffers: int | None = None,
         told_by: tuple[int, int] | None = None,
-        query_bytes: tuple[int, int] = (0, 0),
         is_last: bool = False,
     ) -> list[ClientBytes]:
         """Charge a round that succeeded.
@@ -92,7 +107,7 @@ class Ledger:
         `mask_bytes`: the payload of a mask that began this round (0: none did); `held`, `held_buffers`: numbers inside the
         mask. `rewound_bytes`: the payload of weights that this round began with. `told_by`: the client that chose the mask
         from what it had before, and the bytes that it told the server for that. `holdings`: the part of each of these
-        clients, where they differ. `query_bytes`: what each of them sends and receives besides.
+        clients, where they differ. `is_last`: with `closing`.
         """
         chooser, told = (None, 0) if told_by is None else told_by
         before = (0, 0) if chooser is None else self._catch_up(chooser)
@@ -110,31 +125,34 @@ class Ledger:
         for client, sent in uplinks.items():
             part = None if holdings is None else holdings[client]
             received, downloads = self._catch_up(client) if part is None else self._catch_up_part(client, part)
-            begin = received
-            if is_last and change_bytes:
-                last = change_bytes + buffers_bytes
-                received += last if part is None else min(last, part.whole_bytes)
-                downloads += 1
             if client == chooser:
                 received, downloads = received + before[0], max(downloads, before[1])
-                begin += before[0]
             rows.append(
                 ClientBytes(
                     client=client,
-                    uplink_bytes=sent + query_bytes[0] + (told if client == chooser else 0),
-                    downlink_bytes=received + query_bytes[1] + (from_peers or {}).get(client, 0),
+                    uplink_bytes=sent + (told if client == chooser else 0),
+                    downlink_bytes=received + (from_peers or {}).get(client, 0),
                     uplink_dense_bytes=reduced if exchanges else self.model_bytes,
                     downlink_dense_bytes=self.model_bytes * downloads + (reduced if exchanges else 0),
-                    begin_bytes=begin,
+                    begin_bytes=received,
                 )
             )
         self._changes_bytes += change_bytes
         self._buffers_bytes, self._told_bytes = buffers_bytes, told_bytes
-        if is_last:
-            self._seen.update(dict.fromkeys(uplinks, self._changes_bytes))
-        self.uplink_bytes += sum(row.uplink_bytes for row in rows)
-        self.downlink_bytes += sum(row.downlink_bytes for row in rows)
-        return rows
+        return [row + self.closing(row.client) for row in rows] if is_last else rows
+
+    def closing(self, client: int, query_bytes: tuple[int, int] = (0, 0)) -> Closing:
+        """What a client of the last round is charged at the end: the final model, and what it is asked besides.
+
+        It is the smaller of what the client missed and all that it holds; nothing if it is lost. `query_bytes`: what it
+        then sends and receives. Nothing is noted, so a run that goes on is charged as if it had not ended.
+        """
+        missed = self._changes_bytes - self._seen.get(client, self._changes_bytes)
+        whole = self._whole_bytes
+        if client in self._parts:
+            whole = dense_bytes(self._parts[client][1]) + self._buffers_bytes
+        last = min(missed + self._buffers_bytes, whole) if missed else 0
+        return Closing(query_bytes[0], last + query_bytes[1], self.model_bytes if missed else 0)
 
     def start(self, client: int, part: Holding | None = None) -> int:
         """A client, which holds this part, starts apart from the others: the bytes that it downloads."""
@@ -144,6 +162,19 @@ class Ledger:
         """A client has lost what it downloaded."""
         self._seen.pop(client, None)
         self._parts.pop(client, None)
+
+    def noted(self, client: int) -> tuple[int | None, tuple[int, int] | None]:
+        """What was noted when a client began its last download, for `restore`."""
+        return self._seen.get(client), self._parts.get(client)
+
+    def restore(self, client: int, noted: Sequence[Any]) -> None:
+        """A download that was to begin never did: the client has what it had before."""
+        self.forget(client)
+        seen, part = noted
+        if seen is not None:
+            self._seen[client] = seen
+        if part is not None:
+            self._parts[client] = (part[0], part[1])
 
     def step(self, change_bytes: int, buffers_bytes: int) -> None:
         """The server stepped, and broadcast so much, for whoever starts from now on."""
@@ -178,8 +209,6 @@ class Ledger:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, ready for JSON."""
         return {
-            "uplink_bytes": self.uplink_bytes,
-            "downlink_bytes": self.downlink_bytes,
             "changes_bytes": self._changes_bytes,
             "buffers_bytes": self._buffers_bytes,
             "told_bytes": self._told_bytes,
@@ -191,8 +220,6 @@ class Ledger:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.uplink_bytes = state["uplink_bytes"]
-        self.downlink_bytes = state["downlink_bytes"]
         self._changes_bytes = state["changes_bytes"]
         self._buffers_bytes, self._told_bytes = state["buffers_bytes"], state["told_bytes"]
         self._mask_bytes = state["mask_bytes"]

@@ -43,7 +43,8 @@ class ClientReport:
 
 @dataclass(frozen=True)
 class Wasted:
-    """A client whose update came too late and was dropped: the bytes that it downloaded and sent all the same."""
+    """A client whose update was dropped, or had not arrived when the run ended: the bytes that it downloaded and sent all
+    the same."""
 
     client: int
     download_bytes: int

@@ -43,6 +43,10 @@ def metrics_columns(task: Task, *, clients: bool = False) -> tuple[str, ...]:
     return (*_BEFORE, *judged, *(client_columns(task.score) if clients else ()), *_AFTER)
 
 
+Rows = tuple[dict[str, Any], list[dict[str, Any]]]
+"""The columns of a round in metrics.csv, and its rows in clients.csv."""
+
+
 class Table:
     """A csv file that only grows; every row is on disk when `append` returns."""
 
@@ -97,6 +101,8 @@ class Record:
         There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`.
         """
         self.folder = folder
+        self._before_last: dict[str, int] = {}  # lengths of the files that `last_round` ends
+        self.last_round: dict[str, Any] = {}
         keep = keep or {}
         self.score = task.score
         columns = metrics_columns(task, clients=client_eval)
@@ -111,6 +117,24 @@ class Record:
         self._handler = logging.FileHandler(folder / "run.log", mode="a" if keep else "w")
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.log.addHandler(self._handler)
+
+    def end_run(self, ended: Rows, going_on: Rows) -> None:
+        """The round that is added next ends the run: its columns of metrics.csv and rows of clients.csv as they then are,
+        and as they are where more rounds follow after all.
+
+        A checkpoint is taken before these rows, and has them both in `last_round`.
+        """
+        self._before_last = {name: self._tables()[name].size() for name in ("metrics", "clients")}
+        self.last_round = {"ended": ended, "going_on": going_on}
+
+    def restore_last_round(self, rows: Rows) -> None:
+        """Add the rows of the round that the last checkpoint was taken before."""
+        metrics, clients = rows
+        for row in clients:
+            self.clients.append(row)
+        self.metrics.append(metrics)
+        self.clients.flush()
+        self.metrics.flush()
 
     def add_round(
         self,
@@ -140,7 +164,7 @@ class Record:
 
     def sizes(self) -> dict[str, int]:
         """Lengths of the csv files in bytes, for a checkpoint."""
-        return {name: table.size() for name, table in self._tables().items()}
+        return {**{name: table.size() for name, table in self._tables().items()}, **self._before_last}
 
     def _tables(self) -> dict[str, Table]:
         tables = {

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from .outcome import RoundOutcome
+from .ledger import Ledger
+from .outcome import RoundOutcome, Wasted
 
 if TYPE_CHECKING:
     from .client_states import ClientStates
@@ -59,6 +60,13 @@ class Rounds(Protocol):
 
     def load_plan(self, plan: dict[str, Any]) -> None:
         """Continue from `plan`; before `load_server_state`."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger, where downloads are charged as they begin; None where rounds are charged when they are over."""
+
+    def unfinished(self) -> list[Wasted]:
+        """Where the run ends now: what clients that are still at work have begun to download, and to send."""
 
     @property
     def query_bytes(self) -> tuple[int, int]:

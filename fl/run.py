@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .accounts import Accounts
+from .accounts import Accounts, Ending
 from .assemble import assemble
 from .buffered import BufferedRounds
-from .checkpoint import Checkpoints, write_json, write_tensors
+from .checkpoint import Checkpoints, Manifest, write_json, write_tensors
 from .checks import check_options, resolve
 from .client_states import ClientStates
 from .config import Config
@@ -86,14 +86,14 @@ class _Run:
         self.config = federation.config
         self.ranks: Ranks = federation.ranks
         self.folder = folder
-        self.accounts = Accounts(federation)
+        self.accounts = Accounts(federation, rounds.ledger)
         self.checkpoints = Checkpoints(folder, self.ranks)
         self.rounds = rounds
         self.states = ClientStates(self.checkpoints.folder, self.ranks, rounds)
         self.first_round = 0
         self.now = 0.0  # virtual seconds, where anything goes by them
         self._by_time = federation.sampler.by_time or rounds.learns
-        keep = self._load() if resumed else None
+        manifest = self._load() if resumed else None
         federation.share_model()
         self.record: Record | None = None
         self.trackers: Trackers | None = None
@@ -106,10 +106,13 @@ class _Run:
             self.record = Record(
                 folder,
                 federation.task,
-                keep,
+                None if manifest is None else manifest.record,
                 layers=self.config.prune != "none",
                 client_eval=self.config.client_eval > 0,
             )
+            if manifest is not None and manifest.last_round:
+                ends = self.first_round == self.config.all_rounds
+                self.record.restore_last_round(manifest.last_round["ended" if ends else "going_on"])
             self.record.log.info(
                 "%s round %d on %s", "continues at" if resumed else "starts at", self.first_round, self
             )
@@ -168,23 +171,25 @@ class _Run:
         clients: list[dict[str, Any]] = []
         if self.record is not None:
             train_s = self._busiest_rank_s(outcome)
-            query_bytes = self.rounds.query_bytes if is_last else (0, 0)
+            ending = Ending(self.rounds.query_bytes, self.rounds.unfinished()) if is_last else None
             if outcome.mask_bytes:
                 self.record.log.info(
                     "round %d begins with a mask of %d coordinates, %d bytes: outside it weights are zero, and moments and "
                     "residuals are forgotten",
                     *(round_, outcome.held or 0, outcome.mask_bytes),
                 )
-            charged, clients = self.accounts.book(round_, outcome, query_bytes=query_bytes, is_last=is_last)
-            metrics = {
+            entry, going_on = self.accounts.book(round_, outcome, ending)
+            measured = {
                 "round": round_,
                 "time_s": finished - started,
                 "train_s": train_s,
                 "exchange_s": max(0.0, exchanged - started - train_s),
                 "eval_s": finished - exchanged,
                 **judged.columns(self.federation.task),
-                **charged,
             }
+            metrics, clients = {**measured, **entry.metrics}, entry.clients
+            if is_last:
+                self.record.end_run((metrics, clients), ({**measured, **going_on.metrics}, going_on.clients))
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
             self.record.add_round(metrics, clients, layers, judged.rows(round_))
             self._tell_stuck(round_, outcome)
@@ -243,10 +248,11 @@ class _Run:
             record=self.record.sizes() if self.record is not None else {},
             accounts=self.accounts.state_dict(),
             plan=self.rounds.plan(),
+            last_round=self.record.last_round if self.record is not None else {},
         )
 
-    def _load(self) -> dict[str, int]:
-        """Continue from the newest checkpoint; returns the lengths to cut the csv files to."""
+    def _load(self) -> Manifest:
+        """Continue from the newest checkpoint, and return what it consists of."""
         manifest = self.checkpoints.latest()
         assert manifest is not None
         self.first_round = manifest.next_round
@@ -257,7 +263,7 @@ class _Run:
         self.states.load(manifest.client_files)
         self.accounts.load_state_dict(manifest.accounts)
         self.now = 0.0 if self.accounts.clock is None else self.accounts.clock.now
-        return manifest.record
+        return manifest
 
     def _finish(self) -> dict[str, Any]:
         self.states.close()

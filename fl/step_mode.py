@@ -17,7 +17,7 @@ from .engine.optimizer import make_optimizer
 from .engine.plain import PlainEngine
 from .federation import Federation
 from .local import WholeModel
-from .outcome import ClientReport, RoundOutcome
+from .outcome import ClientReport, RoundOutcome, Wasted
 from .schedule import first_learning_rate
 from .uplink import Uplink
 
@@ -138,6 +138,15 @@ class StepMode:
 
     def evaluated(self, round_: int, val_score: float | None) -> None:
         """As in `fl.rounds.Rounds.evaluated`: nothing depends on it."""
+
+    @property
+    def ledger(self) -> None:
+        """As in `fl.rounds.Rounds.ledger`: rounds are charged when they are over."""
+        return None
+
+    def unfinished(self) -> list[Wasted]:
+        """As in `fl.rounds.Rounds.unfinished`: nobody is."""
+        return []
 
     @property
     def query_bytes(self) -> tuple[int, int]:

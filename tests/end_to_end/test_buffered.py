@@ -158,7 +158,7 @@ def test_a_round_ends_at_its_deadline(whole: Path) -> None:
         assert int(row["downlink_bytes"]) == sum(int(r["downlink_bytes"]) for r in each)
         begins = ends
     assert any(not row["arrive_s"] for row in rows(whole / "deadline", "clients"))
-    assert max(int(row["staleness"]) for row in rows(whole / "carried", "clients")) > 0
+    assert any(row["staleness"] not in ("", "0") for row in rows(whole / "carried", "clients"))
     assert {row["clients"] for row in rows(whole / "first")} == {"4"}
 
 
@@ -202,7 +202,7 @@ def test_what_was_in_vain_is_in_the_baseline_too(whole: Path) -> None:
 
 def test_slower_clients_learn_to_hold_less(whole: Path) -> None:
     """Capabilities begin at 1 and fall for those that are slow; the uplink's shares follow from the links at once."""
-    each = rows(whole / "learnt", "clients")
+    each = [row for row in rows(whole / "learnt", "clients") if row["arrive_s"]]
     first, last = ({row["client"]: float(row["capability"]) for row in order} for order in (each[::-1], each))
     assert set(first.values()) == {1.0}
     assert min(last.values()) < 0.8

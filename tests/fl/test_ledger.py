@@ -3,7 +3,7 @@
 import json
 
 from compression.wire import dense_bytes
-from fl.ledger import Holding, Ledger
+from fl.ledger import Closing, Holding, Ledger
 
 
 def make() -> Ledger:
@@ -25,7 +25,7 @@ def test_dense_model_is_parameters_and_buffers_with_their_headers():
 
 def test_first_download_is_the_whole_model_then_only_what_was_missed():
     """Two clients, three rounds. Round 0: the model each. Round 1: round 0's change of 100 with buffers of 56. The last
-    round also delivers its own change."""
+    round also delivers its own change; if another follows, it is charged as if that had not been the last."""
     ledger = make()
     first = ledger.close_round({0: 7, 1: 8}, change_bytes=100, buffers_bytes=56)
     assert down(first) == {0: MODEL, 1: MODEL}
@@ -34,8 +34,8 @@ def test_first_download_is_the_whole_model_then_only_what_was_missed():
     assert down(second) == {0: 156, 1: 156}
     last = ledger.close_round({0: 7, 1: 8}, change_bytes=300, buffers_bytes=56, is_last=True)
     assert down(last) == {0: 256 + 356, 1: 256 + 356}
-    assert ledger.uplink_bytes == 45
-    assert ledger.downlink_bytes == 2 * (MODEL + 156 + 612)
+    another = ledger.close_round({0: 7, 1: 8}, change_bytes=1, buffers_bytes=56)
+    assert down(another) == {0: 356, 1: 356}
 
 
 def test_returning_client_is_charged_the_smaller_of_missed_changes_and_the_model():
@@ -122,11 +122,51 @@ def test_a_client_downloads_its_part_and_what_is_new_in_it():
     rows = ledger.close_round({0: 5, 1: 5}, change_bytes=9000, buffers_bytes=0, holdings={0: large, 1: large})
     assert down(rows) == {0: 24 + 1600, 1: 24 + 1600}
     again = Holding(100, 0, 2, 30)
-    rows = ledger.close_round(
-        {0: 5}, change_bytes=300, buffers_bytes=0, holdings={0: again}, query_bytes=(7, 11), is_last=True
-    )
-    assert down(rows) == {0: 24 + 400 + 30 + 11 + 300}
-    assert rows[0].uplink_bytes == 12
+    rows = ledger.close_round({0: 5}, change_bytes=300, buffers_bytes=0, holdings={0: again})
+    assert down(rows) == {0: 24 + 400 + 30}
+    assert ledger.closing(0, query_bytes=(7, 11)) == Closing(7, 11 + 300, 4024)
+
+
+def test_the_end_delivers_all_that_a_client_missed():
+    """Changes of 100, 200 and 300 with buffers of 64. Client 0 has begun before all of them, client 1 before the last,
+    client 2 when there is nothing to miss; what client 3 began is lost. No delivery is larger than the model."""
+    ledger = make()
+    ledger.start(0)
+    ledger.step(100, 64)
+    ledger.step(200, 64)
+    ledger.start(1)
+    ledger.start(3)
+    ledger.forget(3)
+    ledger.step(300, 64)
+    ledger.start(2)
+    ends = [ledger.closing(client) for client in (0, 1, 2, 3)]
+    assert [each.downlink_bytes for each in ends] == [664, 364, 0, 0]
+    assert [each.downlink_dense_bytes for each in ends] == [MODEL, MODEL, 0, 0]
+    assert ledger.start(1) == 364, "nothing was noted"
+    ledger.step(10**6, 64)
+    assert ledger.closing(0).downlink_bytes == MODEL
+
+
+def test_the_end_delivers_no_more_than_a_part():
+    """A part of 100 coordinates and 4 buffers; a change of 9,000."""
+    ledger = Ledger(parameters=1000, buffers=10)
+    ledger.start(0, Holding(100, 4, 1, 30))
+    ledger.step(9000, 24 + 16)
+    assert ledger.closing(0).downlink_bytes == (24 + 400) + (24 + 16)
+
+
+def test_a_download_that_never_began_is_as_if_it_had_not_been_asked_for():
+    """A client that was to start, and was given up on before: what it missed is charged when it starts indeed."""
+    ledger, part = Ledger(parameters=1000, buffers=0), Holding(100, 0, 1, 30)
+    noted = ledger.noted(0)
+    assert ledger.start(0, part) == 24 + 400 + 30
+    ledger.restore(0, noted)
+    assert ledger.start(0, part) == 24 + 400 + 30
+    ledger.step(50, 0)
+    noted = json.loads(json.dumps(ledger.noted(0)))
+    assert ledger.start(0, part) == 50
+    ledger.restore(0, noted)
+    assert ledger.start(0, part) == 50
 
 
 def test_who_chooses_the_mask_pays_for_what_it_looked_at():
