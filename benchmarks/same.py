@@ -83,7 +83,7 @@ CASES: dict[str, Case] = {
         {"prune": "magnitude:0.7", "prune_schedule": "iterative:0,2,1", "prune_rewind": True, "finetune_rounds": 1}
     ),
     "snip by client": Case({"prune": "snip:0.7,by=client", "uplink": "topk:0.2"}),
-    "gradient by server": Case({"prune": "gradient:0.5", **_BATCH_NORM}),
+    "gradient by server": Case({"prune": "gradient:0.5", "prune_schedule": "oneshot:2", **_BATCH_NORM}),
     "random": Case({"prune": "random:0.5", "downlink": "int8"}),
     "after": Case({"prune": "magnitude:0.6,by=after", "uplink": "bf16", "error_feedback": "none"}),
     "filters": Case({"prune": "filters:0.3", **_BATCH_NORM}),
@@ -101,7 +101,7 @@ CASES: dict[str, Case] = {
     "levels, plateau": Case(
         {
             **{"prune": "gradient:0.2", "capabilities": "groups:1.0x2+0.3x2", "recover": "plateau:1,0.5"},
-            **{"part_mean": "cohort", "val_fraction": 0.3},
+            **{"part_mean": "cohort", "val_fraction": 0.3, "prune_schedule": "oneshot:2"},
         }
     ),
     "width": Case({"prune": "width:1", "capabilities": "groups:1.0x1+0.5x3", "partition": "labels:3", **_BATCH_NORM}),
