@@ -1,13 +1,13 @@
 """Which run folder a run writes to, and which one it goes on with."""
 
 import dataclasses
+import itertools
 import json
 import re
 import time
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from .config import Config
 from .errors import ConfigError
@@ -87,25 +87,42 @@ def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:
 
     `--resume auto` takes over a folder that has no checkpoint yet.
     """
-    name = config.run_name
-    if name is None:
-        now = torch.tensor([int(time.time())])
-        if ranks.world_size > 1:
-            dist.broadcast(now, 0)
-        words = f"{config.dataset}-{config.model}-{config.uplink}-{config.server}"
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(int(now)))
-        name = f"{re.sub(r'[^A-Za-z0-9.=-]+', '_', words)}-{stamp}"
-    folder = Path(config.output_dir) / name
-    problem = torch.zeros(1, dtype=torch.int64)
+    told = torch.zeros(
+        3, dtype=torch.int64
+    )  # second of the start, folders of that name and second before, what is wrong
     if ranks.is_server:
-        try:
-            folder.mkdir(parents=True, exist_ok=config.resume == "auto")
-        except FileExistsError:
-            problem[0] = 1
-        except OSError:
-            problem[0] = 2
-    if int(ranks.sum(problem)) == 1:
+        told[0] = int(time.time())
+        told[1:] = torch.tensor(_make(config, int(told[0])))
+    second, before, problem = ranks.sum(told).tolist()
+    name = _name(config, second, before)
+    folder = Path(config.output_dir) / name
+    if problem == 1:
         raise ConfigError(f"--run-name {name}: {folder} exists; choose another name, or --resume auto to go on with it")
-    if int(problem):
+    if problem:
         raise ConfigError(f"--output-dir {config.output_dir}: cannot create a folder there")
     return folder, name
+
+
+def _make(config: Config, second: int) -> tuple[int, int]:
+    """Make the folder: how many of that name are there already, and what is wrong (1: it exists, 2: it cannot be made)."""
+    for before in itertools.count():
+        try:
+            folder = Path(config.output_dir) / _name(config, second, before)
+            folder.mkdir(parents=True, exist_ok=config.resume == "auto")
+            return before, 0
+        except FileExistsError:
+            # Jobs of an array start in the same second: each takes the next name that is free.
+            if config.run_name is not None:
+                return before, 1
+        except OSError:
+            return before, 2
+    raise AssertionError("there is always another name")
+
+
+def _name(config: Config, second: int, before: int) -> str:
+    """--run-name, or a name made from the options and the time."""
+    if config.run_name is not None:
+        return config.run_name
+    words = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{config.dataset}-{config.model}-{config.uplink}-{config.server}")
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(second))
+    return f"{words[:200]}-{stamp}" + (f"-{before + 1}" if before else "")

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import time
 
 import pytest
+import torch
 
 from fl.config import Config
 from fl.errors import ConfigError
-from fl.folder import continue_options
+from fl.folder import continue_options, create_folder
+from fl.ranks import Ranks
 
 STORED = Config(run_name="mine", rounds=5, lr=0.3, uplink="topk:0.5", threads=2)
 
@@ -78,3 +81,27 @@ def test_a_foreign_hook_cannot_be_resumed(folder):
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(STORED, hook="a:b"))))
     with pytest.raises(ConfigError, match="--hook a:b"):
         continue_options(Config(resume=str(folder)), frozenset())
+
+
+RANKS = Ranks(0, 1, 0, 1, torch.device("cpu"), torch.device("cpu"), "python", 1)
+
+
+def test_runs_that_start_in_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    """A clock that stands still, as for the jobs of an array: three folders, and no two the same."""
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    config = Config(output_dir=str(tmp_path), dataset="csv:/a/" + 300 * "long" + "/table.csv,target=y")
+    made = [create_folder(config, RANKS) for _ in range(3)]
+    assert [folder.name for folder, _ in made] == [name for _, name in made]
+    assert sorted(tmp_path.iterdir()) == sorted(folder for folder, _ in made)
+    assert [name.partition("20010909-014640")[2] for _, name in made] == ["", "-2", "-3"]
+
+
+def test_a_name_that_the_user_gave_is_not_changed(tmp_path):
+    """The second run of that name is refused; --resume auto takes the folder over."""
+    config = Config(output_dir=str(tmp_path), run_name="mine")
+    assert create_folder(config, RANKS) == (tmp_path / "mine", "mine")
+    with pytest.raises(ConfigError, match=r"--run-name mine: .* exists"):
+        create_folder(config, RANKS)
+    assert create_folder(dataclasses.replace(config, resume="auto"), RANKS) == (tmp_path / "mine", "mine")
+    with pytest.raises(ConfigError, match="--output-dir"):
+        create_folder(dataclasses.replace(config, output_dir="/dev/null/x"), RANKS)
