@@ -23,6 +23,7 @@ from compare_runs import Compared, make_compared, make_link, open_run
 from rich.console import Console
 
 from fl.errors import ConfigError, DataError
+from fl.paths import expanded
 
 
 class _Parser(argparse.ArgumentParser):
@@ -36,13 +37,13 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, of one data set")
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=expanded, help="run folders, of one data set")
     parser.add_argument("--link", default="fair", help="own, none, a profile (docs/clock.md) or Mbit/s (default: fair)")
     parser.add_argument("--compute", choices=("flops", "train_s"), help="how long training takes (default: flops)")
     parser.add_argument(
         "--target", type=float, help="validation score to reach (default: the lowest of the runs' best)"
     )
-    parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder of the results")
+    parser.add_argument("--output", type=expanded, default=Path("comparison"), help="folder of the results")
     return parser
 
 

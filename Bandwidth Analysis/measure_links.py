@@ -35,6 +35,7 @@ from rich.table import Table
 
 from compression.wire import HEADER_BYTES
 from fl.errors import ConfigError, DataError
+from fl.paths import expanded
 from fl.ranks import leave_group
 
 HERE = Path(__file__).parent
@@ -142,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Read the options, measure or predict, write and show the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="a model of the project (default: resnet18)")
-    parser.add_argument("--data-dir", help="folder with CIFAR-10 to take real updates from; without it they are noise")
+    parser.add_argument(
+        "--data-dir", type=expanded, help="folder with CIFAR-10 to take real updates from; without it they are noise"
+    )
     parser.add_argument("--clients", type=int, default=1, help="clients beside the server, a rank each (default: 1)")
     parser.add_argument("--mbits", type=float, nargs="+", default=[10, 100, 1000], help="speeds of the links, Mbit/s")
     parser.add_argument(
@@ -151,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=30,
         help="what one scheme may take on one link (default: 30), at least two exchanges",
     )
-    parser.add_argument("--output", type=Path, default=HERE / "links", help="folder for the results")
+    parser.add_argument("--output", type=expanded, default=HERE / "links", help="folder for the results")
     parser.add_argument("--predict-only", action="store_true", help="no links: the formula alone, marked as such")
     parser.add_argument("--latency-ms", type=float, default=0, help="with --predict-only: latency of the links")
     options = parser.parse_args(argv)

@@ -28,6 +28,7 @@ from fl.data.normalise import Normaliser
 from fl.engine.plain import PlainEngine
 from fl.experiment import read_experiment
 from fl.models import build_model
+from fl.paths import expanded
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments"
@@ -84,7 +85,7 @@ def sizes(weights: Tensor, statistics: Tensor, layout: Layout) -> dict[str, int]
 def main() -> None:
     """Measure every arm of the experiments that prunes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", default="data", help="folder with MNIST and CIFAR-10")
+    parser.add_argument("--data-dir", type=expanded, default="data", help="folder with MNIST and CIFAR-10")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = []

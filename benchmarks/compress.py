@@ -21,6 +21,7 @@ from updates import real_updates
 
 from compression import FlatBucket, Layout, make_codec
 from compression.wire import HEADER_BYTES, read_header
+from fl.paths import expanded
 
 DENSITIES = (0.1, 0.01, 0.001)
 FORMATS = (
@@ -159,10 +160,12 @@ def _copy_s(x: Tensor) -> float:
 def main() -> None:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="data", help="folder with CIFAR-10")
-    parser.add_argument("--updates", type=Path, default=Path("outputFolder/updates"), help="where the updates are kept")
+    parser.add_argument("--data-dir", type=expanded, default="data", help="folder with CIFAR-10")
+    parser.add_argument(
+        "--updates", type=expanded, default=Path("outputFolder/updates"), help="where the updates are kept"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "compress.csv")
+    parser.add_argument("--csv", type=expanded, default=Path(__file__).parent / "results" / "compress.csv")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     updates = real_updates(options.data_dir, options.updates, options.threads)

@@ -11,6 +11,7 @@ from updates import real_updates
 
 from compression import make_codec
 from compression.index import IndexFormat, encode_index
+from fl.paths import expanded
 
 DENSITIES = np.logspace(-4, np.log10(0.5), 16)
 INDEX = {"Elias-Fano": IndexFormat.ELIAS_FANO, "Rice": IndexFormat.RICE, "gaps + zstd": IndexFormat.GAPS}
@@ -25,10 +26,12 @@ def entropy(p: np.ndarray) -> np.ndarray:
 def main() -> None:
     """Measure and draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", default="data", help="folder with CIFAR-10")
-    parser.add_argument("--updates", type=Path, default=Path("outputFolder/updates"), help="where the updates are kept")
+    parser.add_argument("--data-dir", type=expanded, default="data", help="folder with CIFAR-10")
+    parser.add_argument(
+        "--updates", type=expanded, default=Path("outputFolder/updates"), help="where the updates are kept"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("docs/bits.png"))
+    parser.add_argument("--out", type=expanded, default=Path("docs/bits.png"))
     options = parser.parse_args()
     layout, x = real_updates(options.data_dir, options.updates, options.threads)["first"]
     order = x.abs().sort(descending=True, stable=True).indices

@@ -18,6 +18,7 @@ from common import machine, show
 
 from fl.clock.simulator import Simulator
 from fl.clock.staleness import weight
+from fl.paths import expanded
 from fl.seeds import numpy_generator
 
 CLIENTS = (100, 1_000, 10_000)
@@ -91,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=1_000_000, help="of each number of clients")
     parser.add_argument("--slices", type=int, default=20, help="parts of the events, timed in turn")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "events.csv")
+    parser.add_argument("--out", type=expanded, default=Path(__file__).parent / "results" / "events.csv")
     options = parser.parse_args()
     arrivals = max(1, options.events // options.slices // EVENTS_AN_ARRIVAL)
 

@@ -26,6 +26,7 @@ from compression.pruning.structured import shrink
 from fl.config import Config
 from fl.engine.plain import PlainEngine
 from fl.models import build_model
+from fl.paths import expanded
 
 SPARSITY = 0.4
 KINDS = ("full", "sub-model")
@@ -141,7 +142,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="processes for each peak")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/submodel.csv"))
+    parser.add_argument("--out", type=expanded, default=Path("benchmarks/results/submodel.csv"))
     parser.add_argument("--one", choices=(*KINDS, "time"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

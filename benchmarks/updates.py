@@ -38,10 +38,10 @@ _SETTING = Config(
 )
 
 
-def real_updates(data_dir: str, folder: Path, threads: int) -> dict[str, tuple[Layout, torch.Tensor]]:
+def real_updates(data_dir: str | Path, folder: Path, threads: int) -> dict[str, tuple[Layout, torch.Tensor]]:
     """The two updates, each with its layout, fp32 [11.2 M]; trained if `folder` does not hold them yet."""
     if not all((folder / f"{name}.safetensors").exists() for name in NAMES):
-        _train(dataclasses.replace(_SETTING, data_dir=data_dir, threads=threads), folder)
+        _train(dataclasses.replace(_SETTING, data_dir=str(data_dir), threads=threads), folder)
     found = {}
     for name in NAMES:
         tensors = load_file(folder / f"{name}.safetensors")

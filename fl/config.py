@@ -8,10 +8,17 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+_WHOLE = "(.*)"
+_CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*compute\s*=.*)?"
+_OWN_DATA = "(?:csv|imagefolder):([^,]*)(?:,.*)?"
 
-def option(default: Any, text: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A dataclass field with its help text and, for numbers, its inclusive range."""
-    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high})
+
+def option(
+    default: Any, text: str, *, low: float | None = None, high: float | None = None, path: str | None = None
+) -> Any:
+    """A dataclass field with its help text, for numbers its inclusive range, and for paths where in the value they stand:
+    the first group of a regular expression."""
+    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "path": path})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +29,11 @@ class DataOptions:
         "cifar10",
         "cifar10, mnist, femnist, tiny_imagenet, emotion, mental_state, temperature, digits, imagefolder:PATH, "
         "csv:PATH,target=COLUMN, or package.module:function",
+        path=_OWN_DATA,
     )
-    data_dir: str = option("data", "folder of all data sets; each is looked for in it and in DIR/<dataset>")
+    data_dir: str = option(
+        "data", "folder of all data sets; each is looked for in it and in DIR/<dataset>", path=_WHOLE
+    )
     download: bool = option(True, "fetch a missing data set where its source allows it")
     limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
     limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)
@@ -35,7 +45,9 @@ class DataOptions:
         None, "clients sampled each round (default: all); buffered and async: clients at work at once", low=1
     )
     sampling: str = option(
-        "uniform", "who takes part: uniform, samples, power:D, diurnal:PERIOD[s],SHARE, or a CSV file of who is up when"
+        "uniform",
+        "who takes part: uniform, samples, power:D, diurnal:PERIOD[s],SHARE, or a CSV file of who is up when",
+        path=_CSV_FILE,
     )
     val_fraction: float = option(
         0.1, "fraction of the training samples held out for decisions, unless the data set has its own", low=0, high=0.5
@@ -56,7 +68,7 @@ class ModelOptions:
     )
     stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
     norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
-    init: str | None = option(None, "safetensors file to start from instead of random weights")
+    init: str | None = option(None, "safetensors file to start from instead of random weights", path=_WHOLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +140,7 @@ class PruneOptions:
         "none",
         "fraction of the model that each client can hold: uniform:LOW,HIGH, groups:1.0x2+0.3x4, "
         "equal_time:FLOOR, online:FLOOR, or a CSV file",
+        path=_CSV_FILE,
     )
     part_mean: Literal["holders", "cohort"] = option(
         "holders", "the mean of a coordinate that not all hold: over its holders, or over all clients of the round"
@@ -155,7 +168,9 @@ class ServerOptions:
 class ClockOptions:
     """How fast clients compute and send, in virtual time."""
 
-    profiles: str = option("none", "none, a NAME, mix:good=0.5+2g=0.5, pr-fl, or a CSV file; see docs/clock.md")
+    profiles: str = option(
+        "none", "none, a NAME, mix:good=0.5+2g=0.5, pr-fl, or a CSV file; see docs/clock.md", path=_CSV_FILE
+    )
     deadline: float = option(0.0, "virtual seconds after which a round ends (0: when all have arrived)", low=0)
     over_select: float = option(1.0, "start so many times --clients-per-round, and take the first to arrive", low=1)
     late: Literal["drop", "carry"] = option("drop", "what becomes of an update that is late for its round")
@@ -176,11 +191,11 @@ class RunOptions:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train")
     threads: int | None = option(None, "CPU threads per rank (default: cores / local ranks)", low=1)
     engine: Literal["auto", "ddp", "accelerate", "deepspeed"] = option("auto", "what runs the local steps")
-    deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)")
-    output_dir: str = option("outputFolder", "folder of all run folders")
+    deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)", path=_WHOLE)
+    output_dir: str = option("outputFolder", "folder of all run folders", path=_WHOLE)
     run_name: str | None = option(None, "name of the run folder (default: made from the options and the time)")
     resume: str | None = option(
-        None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint"
+        None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint", path=_WHOLE
     )
     eval_every: int = option(1, "evaluate every this many rounds", low=1)
     checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)

@@ -28,6 +28,7 @@ from .judgement import Judgement, write_predictions
 from .layer_rows import layer_rows
 from .modes import is_buffered
 from .outcome import RoundOutcome
+from .paths import expand_paths
 from .ranks import Ranks, join_ranks
 from .record import Record
 from .replay import on_cpu_by_default, replaying
@@ -46,6 +47,7 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     `explicit`: names of the options that the user gave. Raises ConfigError, DataError or RoundError, each with one
     sentence for the user.
     """
+    config = expand_paths(config)
     check_options(config, explicit)
     config, folder = continue_options(config, explicit)
     config = reconcile(config, explicit)

@@ -16,6 +16,7 @@ from pathlib import Path
 from fl.errors import ConfigError
 from fl.experiment.matrix import matrix
 from fl.experiment.spec import read_experiment
+from fl.paths import expanded
 
 WARM_UP = 5  # steps
 
@@ -48,9 +49,9 @@ def step_times(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Print and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--experiment", type=Path, default=Path("experiments/cifar10_compression.yaml"))
+    parser.add_argument("--experiment", type=expanded, default=Path("experiments/cifar10_compression.yaml"))
     parser.add_argument("--runs", default="outputFolder", help="the experiment's --output-dir")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--out", type=expanded, default=Path(__file__).resolve().parent)
     options = parser.parse_args()
     table = []
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from fl.experiment.matrix import matrix
 from fl.experiment.spec import read_experiment
 from fl.export import export_run
+from fl.paths import expanded
 
 BITS = (8, 4)
 
@@ -21,10 +22,10 @@ BITS = (8, 4)
 def main() -> None:
     """Export, and write both tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--experiment", type=Path, default=Path("experiments/mnist_quantise.yaml"))
+    parser.add_argument("--experiment", type=expanded, default=Path("experiments/mnist_quantise.yaml"))
     parser.add_argument("--runs", default="outputFolder", help="the experiment's --output-dir")
     parser.add_argument("--data-dir", default="data", help="folder with MNIST")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
+    parser.add_argument("--out", type=expanded, default=Path(__file__).resolve().parent)
     options = parser.parse_args()
     experiment = read_experiment(options.experiment)
     rows = []

@@ -73,7 +73,7 @@ def reader(spec: str) -> Callable[[], Dataset]:
         task=task,
         with_target=horizon > 0,
     )
-    path = Path(stage.args[0]).expanduser()
+    path = Path(stage.args[0])
     single = "window" not in options
     return _Table(f"--dataset {spec}", path, names, window, horizon, step, test, val, single).load
 

@@ -231,7 +231,7 @@ def reader(spec: str) -> Callable[[], Dataset]:
     background = stage.options.get("background", _COLOURS[0])
     if background not in _COLOURS:
         raise SpecError(f"'{spec}': background must be {' or '.join(_COLOURS)}, not {background}")
-    path = Path(stage.args[0]).expanduser()
+    path = Path(stage.args[0])
     return _Folder(spec, path, _whole(stage, "size", _LEAST, _MOST) or _SIZE, channels, background, test).load
 
 

@@ -11,6 +11,7 @@ from compression.spec import nearest
 
 from ..errors import ConfigError, DataError, LaunchError, RoundError
 from ..launch import is_first_here
+from ..paths import expanded
 from ..terminal import lasting_output
 from .redraw import redraw
 from .runs import run_experiment
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = _parse(sys.argv[1:] if argv is None else argv)
         experiment = read_experiment(options.file)
         if options.redraw:
-            folder = Path(options.results or Path(options.output_dir) / experiment.name)
+            folder = expanded(options.results or str(Path(options.output_dir) / experiment.name))
             sys.stdout.write(f"{redraw(experiment, folder)}\n")
             return
         results = run_experiment(

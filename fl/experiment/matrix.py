@@ -9,6 +9,7 @@ from compression.spec import nearest
 
 from ..config import Config
 from ..errors import ConfigError
+from ..paths import expand, expand_paths
 from .spec import Arm, Experiment
 
 
@@ -33,6 +34,7 @@ def matrix(experiment: Experiment, *, data_dir: str, output_dir: str, threads: i
     The bits of a result depend on the number of threads, so it never depends on the machine: the file's, else
     `threads`, else 1. ConfigError if `threads` is less than 1 or is not what the file says.
     """
+    data_dir, output_dir = expand(data_dir, "--data-dir"), expand(output_dir, "--output-dir")
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads {threads} must be at least 1")
     for arm in experiment.arms:
@@ -42,7 +44,7 @@ def matrix(experiment: Experiment, *, data_dir: str, output_dir: str, threads: i
     runs = []
     for arm in experiment.arms:
         for seed in experiment.seeds:
-            config = Config(**arm.given)
+            config = expand_paths(Config(**arm.given))
             folder = Path(output_dir) / experiment.name / f"{arm.folder}-seed{seed}"
             config = dataclasses.replace(
                 config,

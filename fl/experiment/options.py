@@ -20,14 +20,15 @@ REFUSED = {
 _FREE = frozenset({"run_name", "resume", "quiet", "output_dir", "data_dir", "download", "checkpoint_every"})
 
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def plain_value(name: str, value: Any) -> Any:
-    """The value of option `name` as the file means it: YAML 1.1 reads 1e-3 as text, since it lacks a point."""
+    """The value of option `name` as it is meant: 1e-3 in quotes is a number all the same, and yes or off a switch."""
     kind = get_type_hints(Config)[name]
     if isinstance(value, str) and float in (kind, *get_args(kind)) and _EXPONENT.fullmatch(value):
         return float(value)
-    return value
+    return _SWITCHES.get(value.lower(), value) if kind is bool and isinstance(value, str) else value
 
 
 def first_difference(stored: Config, wanted: Config) -> str | None:

@@ -18,6 +18,7 @@ from ..engine.deepspeed_config import reconcile
 from ..engine.precision import resolve_precision
 from ..errors import ConfigError, DataError, RoundError
 from ..folder import stored_options
+from ..paths import expanded
 from ..ranks import Ranks, join_ranks
 from ..run import run as run_to_the_end
 from .matrix import Run, choose, matrix
@@ -46,7 +47,7 @@ def run_experiment(
     """
     runs = matrix(experiment, data_dir=data_dir, output_dir=output_dir, threads=threads)
     chosen = choose(experiment, runs, only, seeds)
-    target_folder = Path(results) if results is not None else Path(output_dir) / experiment.name
+    target_folder = expanded(results if results is not None else str(Path(output_dir) / experiment.name))
     # One group for all runs: to meet again for each takes time.
     with join_ranks(runs[0].config) as ranks:
         finished = _finished(runs, target_folder, ranks)

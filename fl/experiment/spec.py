@@ -12,9 +12,10 @@ from compression.spec import nearest
 from ..checks import check_options
 from ..config import Config
 from ..errors import ConfigError
+from ..paths import expand_paths, expanded
 from ..tasks import ACCURACY, SCORES, Score
+from ..yaml_file import load_yaml
 from .options import REFUSED, plain_value
-from .strict_yaml import load_yaml
 
 _KEYS = ("name", "description", "base", "vary", "arms", "seeds", "target")
 _NEEDED = ("name", "base", "vary", "arms", "seeds")
@@ -59,6 +60,7 @@ class Experiment:
 
 def read_experiment(path: Path) -> Experiment:
     """Read and check the file; ConfigError says in one sentence which key is wrong and what would be right."""
+    path = expanded(str(path))
     try:
         return parse_experiment(load_yaml(path))
     except ConfigError as error:
@@ -83,7 +85,7 @@ def parse_experiment(values: Any) -> Experiment:
     target = _target(values["target"], arms) if "target" in values else None
     for arm in arms:
         try:
-            check_options(config := Config(**arm.given), frozenset(arm.given))
+            check_options(config := expand_paths(Config(**arm.given)), frozenset(arm.given))
         except ConfigError as error:
             raise ConfigError(f"arms, '{arm.name}': {error}") from None
         if target is not None and config.val_fraction == 0:

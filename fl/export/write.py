@@ -19,6 +19,7 @@ from ..data.normalise import make_normaliser
 from ..data.split import divide
 from ..errors import ConfigError, DataError
 from ..evaluate import Forward, evaluate
+from ..paths import expand, expanded
 from ..quantise import MAX_BITS, MIN_BITS, dequantise, quantise
 from ..ranks import Ranks
 from ..tasks import make_task
@@ -40,15 +41,15 @@ def export_run(
     lie, if not where the run found them). `bits`: 4 to 8 for integer weights too, 0 for none; default: the run's own
     `--qat`. Raises ConfigError for a folder that holds no finished run and for other bits, DataError for missing data.
     """
-    folder = Path(folder)
+    folder = expanded(str(folder))
     config = _options(folder)
     bits = config.qat if bits is None else bits
     if bits and not MIN_BITS <= bits <= MAX_BITS:
         raise ConfigError(f"--bits {bits} must be 0 (no integers) or {MIN_BITS} to {MAX_BITS}")
     if data_dir is not None:
-        config = dataclasses.replace(config, data_dir=data_dir)
+        config = dataclasses.replace(config, data_dir=expand(data_dir, "--data-dir"))
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    return _Export(folder, Path(output or folder / "export"), config, bits).go()
+    return _Export(folder, expanded(str(output or folder / "export")), config, bits).go()
 
 
 def _options(folder: Path) -> Config:

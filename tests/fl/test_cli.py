@@ -44,6 +44,79 @@ def test_a_file_named_on_the_command_line_beats_the_environment(tmp_path, monkey
     assert parse([])[0].rounds == 3
 
 
+def test_the_command_line_beats_its_file_wherever_it_stands(tmp_path):
+    """Before the file and behind it; of two files the later counts."""
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("rounds: 7\nlr: 0.3\n")
+    second.write_text("rounds: 8\n")
+    for argv in (["--lr", "0.1", "--config", str(first)], [f"--config={first}", "--lr=0.1"]):
+        assert parse(argv)[0].lr == 0.1
+    assert parse(["--config", str(first), "--config", str(second)])[0] == Config(rounds=8, lr=0.3)
+
+
+def test_a_file_that_the_environment_names_is_beaten_by_other_variables(tmp_path, monkeypatch):
+    """LEANFED_CONFIG, then LEANFED_LR."""
+    path = tmp_path / "a.yaml"
+    path.write_text("rounds: 7\nlr: 0.3\n")
+    monkeypatch.setenv("LEANFED_CONFIG", str(path))
+    monkeypatch.setenv("LEANFED_LR", "1e-3")
+    assert parse([]) == (Config(rounds=7, lr=0.001), frozenset({"rounds", "lr"}))
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        *(("lr: 1e-3", 0.001), ("lr: 5e5", 5e5), ("lr: +.5", 0.5), ("lr: .inf", float("inf")), ("lr: 2", 2.0)),
+        *(
+            ("seed: 0o17", 15),
+            ("seed: 010", 10),
+            ("rounds: 1_000", 1000),
+            ("clients: null", None),
+            ("clients: ~", None),
+        ),
+        *(("run_name: off", "off"), ("run_name: 007", "007"), ("run_name: 1.50", "1.50"), ("run_name: 1e3", "1e3")),
+        *(("run_name: 2024-01-01", "2024-01-01"), ("run_name: null", None), ("run_name: 'a: b'", "a: b")),
+        *(("quiet: yes", True), ("quiet: Off", False), ("download: 'false'", False), ("batch-size: 3", 3)),
+    ],
+)
+def test_values_in_a_file_mean_what_the_option_takes(tmp_path, line, value):
+    """Numbers as in YAML 1.2 where a number is wanted, the text as it stands where text is, yes and off for a switch; and
+    the same in a variable of the environment."""
+    path = tmp_path / "a.yaml"
+    path.write_text(line)
+    name = line.partition(":")[0].replace("-", "_")
+    config, explicit = parse(["--config", str(path)])
+    assert (getattr(config, name), explicit) == (value, {name})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "must hold options"),
+        ("# nothing\n", "must hold options"),
+        ("- lr: 1\n", "must hold options"),
+        ("lr: 1\nlr: 2\n", "'lr' is given twice"),
+        ("batch-size: 1\nbatch_size: 2\n", "'batch_size' is given twice"),
+        ("lr: [1, 2]", "lr must have one value"),
+        ("config: b.yaml", "no option 'config'"),
+        ("rounds: 1:30", "--rounds 1:30 must be a whole number"),
+        ("rounds: 1e1", "--rounds 1e1 must be a whole number"),
+        ("rounds: true", "--rounds true must be a whole number"),
+        ("lr: 0,5", "--lr 0,5 must be a number"),
+        ("quiet: 1", "--quiet 1 must be true or false"),
+        ("output_dir: null", "--output-dir null must be text"),
+        ("server: null", "--server null must be"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused_in_one_sentence(tmp_path, text, words):
+    """It names the file or the option."""
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        parse(["--config", str(path)])
+    assert "\n" not in str(caught.value)
+
+
 def test_print_config_can_be_read_back(tmp_path, capsys):
     """What --print_config prints is a --config file of the same options."""
     with pytest.raises(SystemExit) as stopped:

@@ -1,0 +1,46 @@
+"""Paths as people write them: `~`, `$VAR` and `${VAR}` in options are expanded, wherever the option comes from."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from .config import Config
+from .errors import ConfigError
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def expand(path: str, where: str) -> str:
+    """`path` with its home folder and variables; ConfigError, which begins with `where`, if there are none of that name."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise ConfigError(f"{where} {path}: there is no environment variable {name}")
+        return os.environ[name]
+
+    if "${" in _VARIABLE.sub("", path):
+        raise ConfigError(f"{where} {path}: a variable is $NAME or ${{NAME}}")
+    expanded = os.path.expanduser(_VARIABLE.sub(value, path))
+    if expanded.startswith("~"):
+        raise ConfigError(f"{where} {path}: there is no user {Path(expanded).parts[0][1:]}")
+    return expanded
+
+
+def expand_paths(config: Config) -> Config:
+    """`config` with the paths in it expanded: those of the options that `fl.config` declares with `path`."""
+    changes = {}
+    for field in dataclasses.fields(config):
+        value, pattern = getattr(config, field.name), field.metadata["path"]
+        match = re.fullmatch(pattern, value) if pattern and isinstance(value, str) else None
+        if match is not None:
+            option = f"--{field.name.replace('_', '-')}"
+            expanded = expand(match[1], option)
+            changes[field.name] = value[: match.start(1)] + expanded + value[match.end(1) :]
+    return dataclasses.replace(config, **changes)
+
+
+def expanded(text: str) -> Path:
+    """For `type=` of an argparse option: the path, expanded."""
+    return Path(expand(text, "path"))

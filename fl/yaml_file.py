@@ -1,0 +1,107 @@
+"""YAML files as this program reads them: numbers, booleans and null as in YAML 1.2, and no key twice.
+
+YAML 1.1, PyYAML's own, reads 1e-3 as text, 010 as 8, 1:30 as 90 and off as false. Of it only 10_000 and << are kept.
+"""
+
+import codecs
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import ConfigError
+
+_CORE = {
+    "null": ("~|null|Null|NULL|", "~nN\0"),
+    "bool": ("true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": ("[-+]?[0-9]+(?:_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "merge": ("<<", "<"),
+}
+_MOST_NODES, _DEEPEST = 100_000, 100
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
+    """All values with their types."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 (PyYAML's own way)
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _count(node, {}) > _MOST_NODES:
+            raise ConfigError(f"has more than {_MOST_NODES} entries once its aliases are written out")
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise ConfigError(f"the key '{key.value}' is given twice; keep one of them")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_whole(self, node: yaml.ScalarNode) -> int:
+        text = node.value
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+
+
+class _Texts(_Loader):
+    """All values but null as the text that stands in the file."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+
+for _tag, (_pattern, _first) in _CORE.items():
+    for _class in (_Loader, _Texts) if _tag in ("null", "merge") else (_Loader,):
+        _starts = ["" if letter == "\0" else letter for letter in _first]
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), _starts)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """How many nodes there are below, an alias counted as often as it stands there; ConfigError for one inside itself."""
+    if id(node) not in counts:
+        counts[id(node)] = 0
+        below = node.value if isinstance(node, yaml.SequenceNode) else []
+        below = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else below
+        counts[id(node)] = 1 + sum(_count(each, counts) for each in below)
+    elif not counts[id(node)]:
+        raise ConfigError("has an alias that stands inside of what it means")
+    return counts[id(node)]
+
+
+def parse_yaml(text: str, *, texts: bool = False) -> Any:
+    """What YAML text means, as plain Python values; `texts` as in `load_yaml`. ConfigError if it is not YAML."""
+    try:
+        depth = 0
+        for event in yaml.parse(text, _SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ConfigError(f"is nested more than {_DEEPEST} deep")
+        return yaml.load(text, _Texts if texts else _Loader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"is not YAML: {' '.join(problem.split())}{where}") from None
+
+
+def load_yaml(path: Path, *, texts: bool = False) -> Any:
+    """What the file holds, as plain Python values; ConfigError if it cannot be read or is not YAML.
+
+    `texts`: values as they are written, for who knows what is meant: 007 or off may be a name.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"is not text in UTF-8 (byte {error.start + 1}): save it in that encoding") from None
+    return parse_yaml(text, texts=texts)
