@@ -6,15 +6,17 @@ after every rank has its files on disk: a checkpoint without a manifest does not
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from .errors import DataError
+from .names import readable
 from .ranks import Ranks
 from .to_host import to_host
 
@@ -49,25 +51,26 @@ class Checkpoints:
         *,
         server: dict[str, Tensor],
         client_files: dict[int, str],
-        record: dict[str, int],
+        record: Callable[[], tuple[dict[str, int], dict[str, Any]]],
         accounts: dict[str, Any],
         plan: dict[str, Any],
-        last_round: dict[str, Any] | None = None,
     ) -> None:
-        """Write a checkpoint; collective. `server`, `record`, `accounts` and `last_round` are used on rank 0
-        alone.
+        """Write a checkpoint; collective. `server`, `record` and `accounts` are used on rank 0 alone.
 
-        `client_files`: the file of each client that has a state; this rank's own are written already.
+        `client_files`: the file of each client that has a state; this rank's own are written already. `record`: adds the
+        round to the csv files and returns their lengths and the last round; called when only the manifest is still to be
+        written, so that the time of a round holds its checkpoint.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = f"{next_round:06d}"
         server_file = f"server-{stamp}.safetensors"
         if self.ranks.is_server:
-            _write(self.folder / server_file, _to_bytes(server))
+            write_bytes(self.folder / server_file, _to_bytes(server))
         self.ranks.wait_for_all()
-        manifest = Manifest(next_round, server_file, client_files, record, accounts, plan, last_round or {})
         if self.ranks.is_server:
-            _write(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
+            lengths, last_round = record()
+            manifest = Manifest(next_round, server_file, client_files, lengths, accounts, plan, last_round)
+            write_bytes(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
         self.ranks.wait_for_all()
         self._forget_old()
 
@@ -125,7 +128,7 @@ def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint's file, on the CPU; DataError if it cannot be read."""
     try:
-        return load_file(path)
+        return read_tensors(path)
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"checkpoint file {path} cannot be read ({error}); with several machines, "
@@ -133,24 +136,33 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
+    return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file atomically."""
-    _write(path, _to_bytes(tensors))
+    write_bytes(path, _to_bytes(tensors))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    _write(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(path.name + f".{os.getpid()}.part")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, say, on which the part must not stay
+        temporary.unlink(missing_ok=True)
+        raise
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -1,6 +1,7 @@
 """Everything that can be refused before a run starts, and the defaults that depend on other options."""
 
 import dataclasses
+import os
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from compression import Sender, make_codec
@@ -23,6 +24,7 @@ from .foreign_hook import check_hook
 from .launch import detect_launcher
 from .models import check_model
 from .modes import check_mode, parse_mode
+from .names import readable
 from .pruning.checks import check_pruning
 from .quantise import MAX_BITS, MIN_BITS
 from .recovery import parse_recovery
@@ -34,6 +36,7 @@ from .uplink import Uplink
 from .uplink_shares import check_uplink_shares, parse_uplink_shares
 
 _CLIENTS_OF_ONE_PROCESS = 4
+_LONGEST_NAME = 255  # of a file or folder, in bytes, on all usual file systems
 
 
 def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> None:
@@ -53,6 +56,8 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
         raise ConfigError("--resume auto needs --run-name: the name of the run to go on with if it has a checkpoint")
     if config.run_name is not None and ("/" in config.run_name or config.run_name in ("", ".", "..")):
         raise ConfigError(f"--run-name '{config.run_name}' must be the name of one folder inside --output-dir")
+    if config.run_name is not None and config.resume in (None, "auto"):
+        _check_run_name(config.run_name)
     if config.hook is not None:
         if config.exchange != "hook":
             raise ConfigError(f"--hook {config.hook} works with --exchange hook, not --exchange {config.exchange}")
@@ -72,6 +77,15 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
         _check_one_momentum(config)
     if config.mode == "step":
         _check_step_mode(config)
+
+
+def _check_run_name(name: str) -> None:
+    if readable(name) != name:
+        raise ConfigError(f"--run-name '{readable(name)}' must hold no control character, and be UTF-8")
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        raise ConfigError(
+            f"--run-name {name[:40]}... must have at most {_LONGEST_NAME} bytes, not {len(os.fsencode(name))}"
+        )
 
 
 def _check_one_momentum(config: Config) -> None:

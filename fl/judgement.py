@@ -1,16 +1,19 @@
 """All that an evaluated round is judged by, and how it goes into the tables."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .checkpoint import write_bytes
 from .client_eval import ClientScores, client_columns
 from .data.dataset import Split
 from .errors import DataError
 from .evaluate import Evaluation
+from .names import readable
 from .tasks import Classification, Task
 
 MOST_CLASSES = 100
@@ -56,15 +59,17 @@ def write_predictions(folder: Path, task: Task, test: Split, evaluation: Evaluat
         if task.classes > MOST_CLASSES:
             return None
         counts = task.confusion(evaluation.predictions, y).tolist()
-        rows = [[name, *row] for name, row in zip(task.class_names, counts, strict=True)]
-        return _write(folder / CONFUSION, ["class", *task.class_names], rows)
+        names = [readable(name) for name in task.class_names]
+        rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
+        return _write(folder / CONFUSION, ["class", *names], rows)
     pairs = torch.stack((y.double(), evaluation.predictions), dim=1).tolist()
     return _write(folder / PREDICTIONS, ["target", "prediction"], pairs)
 
 
 def _write(path: Path, header: list[str], rows: list[list[Any]]) -> Path:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_bytes(path, text.getvalue().encode())
     return path
 
 

@@ -45,6 +45,7 @@ def metrics_columns(task: Task, *, clients: bool = False) -> tuple[str, ...]:
 
 Rows = tuple[dict[str, Any], list[dict[str, Any]]]
 """The columns of a round in metrics.csv, and its rows in clients.csv."""
+_ERRORS = "backslashreplace"  # names of layers and files may hold what is no UTF-8
 
 
 class Table:
@@ -55,12 +56,12 @@ class Table:
         self.path = path
         self.columns = columns
         if keep_bytes is None:
-            self._file = open(path, "w", newline="")  # noqa: SIM115 - it stays open for the whole run
+            self._file = open(path, "w", newline="", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115 - it stays open for the whole run
             csv.writer(self._file).writerow(columns)
         else:
             with open(path, "r+b") as file:
                 file.truncate(keep_bytes)
-            self._file = open(path, "a", newline="")  # noqa: SIM115
+            self._file = open(path, "a", newline="", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
         self.flush()
 
@@ -82,6 +83,11 @@ class Table:
         """Flush and close the file."""
         self.flush()
         self._file.close()
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """On a full disk the line is lost, and no traceback of it is printed."""
 
 
 class Record:
@@ -114,7 +120,7 @@ class Record:
         self.log = logging.getLogger("leanfed")
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
-        self._handler = logging.FileHandler(folder / "run.log", mode="a" if keep else "w")
+        self._handler = _LogFile(folder / "run.log", "a" if keep else "w", encoding="utf-8", errors=_ERRORS)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         self.log.addHandler(self._handler)
 
@@ -185,5 +191,5 @@ class Record:
 
 def read_metrics(folder: Path) -> list[dict[str, float | None]]:
     """The rows of metrics.csv as numbers; empty cells are None."""
-    with open(folder / "metrics.csv", newline="") as file:
+    with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
         return [{name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(file)]

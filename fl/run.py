@@ -1,9 +1,11 @@
 """A whole run: from options to a run folder with results."""
 
 import dataclasses
+import errno
 import json
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from .client_states import ClientStates
 from .config import Config
 from .deadline import DeadlineRounds
 from .engine.deepspeed_config import reconcile
-from .errors import ConfigError
+from .errors import ConfigError, RoundError
+from .evaluate import Evaluation
 from .federated_rounds import FederatedRounds
 from .federation import Federation
 from .folder import continue_options, create_folder
@@ -30,13 +33,13 @@ from .modes import is_buffered
 from .outcome import RoundOutcome
 from .paths import expand_paths
 from .ranks import Ranks, join_ranks
-from .record import Record
+from .record import Record, Rows
 from .replay import on_cpu_by_default, replaying
 from .resume_checks import refuse_other_model, refuse_other_samples, samples_sha256
 from .rounds import Rounds
 from .step_mode import StepMode
 from .summary import write_summary
-from .terminal import lasting_output, say
+from .terminal import lasting_output, say, try_to_write
 from .trackers import Trackers
 
 
@@ -66,7 +69,14 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
         if folder is None:
             folder, name = create_folder(config, ranks)
             federation.config = dataclasses.replace(federation.config, run_name=name)
-        return _Run(federation, rounds, folder, digest, resumed=resumed).go()
+        try:
+            return _Run(federation, rounds, folder, digest, resumed=resumed).go()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            goes_on = Checkpoints(folder, ranks).next_round() >= 0
+            remedy = f"--resume {folder} goes on after the last checkpoint" if goes_on else "begin the run again"
+            raise RoundError(f"{folder} cannot be written to ({error.strerror}): make room, then {remedy}") from None
 
 
 def _rounds(federation: Federation) -> Rounds:
@@ -93,6 +103,7 @@ class _Run:
         self.rounds = rounds
         self.states = ClientStates(self.checkpoints.folder, self.ranks, rounds)
         self.first_round = 0
+        self.tested: Evaluation | None = None  # the test split, after the last round
         self.now = 0.0  # virtual seconds, where anything goes by them
         self._by_time = federation.sampler.by_time or rounds.learns
         manifest = self._load() if resumed else None
@@ -171,6 +182,8 @@ class _Run:
         finished = time.perf_counter()
         metrics: dict[str, Any] = {}
         clients: list[dict[str, Any]] = []
+        onward: Rows = {}, []
+        layers: list[dict[str, Any]] | None = None
         if self.record is not None:
             train_s = self._busiest_rank_s(outcome)
             ending = Ending(self.rounds.query_bytes, self.rounds.unfinished()) if is_last else None
@@ -183,30 +196,38 @@ class _Run:
             entry, going_on = self.accounts.book(round_, outcome, ending)
             measured = {
                 "round": round_,
-                "time_s": finished - started,
+                "time_s": None,  # known when all else of the round is done
                 "train_s": train_s,
                 "exchange_s": max(0.0, exchanged - started - train_s),
                 "eval_s": finished - exchanged,
                 **judged.columns(self.federation.task),
             }
             metrics, clients = {**measured, **entry.metrics}, entry.clients
+            onward = ({**measured, **going_on.metrics}, going_on.clients)
             if is_last:
-                self.record.end_run((metrics, clients), ({**measured, **going_on.metrics}, going_on.clients))
+                self.record.end_run((metrics, clients), onward)
             layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
-            self.record.add_round(metrics, clients, layers, judged.rows(round_))
             self._tell_stuck(round_, outcome)
-            if self.trackers is not None:
-                self.trackers.log(metrics)
-            if is_last and judged.test is not None:
-                write_predictions(self.folder, self.federation.task, self.federation.test, judged.test)
         self._tell_times(round_, metrics, clients)
         # The evaluation that ends a run decides nothing: a longer run would not have made it.
         self.rounds.evaluated(round_, judged.score(self.federation.task) if is_due else None)
         trained = cohort if outcome.trained is None else outcome.trained
         self.states.end_round(trained if self.rounds.has_client_state else ())
         every = self.config.checkpoint_every
+
+        def add_round() -> tuple[dict[str, int], dict[str, Any]]:
+            assert self.record is not None  # this is rank 0
+            metrics["time_s"] = onward[0]["time_s"] = time.perf_counter() - started
+            self.record.add_round(metrics, clients, layers, judged.rows(round_))
+            return self.record.sizes(), self.record.last_round
+
         if every and (is_last or (round_ + 1) % every == 0):
-            self._save(round_ + 1)
+            self._save(round_ + 1, add_round)
+        elif self.record is not None:
+            add_round()
+        if self.trackers is not None:
+            self.trackers.log(metrics)
+        self.tested = judged.test
         return metrics
 
     def _tell_times(self, round_: int, metrics: dict[str, Any], clients: list[dict[str, Any]]) -> None:
@@ -242,15 +263,14 @@ class _Run:
             busy[self.ranks.owner(report.client)] += report.train_s
         return max(busy.values())
 
-    def _save(self, next_round: int) -> None:
+    def _save(self, next_round: int, record: Callable[[], tuple[dict[str, int], dict[str, Any]]]) -> None:
         self.checkpoints.save(
             next_round,
             server=self.rounds.server_state() if self.ranks.is_server else {},
             client_files=self.states.save(next_round),
-            record=self.record.sizes() if self.record is not None else {},
+            record=record,
             accounts=self.accounts.state_dict(),
             plan=self.rounds.plan(),
-            last_round=self.record.last_round if self.record is not None else {},
         )
 
     def _load(self) -> Manifest:
@@ -269,6 +289,32 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         self.states.close()
+        summary = self._write_results()
+        if self.tested is None:  # the run goes on after its last round
+            self.tested = self.federation.evaluate(self.federation.test)
+        if self.record is None:
+            return {}
+        # Nothing is lost from here on: the model, the last checkpoint and the summary are on disk.
+        if self.trackers is not None:
+            self.trackers.summarise(summary)
+        tested, task = self.tested, self.federation.task
+        resumable = self.config.checkpoint_every > 0 and self.config.hook is None
+        again = f"--resume {self.folder} writes" if resumable else "fl.report.write_report draws"
+        remedy = f"the model and summary.json are whole, and {again} what is missing"
+        if tested is not None:
+            try_to_write(
+                "what the model says of the test samples",
+                lambda: write_predictions(self.folder, task, self.federation.test, tested),
+                remedy,
+            )
+        from .report import try_report
+
+        try_report(self.folder, remedy)
+        self.record.log.info("ends: test %s %s", task.score.title, summary[f"final_test_{task.score.name}"])
+        return summary
+
+    def _write_results(self) -> dict[str, Any]:
+        """The final model, then the summary."""
         if self.record is None:
             return {}
         state = self.federation.state
@@ -282,15 +328,7 @@ class _Run:
             "device": _device_name(self.ranks.device),
             "torch": torch.__version__,
         }
-        summary = write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
-        if self.trackers is not None:
-            self.trackers.summarise(summary)
-        from .report import write_report
-
-        write_report(self.folder)
-        score = self.federation.task.score
-        self.record.log.info("ends: test %s %s", score.title, summary[f"final_test_{score.name}"])
-        return summary
+        return write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,9 +1,10 @@
 """What a run says beside its files: on standard error, which may be closed, or nobody's any more."""
 
 import contextlib
+import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -13,6 +14,19 @@ def say(sentence: str) -> None:
     """One line on standard error, above a progress bar; lost where nobody reads it."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # broken, closed, none
         tqdm.write(sentence, file=sys.stderr)
+
+
+def try_to_write(what: str, write: Callable[[], object], remedy: str) -> None:
+    """Write what a run can do without. Whatever goes wrong, its results are whole: a sentence says what is missing and
+    why, and the `remedy`; the log has the traceback too."""
+    try:
+        write()
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        why = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        sentence = f"{what} could not be written ({why}); {remedy}"
+        logging.getLogger("leanfed").warning("%s", sentence, exc_info=True)
+        say(sentence)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from ..folder import stored_options
 from ..paths import expanded
 from ..ranks import Ranks, join_ranks
 from ..run import run as run_to_the_end
+from ..terminal import try_to_write
 from .matrix import Run, choose, matrix
 from .options import first_difference
 from .results import Results, read_results
@@ -78,15 +79,17 @@ def _write_results(experiment: Experiment, runs: tuple[Run, ...], folder: Path) 
     if results.rows:
         from .report import write_report
 
-        write_report(results)
+        try_to_write(
+            "figure or report of the experiment", lambda: write_report(results), "the same command writes them"
+        )
     return results
 
 
 def _draw(folder: Path) -> None:
     """The pictures of a run that was killed between its last round and these."""
-    from ..report import write_report
+    from ..report import try_report
 
-    write_report(folder)
+    try_report(folder, "the same command draws them")
 
 
 def _finished(runs: tuple[Run, ...], results: Path, ranks: Ranks) -> list[Run]:

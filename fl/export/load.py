@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compression import Layout, PayloadError
 from compression.pruning.axes import fit
 
+from ..checkpoint import read_tensors
 from ..errors import ConfigError, DataError
 from ..quantise import IntegerWeights, dequantise, fake_quantise, weight_names
 from .payload import unpack
@@ -43,7 +43,7 @@ def load(folder: str | Path, kind: str = "model") -> nn.Module:
     model = structure.build()
     try:
         if kind == "small":
-            _load_shrunk(model, load_file(path))
+            _load_shrunk(model, read_tensors(path))
         elif kind.startswith("quantised"):
             weights = _integers(path, model, structure)
             model.load_state_dict({**_counters(model), **dequantise(weights)})
@@ -52,7 +52,7 @@ def load(folder: str | Path, kind: str = "model") -> nn.Module:
             floats = unpack(path.read_bytes(), [Layout.of(_floats(model).items())])[0]
             model.load_state_dict({**_counters(model), **floats})
         else:
-            model.load_state_dict(load_file(path))
+            model.load_state_dict(read_tensors(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): was it exported?") from None
     except (SafetensorError, PayloadError, RuntimeError, KeyError) as error:
@@ -104,7 +104,7 @@ def _integers(path: Path, model: nn.Module, structure: Structure) -> IntegerWeig
     if path.suffix == ".leanfed":
         levels, others = unpack(path.read_bytes(), [first, second])
     else:
-        state = load_file(path)
+        state = read_tensors(path)
         levels = {name: state.pop(name) for name in first.names}
         others = state
     most = (1 << (structure.bits - 1)) - 1

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from compression.pruning.dead import Reduced, remove_dead
 
-from ..checkpoint import write_json, write_tensors
+from ..checkpoint import read_tensors, write_json, write_tensors
 from ..config import Config
 from ..data import Split, load_dataset
 from ..data.normalise import make_normaliser
@@ -93,7 +92,7 @@ class _Export:
     def _final_state(self) -> dict[str, Tensor]:
         path = self.folder / "final_model.safetensors"
         try:
-            return load_file(path)
+            return read_tensors(path)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path} cannot be read ({error}): only a finished run can be exported") from None
 

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fl.figures.run_data import Column
+from fl.names import readable
 
 INK, SOFT, GRID = "#1f2933", "#5d6975", "#e3e7eb"
 BLUE, ORANGE, GREEN, GREY = "#2463a6", "#d9702b", "#2f9177", "#7d8791"
@@ -48,7 +49,8 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
 
 
 def shorten(text: str, length: int) -> str:
-    """`text`, cut to `length` characters with an ellipsis."""
+    """`text` in one readable line, cut to `length` characters with an ellipsis."""
+    text = readable(text)
     return text if len(text) <= length else text[: length - 1].rstrip(" ·") + "…"
 
 
@@ -72,7 +74,7 @@ def legend(axes: Axes, *, columns: int = 3) -> None:
     handles = [each for each in (*drawn, *axes.containers) if not _UNNAMED.fullmatch(str(each.get_label()))]
     if not handles:
         return
-    labels = [str(each.get_label()) for each in handles]
+    labels = [readable(str(each.get_label())) for each in handles]
     made = axes.legend(
         handles,
         labels,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import write_bytes
 from .template import PAGE, SCRIPT, STYLE
 
 _PIXELS = 1500  # as many as a wide screen shows; the files beside the page have more
@@ -104,5 +105,5 @@ class Page:
 
     def write(self, path: Path) -> Path:
         """Write the page to `path`, and return it."""
-        path.write_text(self.html(), encoding="utf-8")
+        write_bytes(path, self.html().encode("utf-8", "backslashreplace"))  # a path may hold what is no UTF-8
         return path

@@ -1,13 +1,15 @@
 """Checkpoints on disk, without a run."""
 
+import errno
 import json
+import os
 from collections.abc import Iterable
 from typing import cast
 
 import pytest
 import torch
 
-from fl.checkpoint import Checkpoints, write_json
+from fl.checkpoint import Checkpoints, write_bytes, write_json
 from fl.client_states import ClientStates
 from fl.errors import DataError
 from fl.ranks import Ranks
@@ -58,7 +60,7 @@ def save(checkpoints: Checkpoints, next_round: int, states: ClientStates) -> Non
         next_round,
         server={"parameters": torch.full((3,), float(next_round))},
         client_files=states.save(next_round),
-        record={"metrics": next_round * 10},
+        record=lambda: ({"metrics": next_round * 10}, {}),
         plan={},
         accounts={"seen": [[0, next_round]]},
     )
@@ -194,3 +196,16 @@ def test_a_newer_format_is_refused(tmp_path):
     write_json(path, {**json.loads(path.read_text()), "format": 99})
     with pytest.raises(DataError, match="format 99"):
         checkpoints.latest()
+
+
+def test_a_file_that_cannot_be_written_leaves_no_part(tmp_path, monkeypatch):
+    """The disk is full when the bytes are forced there: the old file stays, and nothing beside it."""
+    write_bytes(tmp_path / "a.json", b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(tmp_path / "a.json", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.json", b"old")]

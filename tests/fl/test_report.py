@@ -6,6 +6,7 @@ by hand and compared with what lies on the axes.
 
 import csv
 import logging
+import os
 import struct
 import subprocess
 import sys
@@ -15,12 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_hex
 
 from fl import report
+from fl.data import Split
+from fl.evaluate import Evaluation
 from fl.figures import accuracy, dashboard, judgements, partition, style, timeline, timing, traffic
 from fl.figures.run_data import read_run
+from fl.judgement import read_predictions, write_predictions
 from fl.report import write_report
+from fl.tasks import Classification
 from tests.fl.figures.run_folder import METRICS, NAMES, axes_of, line, make_run
 
 
@@ -224,3 +230,42 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> 
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300)
+
+
+def test_a_figure_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises: all the others are there, the page too, and the failure is told."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(timing, "draw_time_per_round", broken)
+    folder = make_run(tmp_path / "run")
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        write_report(folder, dpi=20)
+    assert sorted(path.name for path in folder.glob("*.png")) == sorted(set(NAMES) - {"time_per_round.png"})
+    assert (folder / "report.html").exists()
+
+
+def test_names_that_others_chose(tmp_path: Path) -> None:
+    """A folder and classes of any name there can be. Oracle: all figures, none of which is cut short or reads a formula."""
+    folder = make_run(tmp_path / os.fsdecode(b"caf\xe9 $x_{\n"))
+    names = [
+        "$x^",
+        "_",
+        "a\nb",
+        "\N{PILE OF POO}",
+        "\N{HEBREW LETTER ALEF}" * 3,
+        "x" * 1000,
+        "\u202e",
+        "nul\0",
+        "\udce9",
+    ]
+    counts = torch.eye(len(names), dtype=torch.int64)
+    y = torch.arange(len(names))
+    write_predictions(folder, Classification(len(names), tuple(names)), Split(y[:, None].float(), y), Evaluation({}, y))
+    assert len(write_report(folder, dpi=20)) == 7
+    assert (folder / "report.html").stat().st_size > 10_000
+    found = read_predictions(folder / "confusion.csv")
+    assert found is not None
+    assert found[1] == counts.tolist()
+    assert found[0][2:3] + found[0][-3:] == ["a\\nb", "\\u202e", "nul\\x00", "\\xe9"]
