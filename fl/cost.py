@@ -49,12 +49,7 @@ def local_cost(
     and without the CPU's own fused operators, so that the figures are the same everywhere. None for a model that cannot
     run without values.
     """
-    try:
-        forward = flops(model, torch.empty(1, *sample_shape, device="meta"))
-        return LocalCost(3 * forward, _memory_bytes(model, sample_shape, options, dtype, loss, targets))
-    except Exception:
-        # The model may be anybody's: what it raises when it looks at values that are not there is not for us to say.
-        return None
+    return Costs(options, sample_shape, dtype, loss=loss, targets=targets).of(model)
 
 
 class Costs:
@@ -74,22 +69,32 @@ class Costs:
         self.dtype = dtype
         self.loss, self.targets = loss, targets
         self._known: dict[tuple[Any, ...], LocalCost | None] = {}
+        self._why = ""
 
     def of(self, model: nn.Module) -> LocalCost | None:
-        """As `local_cost`."""
+        """As `local_cost`; the log says why there is none."""
         key = tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
         if key not in self._known:
-            self._known[key] = local_cost(
-                model, self.sample_shape, self.options, self.dtype, loss=self.loss, targets=self.targets
-            )
+            try:
+                self._known[key] = self._cost(model)
+            except Exception as error:
+                # The model may be anybody's, and raise anything when it looks at values that are not there.
+                self._why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                logging.getLogger("leanfed").info("the cost of training is not known: %s", self._why)
+                self._known[key] = None
         return self._known[key]
+
+    def _cost(self, model: nn.Module) -> LocalCost:
+        forward = flops(model, torch.empty(1, *self.sample_shape, device="meta"))
+        memory = _memory_bytes(model, self.sample_shape, self.options, self.dtype, self.loss, self.targets)
+        return LocalCost(3 * forward, memory)
 
     def each(self, models: Sequence[nn.Module], trained: Sequence[int]) -> list[float]:
         """`flops`, for a clock; ConfigError where they are not known."""
         known = [count for count in self.flops(models, trained) if count is not None]
         if len(known) < len(models):
             raise ConfigError(
-                "--profiles: this model's operations cannot be counted, so its training has no virtual time"
+                f"--profiles: this model's operations cannot be counted ({self._why}), so its training has no virtual time"
             )
         return [float(count) for count in known]
 

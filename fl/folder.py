@@ -13,13 +13,13 @@ from .config import Config
 from .errors import ConfigError
 from .ranks import Ranks
 
-# What may differ when a run is continued: none of it changes a result, except that more rounds may follow.
-_FREE = frozenset(
+FREE = frozenset(
     {
-        *("resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "rounds", "checkpoint_every"),
+        *("resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "checkpoint_every"),
         *("tensorboard", "track"),
     }
 )
+"""Options in which two runs that count as the same may differ, and a run that goes on from how it began."""
 
 
 def stored_options(folder: Path) -> Config:
@@ -61,7 +61,7 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
     changes = {}
     for name in sorted(explicit):
         given, kept = getattr(config, name), getattr(stored, name)
-        if name in _FREE:
+        if name in FREE or name == "rounds":  # more of them may follow
             changes[name] = given
         elif given != kept and given != "auto":
             raise ConfigError(

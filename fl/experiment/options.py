@@ -5,6 +5,7 @@ import re
 from typing import Any, get_args, get_type_hints
 
 from ..config import Config
+from ..folder import FREE
 
 REFUSED = {
     "seed": "list the seeds under the key seeds",
@@ -15,9 +16,6 @@ REFUSED = {
     "data_dir": "give --data-dir on the command line",
 }
 """Options that the runner sets, and what to do instead of setting them in the file."""
-
-# None of these changes a result.
-_FREE = frozenset({"run_name", "resume", "quiet", "output_dir", "data_dir", "download", "checkpoint_every"})
 
 _EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")
 _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
@@ -39,6 +37,6 @@ def first_difference(stored: Config, wanted: Config) -> str | None:
     for field in dataclasses.fields(Config):
         value = getattr(wanted, field.name)
         open_ = value == "auto" or (value is None and field.name in ("clients", "clients_per_round"))
-        if field.name not in _FREE and not open_ and getattr(stored, field.name) != value:
+        if field.name not in FREE and not open_ and getattr(stored, field.name) != value:
             return field.name
     return None

@@ -1,5 +1,7 @@
 """The declared cost of local training. Oracles: arithmetic by hand, and a real step on this machine, watched."""
 
+import logging
+import re
 import warnings
 from copy import deepcopy
 from typing import Any
@@ -135,14 +137,20 @@ class _LooksAtValues(nn.Linear):
         return super().forward(x if float(x.sum()) > 0 else -x)
 
 
-def test_a_model_that_needs_values_has_no_figure() -> None:
-    """Empty cells, and nothing is raised."""
+def test_a_model_that_needs_values_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty cells, and nothing is raised; the log and the refusal say why, in torch's words."""
+    told: list[str] = []
+    monkeypatch.setattr(logging.getLogger("leanfed"), "info", lambda words, *values: told.append(words % values))
     costs = Costs(Config(), (5,), torch.float32)
     model = _LooksAtValues(5, 3)
     assert costs.of(model) is None
     assert costs.flops([model, nn.Linear(5, 3)], [10, 20])[0] is None
     assert costs.memory_bytes([model, nn.Linear(5, 3)]) is None
-    with pytest.raises(ConfigError, match="operations cannot be counted"):
+    assert len(told) == 1
+    assert re.fullmatch(r"the cost of training is not known: .*item\(\) cannot be called on meta tensors.*", told[0])
+    with pytest.raises(
+        ConfigError, match=r"operations cannot be counted \(.*item\(\) cannot be called on meta tensors"
+    ):
         costs.each([model], [10])
 
 

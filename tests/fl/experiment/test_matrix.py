@@ -65,9 +65,17 @@ def test_a_foreign_hook_keeps_no_checkpoints() -> None:
 
 
 def test_what_makes_two_runs_different() -> None:
-    """Places and checkpoints do not; everything else does, the first in order is named; "auto" fits anything."""
+    """Places, checkpoints, trackers and the device do not, as at resume; everything else does, the first in order is named;
+    "auto" fits anything."""
     stored = Config(lr=0.1, rounds=4, precision="bf16")
-    for free in ({"data_dir": "x"}, {"checkpoint_every": 7}, {"quiet": True}, {"run_name": "x"}, {"precision": "auto"}):
+    told: tuple[dict[str, Any], ...] = ({"tensorboard": True}, {"track": "wandb"}, {"device": "cpu"})
+    places: tuple[dict[str, Any], ...] = (
+        {"data_dir": "x"},
+        {"checkpoint_every": 7},
+        {"quiet": True},
+        {"run_name": "x"},
+    )
+    for free in (*places, *told, {"precision": "auto"}):
         assert first_difference(stored, Config(**{"lr": 0.1, "rounds": 4, "precision": "bf16", **free})) is None
     wanted: dict[str, Any] = {"lr": 0.1, "rounds": 4, "precision": "bf16"}
     for name, value in {"rounds": 5, "lr": 0.2, "seed": 1, "threads": 2, "precision": "fp32"}.items():
