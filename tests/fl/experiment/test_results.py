@@ -12,6 +12,7 @@ from fl.errors import ConfigError
 from fl.experiment.matrix import Run, matrix
 from fl.experiment.report import report, write_report
 from fl.experiment.results import TIMES, Point, Results, curve_of, reach, read_results
+from fl.experiment.runs import _write_results
 from fl.experiment.spec import parse_experiment
 from fl.experiment.tables import Spread, spread, tables
 from fl.tasks import R2
@@ -222,3 +223,15 @@ def test_arms_of_different_tasks_are_refused(runs: tuple[Run, ...], tmp_path: Pa
     path.write_text(path.read_text().replace("accuracy", "r2"))
     with pytest.raises(ConfigError, match="arms cannot be compared: they go by R2 and accuracy"):
         _results(runs, tmp_path)
+
+
+def test_a_figure_that_fails(
+    runs: tuple[Run, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tables are there, and a sentence says what is not."""
+    _finish_all(runs)
+    monkeypatch.setattr("fl.experiment.report.draw_accuracy", lambda *_: 1 / 0)
+    assert len(_write_results(_results(runs, tmp_path).experiment, runs, tmp_path).rows) == len(runs)
+    assert (tmp_path / "results.csv").exists()
+    said = "figure or report of the experiment could not be written (ZeroDivisionError: division by zero); the same command"
+    assert said in capsys.readouterr().err
