@@ -5,6 +5,7 @@ FedRolex (Alam et al. 2022): a window of channels that moves by one every round 
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -46,6 +47,33 @@ class AbsentClasses:
         if self.absent is None or not module.training:
             return output
         return output.index_fill(1, self.absent, 0.0)
+
+
+@torch.no_grad()
+def class_layers(model: nn.Module, example: Tensor, classes: int) -> list[str]:
+    """The trainable parameters of which row c makes output c alone: weight and bias of the last layer.
+
+    Found by changing rows of a copy, whatever the layers are called. `example`: [batch, ...], on the model's device.
+    HeteroFL's program aggregates row c over the clients that have class c.
+    """
+    copy = deepcopy(model).eval()
+    before = copy(example)
+    found = []
+    for name, parameter in copy.named_parameters():
+        if parameter.requires_grad and parameter.dim() and len(parameter) == classes:
+            probes = {0, classes // 2, classes - 1}
+            if all(_changes(copy, example, before, parameter[row]) == {row} for row in probes):
+                found.append(name)
+    return found
+
+
+def _changes(model: nn.Module, example: Tensor, before: Tensor, row: Tensor) -> set[int]:
+    """The outputs that are others than `before` when a row of a parameter is; afterwards it is as it was."""
+    kept = row.clone()
+    row.add_(1.0)
+    changed = (model(example) - before).abs().transpose(0, 1).flatten(1).amax(1) > 1e-5
+    row.copy_(kept)
+    return set(changed.nonzero().view(-1).tolist())
 
 
 def width(

@@ -32,7 +32,7 @@ class Masks(ABC):
 
     @abstractmethod
     def part(self, client: int) -> Part:
-        """What a client of this round holds; on its own rank and on rank 0."""
+        """What a client of this round holds, or has a say in if that is less; on its own rank and on rank 0."""
 
     @abstractmethod
     def local(self, client: int, round_: int) -> LocalModel:

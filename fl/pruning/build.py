@@ -7,6 +7,7 @@ from torch import Tensor
 
 from compression.pruning.layer_times import layer_times
 from compression.pruning.spec import SMALLER, Pruning, parse_pruning
+from compression.pruning.width import class_layers
 
 from ..capabilities import capabilities, parse_capabilities
 from ..client import ClientTrainer
@@ -57,9 +58,7 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
     if pruning.by == "after":
         return _after_the_rounds(federation, pruning) if config.finetune_rounds else None
     make_local, seed = LocalModels(federation), config.seed
-    # Numbers of every size: zeros would go through a network without biases as zeros, and show nothing.
-    shape = federation.train.x[:1].shape
-    example = torch.rand(shape, generator=torch_generator(0, "example")).to(federation.ranks.device)
+    example = _example(federation)
     chooser = make_chooser(pruning, state, federation.engine.model, example)
     assert config.clients is not None
     able = _capabilities(federation, pruning)
@@ -84,10 +83,11 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
             last_round=last_round,
         )
     if pruning.method == "width" or config.capabilities != "none":
-        absent = None
+        absent, class_rows = None, []
         if pruning.method == "width" and federation.classes:
             counts = torch.tensor(federation.label_counts())
             absent = [(row == 0).nonzero().view(-1).to(federation.ranks.device) for row in counts]
+            class_rows = class_layers(federation.engine.model, _example(federation, 8), federation.classes)
         recovery = None if config.recover == "none" else Recovery(config.recover)
         return LevelMasks(
             pruning,
@@ -100,6 +100,7 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
             capabilities=able,
             recovery=recovery,
             absent=absent,
+            class_layers=class_rows,
             last_round=last_round,
         )
     arguments = (pruning, config.prune_schedule, chooser, federation.ranks, state, make_local)
@@ -114,6 +115,12 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
             train=lambda client, round_, model: trainer.train(client, round_, model).values,
         )
     return SharedMask(*arguments, seed=seed, gradient_of=gradient_of, rewind=config.prune_rewind, last_round=last_round)
+
+
+def _example(federation: Federation, samples: int = 1) -> Tensor:
+    """Inputs of numbers of every size: zeros would go through a network without biases as zeros, and show nothing."""
+    shape = (samples, *federation.train.x.shape[1:])
+    return torch.rand(shape, generator=torch_generator(0, "example")).to(federation.ranks.device)
 
 
 def _capabilities(federation: Federation, pruning: Pruning) -> Shares:

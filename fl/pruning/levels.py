@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compression.draws import derive_key
+from compression.pruning.inside import Inside
 from compression.pruning.mask_wire import decode_mask, encode_mask
 from compression.pruning.schedule import changes_at, parse_prune_schedule, pruning_at
 from compression.pruning.score import accumulate, gradient
@@ -49,7 +50,9 @@ class LevelMasks(Masks):
     Rank 0 ranks all weights, or channels, when the schedule says so. A client of capability c holds the best of them,
     1 - (1 - S) c being its sparsity. `recovery` lets the capabilities grow: what a client then holds more is sent to it in
     fp32, the same payload for all that grow from one level to the next (PR-FL). `width` has no ranking: the channels
-    follow from the width and, if rolling, the round (HeteroFL, FedRolex), so no mask is ever sent.
+    follow from the width and, if rolling, the round (HeteroFL, FedRolex), so no mask is ever sent. A client then neither
+    sends nor votes on the rows of `class_layers` (parameters by name) for the classes that it lacks: they are in what it
+    downloads, but not in its `part`.
     """
 
     alike = False
@@ -67,6 +70,7 @@ class LevelMasks(Masks):
         capabilities: Shares,
         recovery: Recovery | None = None,
         absent: Sequence[Tensor] | None = None,
+        class_layers: Sequence[str] = (),
         last_round: int | None = None,
     ) -> None:
         super().__init__(state)
@@ -79,6 +83,8 @@ class LevelMasks(Masks):
         self.recovery = recovery
         self.last_round = last_round  # parts stay from this one on
         self._absent = absent  # classes that each client lacks
+        self._class_layers = [state.layout.names.index(name) for name in class_layers]
+        self._newest: tuple[int, Part, Part] | None = None  # a client, what it holds, and of that what it has a say in
         self._make_local = make_local
         self._levels: dict[float, Level] = {}
         self._ranking = 0  # how many there have been
@@ -95,7 +101,7 @@ class LevelMasks(Masks):
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
         """As in `Masks.begin`: a new ranking where the schedule says so, then the levels that this cohort needs."""
         rolls = self.pruning.method == "width" and self.pruning.shift == "rolling"
-        last, self._begun = self._begun, round_
+        last, self._begun, self._newest = self._begun, round_, None
         # Where nobody starts in the round of a change, it comes with the next start.
         changes = any(changes_at(self.schedule, each) for each in range(last + 1, round_ + 1))
         if self.last_round is not None and round_ >= self.last_round:
@@ -159,7 +165,32 @@ class LevelMasks(Masks):
 
     def part(self, client: int) -> Part:
         """As in `Masks.part`."""
-        return self._levels[self.capability(client)].part
+        whole = self._levels[self.capability(client)].part
+        if not self._is_silent(client):
+            return whole
+        # Only the newest is kept: each may be as large as the model.
+        if self._newest is None or self._newest[:2] != (client, whole):
+            assert whole.inside is not None
+            mask = self._without_absent(client, whole.inside.mask.clone())
+            self._newest = client, whole, replace(whole, inside=Inside(mask, self.state.layout))
+        return self._newest[2]
+
+    def remembered(self, client: int) -> Tensor | None:
+        """As in `Masks.remembered`: weight decay alone moves the rows of classes that a client lacks."""
+        if not self._is_silent(client):
+            return None
+        return self._without_absent(client, torch.ones_like(self.state.parameters, dtype=torch.bool))
+
+    def _is_silent(self, client: int) -> bool:
+        return bool(self._class_layers) and self._absent is not None and self._absent[client].numel() > 0
+
+    def _without_absent(self, client: int, mask: Tensor) -> Tensor:
+        """`mask`, changed in place: False in the rows of classes that a client lacks."""
+        assert self._absent is not None
+        views = self.state.layout.views(mask)
+        for at in self._class_layers:
+            views[at].index_fill_(0, self._absent[client], False)
+        return mask
 
     def local(self, client: int, round_: int) -> LocalModel:
         """As in `Masks.local`."""
@@ -194,7 +225,7 @@ class LevelMasks(Masks):
 
     def held(self, client: int) -> int:
         """As in `Masks.held`."""
-        return self.part(client).held(self.state.layout.total)
+        return self._levels[self.capability(client)].part.held(self.state.layout.total)
 
     def holdings(self, cohort: Sequence[int]) -> dict[int, Holding]:
         """As in `Masks.holdings`."""
