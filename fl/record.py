@@ -1,5 +1,6 @@
 """The run folder: what happened, as csv, JSON and a log, on disk as soon as it is known."""
 
+import contextlib
 import csv
 import logging
 import os
@@ -88,6 +89,11 @@ class Table:
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
         """On a full disk the line is lost, and no traceback of it is printed."""
+
+    def close(self) -> None:
+        """As FileHandler's; what is still to be written may be lost too."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class Record:

@@ -1,9 +1,11 @@
 """The run folder's tables and summary."""
 
+import logging
+
 import pytest
 
 from fl.layer_rows import LAYERS
-from fl.record import Record, metrics_columns, read_metrics
+from fl.record import Record, _LogFile, metrics_columns, read_metrics
 from fl.summary import write_summary
 from fl.tasks import Classification, Regression
 
@@ -110,3 +112,11 @@ def test_final_is_the_last_evaluation_also_where_it_has_no_score(tmp_path):
     assert {name: value for name, value in summary.items() if name.startswith("final_")} == {
         f"final_{name}": None for name in judged
     }
+
+
+def test_a_log_on_a_full_disk(capsys):
+    """Lines are lost; nothing is raised, at the end neither, and nothing printed."""
+    handler = _LogFile("/dev/full")
+    handler.emit(logging.makeLogRecord({"msg": "words"}))
+    handler.close()
+    assert capsys.readouterr() == ("", "")
