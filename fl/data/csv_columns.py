@@ -1,6 +1,7 @@
-"""The user's own table as arrays: which columns are numbers, what is to be predicted, which row follows which."""
+"""The user's own table as arrays: which columns are features, what is to be predicted, which row follows which."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,45 +9,37 @@ from pathlib import Path
 
 import numpy as np
 
-from compression.spec import nearest
-from fl.data.csv_time import describe_gaps, read_times
-from fl.data.tables import is_missing, is_no_word, read_header, read_table, refuse_huge, to_numbers
+from fl.data.csv_cells import BY_FILE, Cells, Names
+from fl.data.csv_time import describe_gaps, read_compact, read_times
+from fl.data.tables import is_missing, is_no_word, refuse_huge
 from fl.data.windows import find_gaps
 from fl.errors import DataError
 
-BY_FILE = "@file"
-"""Stands for a column that holds the name of the file."""
+FEW_CLASSES, MOST_CLASSES, ROWS_OF_A_CLASS = 20, 100, 10
+"""Whole numbers of at most FEW_CLASSES values are taken for classes where nothing is said, of up to MOST_CLASSES where they
+look like labels; see `_look_like_labels`."""
 
-FEW_CLASSES = 20
-"""Whole numbers of at most so many values are taken for classes where nothing is said."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """Names of columns. `features` None: all that hold numbers; `target`'s own earlier values too if `with_target`.
-
-    `group` may be `@file`. `task`: "regression", "classification" or, where the values decide, None.
-    """
-
-    target: str
-    features: tuple[str, ...] | None = None
-    group: str | None = None
-    time: str | None = None
-    task: str | None = None
-    with_target: bool = False
+_NUMBER_OF_ROW = re.compile(
+    r"X|\.\.\.1|(?i:#|level_0|row[._ ]?names?|(row|obs|case|record|sample|serial|s|sr)?[._ ]?(id|no|nr|num|number|index)\.?)"
+)
+"""Names of columns in which programs, and people, number the rows; those without a name, see `read_table`."""
+_UNNAMED = re.compile(r"Unnamed: \d+")
 
 
 @dataclass(frozen=True)
 class Rows:
     """All N rows of a table: by file, then by group, then by time or else as in the file.
 
-    `x` float64 [N, F]; `y` float64 [N], a number or the position of a class in `class_names`; NaN where missing. `group`
-    int64 [N], -1 where missing, or None. `time` float64 [N] or None. `sequence` int64 [N]: one file and group each.
-    `gap_before` bool [N]: does not follow the row before it; `gaps` counts those where time leaps. `usable` bool [N]:
-    nothing is missing.
+    `x` float64 [N, F], the features that are numbers, NaN where missing; `words`: of each other feature its words [N], ""
+    where missing. `y` float64 [N], a number or the position of a class in `class_names`; NaN where missing. `group` int64
+    [N], -1 where missing, or None. `time` float64 [N] or None. `sequence` int64 [N]: one file and group each. `gap_before`
+    bool [N]: does not follow the row before it; `gaps` counts those where time leaps. `usable` bool [N]: nothing but words
+    is missing. `features`: names of the columns of `x`; `left_out`: why each column that is no feature is none. `counted`
+    and `task`, in words, are for the log, and `remarks` for the terminal.
     """
 
     x: np.ndarray
+    words: dict[str, np.ndarray]
     y: np.ndarray
     group: np.ndarray | None
     time: np.ndarray | None
@@ -55,7 +48,11 @@ class Rows:
     gaps: int
     usable: np.ndarray
     class_names: tuple[str, ...]
-    note: str
+    features: tuple[str, ...]
+    left_out: dict[str, str]
+    counted: str
+    task: str
+    remarks: tuple[str, ...]
 
     @property
     def share_moments(self) -> bool:
@@ -63,68 +60,36 @@ class Rows:
         return self.time is not None and bool(((np.diff(self.time) == 0) & (np.diff(self.sequence) == 0)).any())
 
 
-class _Cells:
-    """All files' cells by column, as text and as numbers; `file` int64 [N] and `malformed` bool [N]."""
-
-    def __init__(self, paths: Sequence[Path], names: Names, option: str) -> None:
-        group = None if names.group == BY_FILE else names.group
-        others = [name for name in (names.target, names.time, group) if name is not None]
-        self.header = read_header(paths[0], option)
-        for name in (*others, *(names.features or ())):
-            if name not in self.header:
-                raise DataError(f"{option}: {paths[0].name} has no column '{name}'{nearest(name, self.header)}")
-        if names.features is not None:
-            self.header = list(dict.fromkeys([*names.features, *others]))
-        tables = [read_table(path, option, self.header) for path in paths]
-        self.text = {name: [cell for table in tables for cell in table.columns[name]] for name in self.header}
-        self.numbers = {name: to_numbers(cells) for name, cells in self.text.items()}
-        self.file = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-        self.malformed = np.concatenate([table.malformed for table in tables])
-        if not len(self.file):
-            raise DataError(f"{option}: there are no rows below the header")
-        if self.malformed.all():
-            raise DataError(f"{option}: every row has more or fewer cells than the header")
-
-    def is_numeric(self, name: str) -> bool:
-        """Whether most of the cells that say something say a number."""
-        given = sum(not is_missing(cell) for cell in self.text[name])
-        return given > 0 and 2 * int(np.isfinite(self.numbers[name]).sum()) > given
-
-
 def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
     """The rows of these files. DataError for files, columns and values that will not do; `option` opens its message."""
-    cells = _Cells(paths, names, option)
-    features, left_out = _features(cells, names, option)
-    y, class_names, task = _target(cells, names, option)
-    time = None if names.time is None else _times(cells, names.time, option)
-    group = _groups(cells, names.group, paths)
+    cells = Cells(paths, names, option)
+    features, words, left_out = _features(cells, names)
+    y, class_names, task, change = _target(cells, names)
+    time = None if names.time is None else _times(cells, names)
+    group = _groups(cells, names.group)
     for name in (*features, *(() if class_names else (names.target,))):
         at = int(np.argmax(np.nan_to_num(np.abs(cells.numbers[name]))))
         refuse_huge(cells.numbers[name][at : at + 1], name, paths[int(cells.file[at])].name, option)
-    x = np.stack([cells.numbers[name] for name in features], axis=1)
-    usable = np.isfinite(x).all(1) & np.isfinite(y)
+    lacking = {name: ~np.isfinite(cells.numbers[name]) for name in features} | {names.target: ~np.isfinite(y)}
     if time is not None:
-        usable &= np.isfinite(time)
+        lacking[str(names.time)] = ~np.isfinite(time)
     if group is not None:
-        usable &= group >= 0
-    malformed = int(cells.malformed.sum())
+        lacking[str(names.group)] = group < 0
+    usable = ~(np.any(list(lacking.values()), axis=0) | cells.malformed)
     if not usable.any():
-        lacking = {name: int((~np.isfinite(cells.numbers[name])).sum()) for name in features}
-        lacking[names.target] = int((~np.isfinite(y)).sum())
-        if time is not None:
-            lacking[str(names.time)] = int((~np.isfinite(time)).sum())
-        if group is not None:
-            lacking[str(names.group)] = int((group < 0).sum())
-        worst = max(lacking, key=lacking.__getitem__)
+        worst = max(lacking, key=lambda name: int(lacking[name].sum()))
         hint = "; choose with features=A+B" if worst in features else ""
         raise DataError(f"{option}: every row lacks some value, most often in column '{worst}'{hint}")
+    malformed, missing = int(cells.malformed.sum()), int((~usable & ~cells.malformed).sum())
     sequence = cells.file if group is None else cells.file * (int(group.max()) + 2) + group + 1
     order = np.lexsort((np.arange(len(sequence)) if time is None else time, sequence))
     sequence, time = sequence[order], None if time is None else time[order]
     gap_before = find_gaps(sequence, time, np.cumsum(cells.malformed)[order])
     gaps, leaps = (0, "") if time is None else describe_gaps(time, sequence, gap_before)
+    x = np.stack([cells.numbers[name] for name in features], axis=1) if features else np.empty((len(y), 0))
     return Rows(
         x=x[order],
+        words={name: np.array(_words(cells.text[name]), dtype=object)[order] for name in words},
         y=y[order],
         group=None if group is None else group[order],
         time=time,
@@ -133,64 +98,127 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
         gaps=gaps,
         usable=usable[order],
         class_names=class_names,
-        note=f"{len(order)} rows in {len(paths)} file(s), of which {malformed} malformed and "
-        f"{int((~usable).sum()) - malformed} with missing values{leaps and ', '}{leaps}; "
-        f"features {', '.join(features)}{left_out}; target {names.target}: {task}{_dropped(cells, names.target, y)}",
+        features=features,
+        left_out=left_out,
+        counted=f"{len(order)} rows in {len(paths)} file(s), of which {malformed} malformed and {missing} with missing "
+        f"values{leaps and ', '}{leaps}",
+        task=f"target {names.target}: {task}{_dropped(cells, names.target, y)}",
+        remarks=(f"target {names.target}: {task}{change}", *cells.remarks, *_lost_rows(cells, lacking)),
     )
 
 
-def _features(cells: _Cells, names: Names, option: str) -> tuple[tuple[str, ...], str]:
-    """Names of the features, and a remark on columns that are none."""
-    if names.features is not None:
-        for name in names.features:
-            if not cells.is_numeric(name):
-                raise DataError(f"{option}: column '{name}' holds no numbers, so it cannot be a feature")
-        return names.features, ""
-    others = {names.time, names.group} | (set() if names.with_target else {names.target})
-    candidates = [name for name in cells.header if name not in others]
-    numeric = tuple(name for name in candidates if cells.is_numeric(name))
-    if not numeric:
-        raise DataError(f"{option}: no column besides target, group and time holds numbers")
-    rest = [name for name in candidates if name not in numeric]
-    return numeric, f" (left out, not numbers: {', '.join(rest)})" if rest else ""
+def _lost_rows(cells: Cells, lacking: dict[str, np.ndarray]) -> list[str]:
+    """A remark on the rows that are left out, and the first of each kind."""
+    told = []
+    if cells.malformed.any():
+        first = cells.where(int(np.argmax(cells.malformed)))
+        told.append(f"{int(cells.malformed.sum())} with more or fewer cells than the header (first {first})")
+    own = {name: lost & ~cells.malformed for name, lost in lacking.items()}
+    for name in sorted((name for name in own if own[name].any()), key=lambda name: -int(own[name].sum()))[:3]:
+        at = int(np.argmax(own[name]))
+        cell = f"'{cells.text[name][at]}' ".removeprefix("'' ") if name in cells.text else ""
+        told.append(f"{int(own[name].sum())} without a value of '{name}' (first {cell}{cells.where(at)})")
+    lost = np.any(list(lacking.values()), axis=0) | cells.malformed
+    return [f"{int(lost.sum())} of {len(lost)} rows left out: {', '.join(told)}"] if told else []
 
 
-def _target(cells: _Cells, names: Names, option: str) -> tuple[np.ndarray, tuple[str, ...], str]:
-    """Values to predict, names of the classes (none: regression), and a remark on the choice."""
-    text, numbers = cells.text[names.target], cells.numbers[names.target]
-    if cells.is_numeric(names.target):
-        values = np.unique(numbers[np.isfinite(numbers)])
+def _features(cells: Cells, names: Names) -> tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]:
+    """Names of the features that are numbers, of those that are words, and why other columns are neither."""
+    left_out: dict[str, str] = {}
+    chosen = (*(names.features or ()), *names.categories)
+    if names.features is None:
+        others = {*cells.time, names.group} | (set() if names.with_target else {names.target})
+        candidates = [name for name in cells.header if name not in others]
+        reasons = {name: _why_not(cells, name) for name in candidates if name not in names.categories}
+        left_out = {name: why for name, why in reasons.items() if why}
+        chosen = tuple(name for name in candidates if name not in left_out)
+    words = tuple(name for name in dict.fromkeys(chosen) if name in names.categories or not cells.is_numeric(name))
+    numeric = tuple(name for name in dict.fromkeys(chosen) if name not in words)
+    for name in words:
+        if all(map(is_no_word, cells.text[name])):
+            raise DataError(f"{cells.option}: column '{name}' holds no values, so it cannot be a feature")
+    for name in numeric:
+        cells.check_numbers(name, "choose features=A+B without it, or add categories=A+B to take its values as words")
+    return numeric, words, left_out
+
+
+def _why_not(cells: Cells, name: str) -> str:
+    """Why a column is no feature unless it is asked for; empty if it is one."""
+    if _UNNAMED.fullmatch(name):
+        return "without a name"
+    if cells.is_numeric(name):
+        return "numbers of rows" if _NUMBER_OF_ROW.fullmatch(name) and _tells_rows_apart(cells, name) else ""
+    said = [cell for cell in cells.text[name] if not is_missing(cell)]
+    if not said:
+        return "empty"
+    return "times" if 2 * int(np.isfinite(read_times(said[:1000])[0]).sum()) > len(said[:1000]) else ""
+
+
+def _tells_rows_apart(cells: Cells, name: str) -> bool:
+    """Whether a column holds a whole number for each row, no two alike in one file; one of `X` has to count up by one."""
+    numbers = cells.numbers[name]
+    if name == "X":
+        return bool((np.diff(numbers)[np.diff(cells.file) == 0] == 1).all())
+    pairs = np.unique(np.stack([cells.file, numbers], axis=1), axis=0)
+    return bool((numbers == np.rint(numbers)).all()) and len(pairs) == len(numbers)
+
+
+def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], str, str]:
+    """Values to predict, names of the classes (none: regression), and in words what was chosen, and what would change it."""
+    name, option = names.target, cells.option
+    text, numbers, chosen, change = cells.text[name], cells.numbers[name], "", ""
+    if cells.is_numeric(name):
+        values, counts = np.unique(numbers[np.isfinite(numbers)], return_counts=True)
         whole = bool((values == np.rint(values)).all())
-        if names.task == "regression" or (names.task is None and not (whole and len(values) <= FEW_CLASSES)):
-            return numbers, (), "regression"
+        few, labels = whole and len(values) <= FEW_CLASSES, whole and _look_like_labels(values, counts)
+        if names.task == "regression" or (names.task is None and not few and not labels):
+            cells.check_numbers(name, "say task=classification if they are classes")
+            change = "; task=classification takes its whole numbers for classes" if whole and names.task is None else ""
+            return numbers, (), "regression", change
         if not whole:
-            raise DataError(f"{option}: task=classification needs whole numbers or words in column '{names.target}'")
-        words = sorted({cell for cell, number in zip(text, numbers, strict=True) if _is_word(cell, number)})
+            raise DataError(f"{option}: task=classification needs whole numbers or words in column '{name}'")
+        words = sorted({text[at] for at in np.flatnonzero(~np.isfinite(numbers)) if not is_no_word(text[at])})
         known = [*(str(int(value)) for value in values), *words]
         at = {word: float(number) for number, word in enumerate(known) if word in words}
-        y = np.array([at.get(cell, math.nan) for cell in text])
-        y = np.where(np.isfinite(numbers), np.searchsorted(values, numbers), y)
+        y = np.searchsorted(values, numbers).astype(np.float64)
+        lost = np.flatnonzero(~np.isfinite(numbers))
+        y[lost] = [at.get(text[row], math.nan) for row in lost]
         chosen = f", among them {', '.join(words)}" if words else ""
-        chosen += "" if names.task else ", for it has few whole numbers"
+        if names.task is None:
+            chosen += f", for it has {'few whole numbers' if few else 'whole numbers that look like labels'}"
+            change = "; task=regression predicts them as numbers"
     else:
-        chosen = ""
         if names.task == "regression":
-            raise DataError(f"{option}: task=regression needs numbers in column '{names.target}'")
-        known = sorted({cell for cell in text if not is_no_word(cell)})
-        at = {name: float(number) for number, name in enumerate(known)}
+            raise DataError(f"{option}: task=regression needs numbers in column '{name}'")
+        text = _words(text)
+        known = sorted(set(text) - {""})
+        at = {word: float(number) for number, word in enumerate(known)}
         y = np.array([at.get(cell, math.nan) for cell in text])
+        begun = sum(bool(re.match(r"[-+(]?[$€£]?[.,]?\d", word)) for word in known)
+        if names.task is None and len(known) > FEW_CLASSES and 2 * begun > len(known):
+            cells.check_readable(name, numbers, "numbers", "say task=classification if they are classes")
     if not 2 <= len(known) <= max(2, len(y) // 2):
         raise DataError(
-            f"{option}: column '{names.target}' has {len(known)} different values in {len(y)} rows, which are no classes"
+            f"{option}: column '{name}' has {len(known)} different values in {len(y)} rows, which are no classes"
         )
-    return y, tuple(known), f"classification, {len(known)} classes{chosen}"
+    return y, tuple(known), f"classification, {len(known)} classes{chosen}", change
 
 
-def _is_word(cell: str, number: float) -> bool:
-    return not math.isfinite(number) and not is_no_word(cell)
+def _look_like_labels(values: np.ndarray, counts: np.ndarray) -> bool:
+    """Labels count from 0 or 1 with few left out, each comes up often, and about as often as others. Ages begin later,
+    prices leave most numbers out, and counts get rarer the larger they are."""
+    dense = values[0] in (0, 1) and len(values) >= 0.9 * (values[-1] - values[0] + 1)
+    often = counts.min() >= max(ROWS_OF_A_CLASS, counts.mean() / 5)
+    return bool(dense and often and len(values) <= MOST_CLASSES)
 
 
-def _dropped(cells: _Cells, name: str, y: np.ndarray) -> str:
+def _words(cells: Sequence[str]) -> list[str]:
+    """Words for classes and groups: 7.0 is 7, and nothing is empty."""
+    known = {cell: "" if is_no_word(cell) else re.sub(r"^(-?\d+)\.0+$", r"\1", cell) for cell in set(cells)}
+    return [known[cell] for cell in cells]
+
+
+def _dropped(cells: Cells, name: str, y: np.ndarray) -> str:
     """A remark on the cells of the target that were taken for missing."""
     lost = np.flatnonzero(~np.isfinite(y) & ~cells.malformed)
     words = Counter(cells.text[name][at] or "empty" for at in lost)
@@ -198,19 +226,37 @@ def _dropped(cells: _Cells, name: str, y: np.ndarray) -> str:
     return f" (missing: {told}{', ...' if len(words) > 5 else ''})" if told else ""
 
 
-def _times(cells: _Cells, name: str, option: str) -> np.ndarray:
+def _times(cells: Cells, names: Names) -> np.ndarray:
     """Numbers as they are; dates and times of day as seconds; NaN for neither."""
-    times = cells.numbers[name] if cells.is_numeric(name) else read_times(cells.text[name])
+    name = str(names.time)
+    if name not in cells.text:
+        cells.text[name] = [" ".join(parts) for parts in zip(*(cells.text[part] for part in cells.time), strict=True)]
+        cells.numbers[name] = np.full(len(cells.file), math.nan)
+    text = cells.text[name]
+    remedy = "every row needs a moment of its own"
+    if cells.is_numeric(name):
+        times = read_compact(text)
+        if times is None:
+            cells.check_numbers(name, remedy)
+            return cells.numbers[name]
+    else:
+        times, either = read_times(text, names.dayfirst)
+        if either:
+            raise DataError(
+                f"{cells.option}: nothing in column '{name}' tells day from month in '{either}' "
+                f"{cells.where(text.index(either))}; say dayfirst=yes or dayfirst=no"
+            )
     if not np.isfinite(times).any():
-        raise DataError(f"{option}: column '{name}' holds neither numbers nor times such as 2024-05-31 13:00:00")
+        raise DataError(f"{cells.option}: column '{name}' holds neither numbers nor times such as 2024-05-31 13:00:00")
+    cells.check_readable(name, times, "times", "write them like 2024-05-31 13:00:00")
     return times
 
 
-def _groups(cells: _Cells, name: str | None, paths: Sequence[Path]) -> np.ndarray | None:
+def _groups(cells: Cells, name: str | None) -> np.ndarray | None:
     """Number of the group of each row, groups in order of their names; -1 where it is missing."""
     if name is None:
         return None
-    text = [paths[int(number)].name for number in cells.file] if name == BY_FILE else cells.text[name]
+    text = [cells.paths[int(number)].name for number in cells.file] if name == BY_FILE else _words(cells.text[name])
     known = sorted({cell for cell in text if not is_missing(cell)})
     at = {cell: number for number, cell in enumerate(known)}
     group = np.array([at.get(cell, -1) for cell in text], dtype=np.int64)

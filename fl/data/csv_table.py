@@ -2,10 +2,12 @@
 
     csv:PATH,target=COLUMN[,features=A+B+...][,group=COLUMN][,time=COLUMN][,window=N][,horizon=H][,step=S]
         [,task=regression|classification][,test=FRACTION][,val=FRACTION]
+        [,categories=A+B...][,missing=A+B...][,decimal=point|comma][,dayfirst=yes|no]
 
-PATH is a `.csv` or `.csv.gz` file with a header, or a folder of such files with the same columns. A sample is one row [F],
-or `window` rows [N, F] in a row of one file and group, and the target `horizon` (0) rows after the last of them; samples
-begin every `step` (1) rows. docs/data.md has examples.
+PATH is a file with a header, packed or not, its cells parted by commas, semicolons, tabs, bars or spaces, or a folder of
+such files, `.csv` or `.tsv`, with the same columns. A sample is one row [F], or `window` rows [N, F] in a row of one file
+and group, and the target `horizon` (0) rows after the last of them; samples begin every `step` (1) rows. docs/data.md has
+examples.
 """
 
 from collections.abc import Callable
@@ -16,43 +18,56 @@ import numpy as np
 import torch
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
-from fl.data.csv_columns import Names, Rows, read_rows
+from fl.data.csv_cells import Names
+from fl.data.csv_columns import Rows, read_rows
+from fl.data.csv_numbers import COMMA, POINT
+from fl.data.csv_time import DAY_FIRST
 from fl.data.dataset import Dataset, Split
 from fl.data.scaler import Scaler
 from fl.data.split import split_validation
-from fl.data.tables import find_tables, refuse_lost
+from fl.data.tables import ENDING, find_tables, refuse_lost
 from fl.data.windows import cut_starts, parts_in_time, take_windows
 from fl.errors import DataError
 
-_KEYS = ("target", "features", "group", "time", "window", "horizon", "step", "task", "test", "val")
-_TASKS = ("regression", "classification")
+_CHOICES = {"task": ("regression", "classification"), "decimal": (POINT, COMMA), "dayfirst": tuple(DAY_FIRST)}
+_LISTS = {"features": "column", "categories": "column", "missing": "value"}
+_KEYS = ("target", *_LISTS, "group", "time", "window", "horizon", "step", "test", "val", *_CHOICES)
 _TEST, _VAL = 0.2, 0.1
+MOST_WORDS = 50
+"""A column of words becomes so many columns of numbers at most, and at most half as many as there are rows."""
 
 
 def reader(spec: str) -> Callable[[], Dataset]:
     """What loads the data set that the specification names; SpecError if it cannot be read.
 
-    **Target**: words, or whole numbers of at most 20 values, are classes; other numbers are predicted as they are; `task`
-    overrides that. **Features**: all other columns of numbers, and with a horizon the target's own past; `features` names
-    them instead. All are scaled by their mean and standard deviation over the training rows, among them those that
-    --val-fraction holds out.
+    **Target**: words, whole numbers of at most 20 values, and of up to 100 that look like labels, are classes; other numbers
+    are predicted as they are; `task` overrides that. **Features**: all other columns of numbers, and of words that have at
+    most 50 values in the training rows, of which each becomes a column of 0 and 1; with a horizon the target's own past too.
+    `features` names them instead; `categories` takes the values of those columns as words. Columns of dates, and those that
+    number the rows, are none. Numbers are scaled by their mean and standard deviation over the training rows, among them
+    those that --val-fraction holds out.
 
     **Split**: with `time` (numbers, or dates as 2024-05-31 13:00:00) at moments common to all rows: the last fraction `test`
     (0.2) to test, `val` (0.1) before it to validate. Without it, where samples are longer than a row, so in every file and
     group, in the order of their rows. As many rows (moments) as a sample has are left out between two splits. Single rows
     without `time` are drawn by a fixed seed, and validated by --val-fraction.
 
-    **Missing values** (empty, NA, NaN; where numbers are expected any word, while in a target of classes none, null and ?
-    are classes), rows with too many or too few cells and, with `time`, moments left out end a window; nothing takes their
-    place. `group` (a column, or `@file`) gives the clients of `--partition natural`.
+    **Missing values** (empty, NA, NaN, those of `missing`; where numbers are expected any word, while in a target of classes
+    none, null and ? are classes), rows with too many or too few cells and, with `time`, moments left out end a window;
+    nothing takes their place. More than a tenth of a column in words instead of numbers is an error. `group` (a column, or
+    `@file`) gives the clients of `--partition natural`.
+
+    What may be read in two ways is an error unless `decimal` says what the comma of 1,525 is, and `dayfirst` whether
+    5/1/2019 is in January.
     """
     stage = parse_stage(spec).expect(1, _KEYS)
     options = stage.options
     if "target" not in options:
         raise SpecError(f"'{spec}': say which column to predict, target=COLUMN")
-    task = options.get("task")
-    if task is not None and task not in _TASKS:
-        raise SpecError(f"'{spec}': task must be {' or '.join(_TASKS)}, not '{task}'{nearest(task, _TASKS)}")
+    for key, choices in _CHOICES.items():
+        chosen = options.get(key)
+        if chosen is not None and chosen not in choices:
+            raise SpecError(f"'{spec}': {key} must be {' or '.join(choices)}, not '{chosen}'{nearest(chosen, choices)}")
     window, horizon, step = _whole(stage, "window", 1, 1), _whole(stage, "horizon", 0, 0), _whole(stage, "step", 1, 1)
     in_time = "time" in options or window + horizon > 1
     if "val" in options and not in_time:
@@ -60,18 +75,25 @@ def reader(spec: str) -> Callable[[], Dataset]:
     test, val = _fraction(stage, "test", _TEST), _fraction(stage, "val", _VAL) if in_time else 0.0
     if test + val > 0.9:
         raise SpecError(f"'{spec}': test and val leave less than a tenth to train on")
-    features = tuple(options["features"].split("+")) if "features" in options else None
-    if features is not None and ("" in features or len(set(features)) < len(features)):
-        raise SpecError(f"'{spec}': features must name each column once, as in features=A+B")
-    if features is not None and horizon == 0 and options["target"] in features:
+    lists = {key: tuple(options[key].split("+")) for key in _LISTS if key in options}
+    for key, each in lists.items():
+        if "" in each or len(set(each)) < len(each):
+            raise SpecError(
+                f"'{spec}': {key} must name each {'value' if key == 'missing' else 'column'} once, as in {key}=A+B"
+            )
+    if horizon == 0 and options["target"] in (*lists.get("features", ()), *lists.get("categories", ())):
         raise SpecError(f"'{spec}': the target can only be a feature with a horizon, its own past")
     names = Names(
         target=options["target"],
-        features=features,
+        features=lists.get("features"),
         group=options.get("group"),
         time=options.get("time"),
-        task=task,
+        task=options.get("task"),
         with_target=horizon > 0,
+        categories=lists.get("categories", ()),
+        missing=lists.get("missing", ()),
+        decimal=options.get("decimal"),
+        dayfirst=options.get("dayfirst"),
     )
     path = Path(stage.args[0])
     single = "window" not in options
@@ -120,15 +142,18 @@ class _Table:
             if not len(found):
                 raise DataError(
                     f"{self.option}: no {part} sample of {self.span} row(s) without a gap among the "
-                    f"{int((rows.usable & parts[part]).sum())} complete rows of that part{self._hint(rows)}; {rows.note}"
+                    f"{int((rows.usable & parts[part]).sum())} complete rows of that part{self._hint(rows)}; "
+                    f"{rows.counted}; {rows.task}"
                 )
         training = rows.usable & parts["train"]
         if not rows.class_names:
             refuse_lost(rows.y[training], self.names.target, self.option)
-        scale, numbers = Scaler(rows.x[training]), Scaler(rows.y[training, None])
-        splits = {part: self._split(rows, found, scale) for part, found in starts.items()}
+        columns, left_out = self._columns(rows, training)
+        x, numbers = np.concatenate(list(columns.values()), axis=1), Scaler(rows.y[training, None])
+        unused = ", ".join(f"{name} ({why})" for name, why in left_out.items())
+        splits = {part: self._split(rows, found, x) for part, found in starts.items()}
         return Dataset(
-            self.path.resolve().name.removesuffix(".gz").removesuffix(".csv"),
+            ENDING.sub("", self.path.resolve().name),
             train=splits["train"],
             test=splits["test"],
             classes=len(rows.class_names),
@@ -137,11 +162,37 @@ class _Table:
             class_names=rows.class_names,
             target=(0.0, 1.0) if rows.class_names else (float(numbers.mean[0]), float(numbers.std[0])),
             notes=(
-                f"csv: {rows.note}; split {how}: "
+                f"csv: {rows.counted}; features {', '.join(columns)}"
+                f"{f' (left out: {unused})' if unused else ''}; {rows.task}; split {how}: "
                 + ", ".join(f"{len(own)} {part}" for part, own in splits.items())
                 + _absent(rows, starts["train"]),
             ),
+            left_out=tuple(
+                f"csv: {told}" for told in (*rows.remarks, *([f"columns left out: {unused}"] if unused else ()))
+            ),
         )
+
+    def _columns(self, rows: Rows, training: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+        """The features of all rows, float32 [N, ...], by what the training rows tell: numbers together, a column of words
+        each; and why each column that is none is none."""
+        columns = {", ".join(rows.features): Scaler(rows.x[training])(rows.x)} if rows.features else {}
+        left_out = dict(rows.left_out)
+        most = min(MOST_WORDS, int(training.sum()) // 2)
+        for name, words in rows.words.items():
+            known = sorted(set(words[training]) - {""})
+            why = f"{len(known)} value(s) in the training rows, words must have 2 to {most}"
+            if 2 <= len(known) <= most:
+                at = {word: number for number, word in enumerate(known)}
+                position = np.array([at.get(word, -1) for word in words])
+                # a word that no training row has is as good as none
+                columns[name] = (position[:, None] == np.arange(len(known))).astype(np.float32)
+            elif name in (*(self.names.features or ()), *self.names.categories):
+                raise DataError(f"{self.option}: column '{name}' cannot be a feature: {why}")
+            else:
+                left_out[name] = why
+        if not columns:
+            raise DataError(f"{self.option}: no column besides target, group and time holds numbers, or a few words")
+        return columns, left_out
 
     def _hint(self, rows: Rows) -> str:
         """What may leave a split without samples."""
@@ -157,7 +208,9 @@ class _Table:
             return [self.path]
         found = find_tables(self.path, (), "*", self.option)
         if not found:
-            raise DataError(f"{self.option}: {self.path} must be a file, or a folder of .csv or .csv.gz files")
+            raise DataError(
+                f"{self.option}: {self.path} must be a file, or a folder of .csv or .tsv files, packed or not"
+            )
         return found
 
     def _parts(self, rows: Rows) -> tuple[dict[str, np.ndarray], str]:
@@ -183,9 +236,9 @@ class _Table:
                 parts[part][at[own]] = True
         return parts, "by the order of rows"
 
-    def _split(self, rows: Rows, starts: np.ndarray, scale: Scaler) -> Split:
+    def _split(self, rows: Rows, starts: np.ndarray, columns: np.ndarray) -> Split:
         y = rows.y[starts + self.span - 1].astype(np.int64 if rows.class_names else np.float32)
-        x = take_windows(scale(rows.x), starts, self.window)
+        x = take_windows(columns, starts, self.window)
         return Split(torch.from_numpy(x[:, 0] if self.single else x), torch.from_numpy(y))
 
 

@@ -62,7 +62,7 @@ class Dataset:
     which decisions are made; None: some of the training samples. `class_names`: one for each class, or none at all.
     `target`: mean and standard deviation of the numbers to predict over the training samples; a model predicts
     (y - mean) / deviation. `notes`: sentences for the log of a run. `left_out`: sentences on what of the user's data
-    is not used, for the terminal too. DataError if the parts do not fit together.
+    is not used, and how the others were taken, for the terminal too. DataError if the parts do not fit together.
     """
 
     name: str

@@ -1,116 +1,182 @@
 """Reading csv files, packed or not, without losing sight of what is missing in them."""
 
 import csv
-import gzip
+import gc
 import io
+import lzma
 import math
+import re
+import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 
+from fl.data.csv_text import read_text
 from fl.data.files import UNREADABLE
 from fl.errors import DataError
 
-T = TypeVar("T")
-
-_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
-_NO_WORD = frozenset({"", "NA", "na", "N/A", "n/a", "NaN", "nan"})
+_MISSING = frozenset(
+    {"", "na", "n/a", "n.a.", "nan", "-nan", "<na>", "nat", "nil", "null", "none", "?", "-", "--", ".", "\\n"}
+    | {"#n/a", "#na", "#div/0!", "#value!", "#ref!", "#null!", "#num!", "1.#qnan", "-1.#ind", "1.#ind"}
+)
+_NO_WORD = frozenset({"", "NA", "na", "N/A", "n/a", "NaN", "nan", "<NA>", "#N/A", "NaT"})
 _LARGEST = float(np.finfo(np.float32).max)
+_SEPARATORS = "\t;|, "
+"""What may part cells; where two do equally well, the first."""
+ENDING = re.compile(r"\.[ct]sv(\.gz|\.bz2|\.xz|\.zip)?$", re.IGNORECASE)
+_LOOK_AT = 200
+_Record = tuple[int, bool, list[str]]
+"""The number of a record's first line, whether it has several, and its cells."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of one file by column, all text, each a list of N; `malformed`, bool [N], marks rows that could not be
-    told apart into cells (too many or too few): their cells are empty."""
+    """The cells of one file by column, all text, each a list of N.
+
+    `malformed`, bool [N], marks rows that could not be told apart into cells (too many or too few): their cells are empty.
+    `lines`, int64 [N], is where rows begin in the file, from 1. `separator` parts the cells; `remark`: how the file was
+    decoded, where that is a guess.
+    """
 
     columns: dict[str, list[str]]
     malformed: np.ndarray
+    lines: np.ndarray
+    separator: str = ","
+    remark: str = ""
 
     def __len__(self) -> int:
         return len(self.malformed)
 
 
 def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> Table:
-    """The columns `wanted` (all if None) of a csv file with a header, `.csv` or `.csv.gz`; empty lines do not count.
+    """The columns `wanted` (all if None) of a file with a header, as spreadsheets, R, pandas and NumPy write it.
 
-    `option` opens the message of a DataError: for a file that cannot be read, lacks a column, or has a stray quote.
+    Empty lines and comments (#) do not count, nor do empty columns without a name; others are named as in pandas,
+    `Unnamed: 0`, and so are R's names of rows, for which the header has no cell. `option` opens the message of a
+    DataError: for a file that cannot be read, lacks a column, or has a stray quote.
     """
-    return _through(path, option, lambda lines: _read(lines, wanted))
-
-
-def read_header(path: Path, option: str) -> list[str]:
-    """The names of the columns of such a file; DataError as from `read_table`."""
-    return _through(path, option, lambda lines: _header(_records(lines)))
-
-
-def _through(path: Path, option: str, read: Callable[[Iterable[str]], T]) -> T:
-    """What `read` makes of the lines of a file."""
+    collected = gc.isenabled()
+    gc.disable()  # it would walk the rows, so many small lists, again and again: half the time of a large table
     try:
-        opened = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")  # noqa: SIM115 (closed below)
-        # a byte that is no UTF-8 spoils its own cell only
-        with opened as file, io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="") as lines:
-            return read(lines)
-    except (*UNREADABLE, csv.Error, zlib.error) as error:
+        text, remark = read_text(path)
+        return _read(text, remark, wanted)
+    except (*UNREADABLE, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
         raise DataError(f"{option}: {path} cannot be read ({error or type(error).__name__})") from None
+    finally:
+        if collected:
+            gc.enable()
 
 
-def _read(lines: Iterable[str], wanted: Sequence[str] | None) -> Table:
-    records = _records(lines)
-    header = _header(records)
-    names = header if wanted is None else list(wanted)
-    absent = [name for name in names if name not in header]
-    if absent:
-        raise ValueError(f"it has no column '{absent[0]}', only {', '.join(header)}")
-    at = [header.index(name) for name in names]
-    cells: list[list[str]] = []
-    malformed: list[bool] = []
-    for first, row in records:
-        if not row:
-            continue
-        if first and len(row) != len(header):
-            raise ValueError(_stray_quote(first))
-        malformed.append(len(row) != len(header))
-        cells.append([""] * len(at) if malformed[-1] else [row[i].strip() for i in at])
-    by_column = zip(*cells, strict=True) if cells else ([] for _ in names)
-    return Table(dict(zip(names, map(list, by_column), strict=True)), np.array(malformed, dtype=bool))
-
-
-def _header(records: Iterator[tuple[int, list[str]]]) -> list[str]:
-    header = [name.strip() for name in next(records, (0, []))[1]]
-    if not header:
+def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
+    separator = _separator(text)
+    records = [record for record in _records(text, separator) if any(record[2])]
+    if records and re.fullmatch("sep=.?", records[0][2][0]):
+        records = records[1:]
+    names, records = _header(records)
+    if not names:
         raise ValueError("it has no header")
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise ValueError(f"its header is one cell, {header[0]!r}: separate columns by commas")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    width = len(names)
+    whole = [row for _, _, row in records if len(row) == width]
+    for first, several, row in records:
+        if several and len(row) != width:
+            raise ValueError(_stray_quote(first))
+    records = [record for record in records if len(record[2]) == width or record[2][0][:1] != "#"]
+    malformed = np.array([len(row) != width for _, _, row in records], dtype=bool)
+    if malformed.any():
+        whole = [row if len(row) == width else [""] * width for _, _, row in records]
+    by_column = [list(map(str.strip, column)) for column in zip(*whole, strict=True)] or [[] for _ in names]
+    columns = {
+        name or f"Unnamed: {at}": cells
+        for at, (name, cells) in enumerate(zip(names, by_column, strict=True))
+        if name or any(cells)
+    }
+    absent = [name for name in wanted or () if name not in columns]
+    if absent:
+        raise ValueError(f"it has no column '{absent[0]}', only {', '.join(columns)}")
+    return Table(
+        {name: columns[name] for name in (columns if wanted is None else wanted)},
+        malformed,
+        np.array([first for first, _, _ in records], dtype=np.int64),
+        separator,
+        remark,
+    )
+
+
+def _separator(text: str) -> str:
+    """What parts the cells: what gives the header several, and most rows as many."""
+    head = list(islice(io.StringIO(text, newline=""), _LOOK_AT))
+    told = re.fullmatch(r'"?sep=(.)"?\s*', head[0]) if head else None
+    if told:
+        return told[1]
+    best, most = ",", 0.0
+    for mark in _SEPARATORS:
+        rows = [
+            row for row in csv.reader(head, delimiter=mark, skipinitialspace=True) if any(row) and row[0][:1] != "#"
+        ]
+        width = len(rows[0]) if rows else 0
+        share = sum(len(row) in (width, width + 1) for row in rows) / len(rows) if width > 1 else 0.0
+        if share > most:
+            best, most = mark, share
+    return best
+
+
+def _header(records: list[_Record]) -> tuple[list[str], list[_Record]]:
+    """The names of the columns, as many as most rows have cells, and the records below them."""
+    at = next((at for at, (_, _, row) in enumerate(records) if row[0][:1] != "#"), len(records))
+    if at and (at == len(records) or _goes_on(records[at - 1][2], records[at][2])):
+        at -= 1
+    if not records:
+        return [], []
+    names, rows = [name.strip() for name in records[at][2]], records[at + 1 :]
+    names[0] = names[0].lstrip("# ") or names[0]
+    twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
-        raise ValueError(f"its header names the column '{twice[0]}' twice")
-    return header
+        raise ValueError(f"its header names the column '{min(twice)}' twice")
+    usual = Counter(len(row) for _, _, row in rows).most_common(1)[0][0] if rows else len(names)
+    if usual == len(names) + 1:
+        # a separator at the end of every row, or R's names of rows
+        trailing = not any(row[-1].strip() for _, _, row in rows if len(row) == usual)
+        names = [*names, ""] if trailing else ["", *names]
+    while len(names) > usual and not names[-1]:
+        names.pop()
+    return names, rows
 
 
-def _records(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each record, and the number of its first line if it has several, else 0.
+def _goes_on(comment: list[str], row: list[str]) -> bool:
+    """Whether a comment is the header of the row below it, as NumPy writes it."""
+    return len(comment) == len(row) and bool(np.isfinite(to_numbers(row)).any())
 
-    Only a quote can join lines. ValueError where it is not closed as it must be: it would swallow good rows.
-    """
+
+def _records(text: str, separator: str) -> Iterator[_Record]:
+    """The records of a file, empty ones too. Only a quote can join lines: ValueError where it is not closed as it must be,
+    for it would swallow good rows."""
     own: list[str] = []
 
     def remembered() -> Iterator[str]:
-        for line in lines:
+        for line in io.StringIO(text, newline=""):
             own.append(line)
             yield line
 
-    rows = csv.reader(remembered())
+    def split(lines: Iterable[str], strict: bool = False) -> Any:
+        return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
+
+    if '"' not in text:
+        for number, row in enumerate(split(io.StringIO(text, newline="")), 1):
+            yield number, False, row
+        return
+    rows = split(remembered())
     try:
         for row in rows:
-            first = rows.line_num - len(own) + 1 if len(own) > 1 else 0
-            if first:
-                list(csv.reader(own, strict=True))
-            yield first, row
+            several = len(own) > 1
+            if several:
+                list(split(own, strict=True))
+            yield rows.line_num - len(own) + 1, several, row
             own.clear()
     except csv.Error as error:
         begin = rows.line_num - len(own) + 1
@@ -122,21 +188,30 @@ def _stray_quote(line: int) -> str:
 
 
 def is_missing(cell: str) -> bool:
-    """Whether the cell itself says that there is no value: empty, NA, NaN, null, none or ?."""
+    """Whether the cell itself says that there is no value: empty, NA, NaN, null, none, ?, -, or an error of Excel."""
     return cell.lower() in _MISSING
 
 
 def is_no_word(cell: str) -> bool:
-    """Whether there is no value in a cell of words, where null, none and ? may be words: empty, NA, N/A or NaN."""
+    """Whether there is no value in a cell of words, where null, none, ? and - may be words: empty, NA, N/A or NaN."""
     return cell in _NO_WORD
 
 
 def to_numbers(cells: Sequence[str]) -> np.ndarray:
     """float64 [N]; NaN where a cell is no finite number, whatever it says."""
-    return np.array([_number(cell) for cell in cells], dtype=np.float64)
+    try:
+        numbers = np.array(cells, dtype=object).astype(np.float64)
+    except ValueError:
+        numbers = np.array([to_number(cell) for cell in cells], dtype=np.float64)
+    else:
+        if "_" in "".join(cells):  # which float() passes over
+            numbers[["_" in cell for cell in cells]] = math.nan
+    numbers[np.isinf(numbers)] = math.nan
+    return numbers
 
 
-def _number(cell: str) -> float:
+def to_number(cell: str) -> float:
+    """NaN if the cell is no finite number."""
     try:
         value = float(cell)
     except ValueError:
@@ -167,15 +242,15 @@ def refuse_lost(numbers: np.ndarray, column: str, option: str) -> None:
 
 
 def find_tables(data_dir: Path, folders: Sequence[str], pattern: str, option: str) -> list[Path]:
-    """Files `pattern` (a glob without its ending: `.csv` or `.csv.gz`, capitals too) that are not hidden, by name, of the
-    first folder that holds any: DIR/<folder> for each of `folders`, then DIR. Empty if there are none. DataError, which
-    `option` opens, if a file is there twice, packed and unpacked: its rows would count twice.
+    """Files `pattern` (a glob without its ending: `.csv` or `.tsv`, packed or not, capitals too) that are not hidden, by
+    name, of the first folder that holds any: DIR/<folder> for each of `folders`, then DIR. Empty if there are none.
+    DataError, which `option` opens, if a file is there twice, packed and unpacked: its rows would count twice.
     """
     for root in (*(data_dir / folder for folder in folders), data_dir):
         files = (path for path in root.glob(pattern + ".*") if path.name[0] != ".")
-        found = sorted(path for path in files if path.name.lower().endswith((".csv", ".csv.gz")))
+        found = sorted(path for path in files if ENDING.search(path.name))
         for one, other in pairwise(found):
-            if other.name.lower() == one.name.lower() + ".gz":
+            if other.name.lower().startswith(one.name.lower() + "."):
                 raise DataError(f"{option}: {one.name} and {other.name} in {root} are one file twice; remove one")
         if found:
             return found

@@ -64,8 +64,11 @@ def test_specifications_are_refused_before_anything_is_read(words: str, says: st
     [
         ("target=z", "has no column 'z'"),
         ("target=y,time=word", "column 'word' holds neither numbers nor times"),
-        ("target=y,features=word", "column 'word' holds no numbers, so it cannot be a feature"),
-        ("target=y,features=hole+x", "column 'hole' holds no numbers"),
+        (
+            "target=y,features=word",
+            r"column 'word' cannot be a feature: 1 value\(s\) in the training rows, words must have 2",
+        ),
+        ("target=y,features=hole+x", "column 'hole' holds no values, so it cannot be a feature"),
         ("target=word,task=regression", "task=regression needs numbers in column 'word'"),
         ("target=half,task=classification", "needs whole numbers or words in column 'half'"),
         ("target=id", "column 'id' has 12 different values in 12 rows, which are no classes"),

@@ -1,0 +1,66 @@
+"""The text of a table's file: unpacked, and decoded as its bytes say."""
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def read_text(path: Path) -> tuple[str, str]:
+    """The text of a file, packed (gzip, bzip2, xz, zip) or not, and a remark where its encoding is a guess, else "".
+
+    ValueError, OSError and what unpacking raises for what is no text.
+    """
+    data = path.read_bytes()
+    for mark, unpack in _PACKED.items():
+        if data.startswith(mark):
+            data = unpack(data)
+            break
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None) or _unmarked(data[:1000])
+    text = data.decode(encoding or "utf-8", "replace")
+    spoilt, remark = text.count("\ufffd"), ""
+    if spoilt and not encoding and 2 * spoilt > sum(not character.isascii() for character in text):
+        text, remark = data.decode("cp1252", "replace"), "read as Windows-1252, for it is not UTF-8"
+    elif spoilt:
+        remark = f"{spoilt} character(s) cannot be read"
+    if "\0" in text:
+        raise ValueError("it is no text")
+    return text, remark
+
+
+def _unmarked(head: bytes) -> str | None:
+    """UTF-16 without a mark: of most characters one byte is 0."""
+    low, high = head[::2].count(0), head[1::2].count(0)
+    if max(low, high) * 4 <= len(head):
+        return None
+    return "utf-16-le" if high > low else "utf-16-be"
+
+
+def _unzip(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if "[Content_Types].xml" in names:
+            raise ValueError("it is an Excel workbook: save it as csv")
+        if len(names) != 1:
+            raise ValueError(f"it is an archive of {len(names)} files: unpack it")
+        return archive.read(names[0])
+
+
+_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
+    b"\x1f\x8b": gzip.decompress,
+    b"BZh": bz2.decompress,
+    b"\xfd7zXZ\0": lzma.decompress,
+    b"PK\3\4": _unzip,
+}
