@@ -18,8 +18,25 @@ from torch import Tensor
 
 from compression import kernels, make_codec
 
-NEEDED = ("accelerate", "jsonargparse", "safetensors", "torch_pruning", "torchvision", "zstandard")
-SPECS = ("topk:0.01", "topk:0.01+bf16", "topk:0.01,scope=layer", "prune:0.99", "threshold:1e-3")
+NEEDED = (
+    *(
+        "accelerate",
+        "hypothesis",
+        "jinja2",
+        "jsonargparse",
+        "matplotlib",
+        "numpy",
+        "PIL",
+        "pytest",
+        "rich",
+        "safetensors",
+    ),
+    *("sklearn", "torch_pruning", "torchvision", "tqdm", "yaml", "zstandard"),
+)
+SPECS = (
+    *("topk:0.01", "topk:0.01+bf16", "topk:0.01+log3+zstd", "topk:0.01,scope=layer", "prune:0.99", "threshold:1e-3"),
+    *("cost:0.01+log3+zstd", "int8", "bf16+zstd", "powersgd:4"),
+)
 CALLS = 10
 
 
@@ -50,9 +67,9 @@ def codec_rows(x: Tensor, layout: Any, specs: tuple[str, ...], copy_s: float) ->
             with switch():
                 payload = codec.encode(x, layout)[0]
                 encode_s = timed_on(x.device, partial(codec.encode, x, layout))
-                decode_s = timed_on(x.device, partial(codec.decode, payload, x.numel()))
+                decode_s = timed_on(x.device, partial(codec.decode, payload, x.numel(), layout))
                 out = torch.zeros_like(x)
-                decoded = codec.decode(payload, x.numel())
+                decoded = codec.decode(payload, x.numel(), layout)
                 add_s = timed_on(x.device, partial(decoded.add_to, out))
             cells = [cell for s in (encode_s, decode_s, add_s) for cell in (f"{s * 1e3:.3f}", f"{s / copy_s:.1f}")]
             rows.append([spec, name, f"{payload.numel():,}", *cells])
@@ -77,7 +94,7 @@ def main() -> None:
     if sys.argv[1:] == ["--check"]:
         missing = [name for name in NEEDED if find_spec(name) is None]
         if missing:
-            raise SystemExit(f"benchmarks/gpu.py needs {', '.join(missing)}, as pip install -e '.[dev]' has them.")
+            raise SystemExit(f"benchmarks/gpu.py needs {', '.join(missing)}, which pip install -e '.[dev]' brings.")
         return
     state, _, update = real_update()
     x = update.values.cuda()

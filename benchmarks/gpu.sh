@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# For a machine with a CUDA GPU. PYTHON names the interpreter of an environment with `pip install -e '.[dev]'`.
+# For a machine with a CUDA GPU. PYTHON names the interpreter of an environment with `pip install -e '.[dev]'`, or of any that
+# has the packages that `benchmarks/gpu.py --check` asks for; a folder of them may be in PYTHONPATH.
 #
-#   benchmarks/gpu.sh                        tests that need a GPU, kernels on and off, a short training on one NCCL rank
+#   benchmarks/gpu.sh                        tests that need a GPU, kernels on and off, short trainings on one NCCL rank
 #   benchmarks/gpu.sh resnet18 [OPTIONS]     a slice of experiments/gpu_resnet18.yaml: ResNet-18 to 94 %, eight clients
 #   benchmarks/gpu.sh adaptive [OPTIONS]     a slice of experiments/gpu_adaptive.yaml: FedYogi, FedAdam and FedAvg, 500 clients
 #   benchmarks/gpu.sh FILE.yaml [OPTIONS]    a slice of any experiment, on any machine
@@ -15,6 +16,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} # so that the project need not be installed
 
 if [ $# -gt 0 ]; then
     file=experiments/gpu_$1.yaml
@@ -52,7 +54,13 @@ if [ $# -gt 0 ]; then
 fi
 
 "$python" benchmarks/gpu.py --check
-"$python" -m pytest -rs tests -k "cuda or gpu"
+"$python" -m pytest -rs tests/compression/kernels/test_kernels.py tests/compression/test_codec.py tests/end_to_end/test_gpu.py \
+    -k "cuda or gpu"
 "$python" benchmarks/gpu.py
-"$python" -m torch.distributed.run --standalone --nproc-per-node 1 main.py --device cuda --dataset digits --model resnet18 \
-    --clients 4 --rounds 3 --local-steps 8 --batch-size 32 --lr 0.01 --uplink topk:0.01+bf16
+train() {
+    "$python" -m torch.distributed.run --standalone --nproc-per-node 1 main.py --device cuda --dataset digits --model resnet18 \
+        --rounds 3 --local-steps 8 --batch-size 32 --lr 0.01 --uplink topk:0.01+bf16+zstd "$@"
+}
+train --clients 4
+train --clients 1 --exchange hook
+train --clients 1 --mode step

@@ -12,35 +12,7 @@ from fl import train
 from fl.client import ClientTrainer
 from fl.engine.plain import PlainEngine
 from tests.cuda_double.recorder import recorder
-
-SMALL: dict[str, Any] = {
-    **{"dataset": "digits", "model": "lenet5", "precision": "fp32", "threads": 1, "quiet": True, "eval_every": 2},
-    **{"limit_train": 60, "limit_test": 20, "clients": 2, "rounds": 2, "local_steps": 2, "batch_size": 8, "lr": 0.02},
-    **{"uplink": "none"},
-}
-RUNS: dict[str, dict[str, Any]] = {
-    "codecs both ways": {
-        "uplink": "topk:0.05+log3+zstd",
-        "downlink": "int8",
-        "augment": "crop:1+flip",
-        "clip_norm": 1.0,
-    },
-    "low rank, adaptive server": {"uplink": "powersgd:2", "server": "fedyogi", "client_eval": 0.2},
-    "hook": {"exchange": "hook", "uplink": "topk:0.05", "clients": 1},
-    "hook, dense": {"exchange": "hook", "clients": 1},
-    "step": {"mode": "step", "uplink": "topk:0.05", "clients": 1},
-    "structured": {"prune": "structured:0.4", "uplink": "topk:0.1"},
-    "structured by gradient": {"prune": "structured:0.4,score=gradient", "prune_schedule": "oneshot:1"},
-    "structured by client": {"prune": "structured:0.4,by=client"},
-    "width": {"prune": "width:0.5,shift=rolling", "capabilities": "groups:1.0x1+0.5x1"},
-    "snip": {"prune": "snip:0.8", "uplink": "bf16"},
-    "prunefl": {"prune": "prunefl:0.8,every=1,size=adaptive,min=0.02"},
-    "masks": {"prune": "filters:0.5", "capabilities": "uniform:0.3,1.0"},
-    "buffered": {"mode": "buffered:2", "profiles": "pr-fl", "uplink": "topk:0.1", "clients": 4, "clients_per_round": 3},
-    "scaffold": {"algorithm": "scaffold", "momentum": 0.0, "uplink": "topk:0.1", "error_feedback": "none"},
-    "feddyn": {"algorithm": "feddyn:0.1", "optimizer": "adam"},
-    "qat": {"qat": 8},
-}
+from tests.cuda_double.runs import RUNS, SMALL
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +55,10 @@ def test_resume(tmp_path: Path) -> None:
     train(**{**options, "rounds": 1}, output_dir=str(tmp_path), run_name="cut")
     found = train(resume=str(tmp_path / "cut"), rounds=2, quiet=True)
     assert found["model_sha256"] == whole["model_sha256"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision(precision: str, tmp_path: Path) -> None:
+    """Runs to its end; a CPU, which has no fp16, takes other types, so that bits cannot be compared."""
+    options = {**SMALL, "precision": precision, "clip_norm": 1.0, "device": "cuda", "output_dir": str(tmp_path)}
+    assert train(**options)["model_sha256"]
