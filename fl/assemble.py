@@ -14,18 +14,20 @@ from .client_eval import hold_out
 from .config import Config
 from .data import Dataset, Split, load_dataset
 from .data.augment import Augment
-from .data.normalise import make_normaliser
+from .data.normalise import Normaliser, make_normaliser
 from .data.partition import BY_LABEL, check_partition, partition
 from .data.split import divide
 from .engine import choose_engine, make_engine
+from .engine.precision import autocast_dtype, resolve_precision
 from .errors import ConfigError
 from .federation import Federation
 from .model_state import ModelState
-from .models import build_model
+from .models import MODELS, build_model
 from .quantise import fake_quantise
 from .ranks import Ranks
 from .sampling import counts_alike, make_sampler
-from .tasks import make_task
+from .seeds import seeded
+from .tasks import Task, make_task
 
 
 def assemble(config: Config, ranks: Ranks) -> Federation:
@@ -53,7 +55,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         sample_shape=data.sample_shape,
         seed=config.seed,
     )
-    task.check_model(config.model, model, normalise(data.train.x[:2]))
+    _try_model(config, model, task, data, normalise, ranks.device)
     _check_lone_samples(config, model, parts, normalise(data.train.x[:1]))
     if config.qat:
         fake_quantise(model, config.qat)
@@ -84,6 +86,24 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
     )
 
 
+def _try_model(
+    config: Config, model: nn.Module, task: Task, data: Dataset, normalise: Normaliser, device: torch.device
+) -> None:
+    """ConfigError if the model does not fit the data, or cannot be trained as these options say."""
+    is_synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if is_synchronised and config.mode != "step":
+        raise ConfigError(
+            f"--model {config.model} has SyncBatchNorm, which joins the batches of all ranks, and in --mode {config.mode} "
+            "each client trains alone: take BatchNorm, whose statistics are averaged"
+        )
+    x, y = normalise(data.train.x[:2]), data.train.y[:2]
+    # The built-in networks are known to train; and a lone sample is looked at next, SyncBatchNorm works on GPUs alone.
+    trains = config.model not in MODELS and len(y) > 1 and not is_synchronised
+    dtype = autocast_dtype(resolve_precision(config.precision, device)) if device.type == "cpu" else torch.float32
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        task.check_model(config.model, model, x, y if trains else None)
+
+
 def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], sample: Tensor) -> None:
     """ConfigError if a client trains on single samples and the model cannot: BatchNorm needs more than one value a channel.
 
@@ -94,7 +114,7 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
         return
     tried = copy.deepcopy(model).train()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), seeded(config.seed, "trial"):
             tried(sample)
     except ValueError as error:
         where = "--batch-size 1" if config.batch_size == 1 else f"--partition {config.partition}: client {lone}"

@@ -1,8 +1,8 @@
 """A client: global weights and its own data in, an update out."""
 
-import contextlib
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from .data.normalise import Normaliser
 from .engine.base import LocalEngine
 from .local import LocalModel
 from .schedule import learning_rate
-from .seeds import derive_seed
+from .seeds import derive_seed, seeded
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Update:
 class ClientTrainer:
     """Trains the clients of this rank one after another, in place.
 
-    What a client computes depends on the global model, its data and (seed, round, client) alone: dropout and augmentation
-    are seeded by these, and the engine starts afresh.
+    What a client computes depends on the global model, its data and (seed, round, client) alone: the generators that a model
+    may draw from and augmentation are seeded by these, and the engine starts afresh.
     """
 
     def __init__(
@@ -85,13 +85,9 @@ class ClientTrainer:
         options = self.options
         return count_steps(len(self.parts[client]), options.batch_size, options.local_epochs, options.local_steps)
 
-    @contextlib.contextmanager
-    def seeded(self, client: int, round_: int) -> Iterator[None]:
-        """Torch's generator for `client` in `round_`; afterwards it is as it was."""
-        device = self.data.x.device
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(derive_seed(self.seed, "dropout", round_, client))
-            yield
+    def seeded(self, client: int, round_: int) -> AbstractContextManager[None]:
+        """The global generators for `client` in `round_`; afterwards they are as they were."""
+        return seeded(self.seed, "dropout", round_, client)
 
     def batches(self, client: int, round_: int, engine: LocalEngine) -> Iterator[tuple[Tensor, Tensor]]:
         """What `client` trains on in `round_`, in order, as `engine` takes it: inputs and labels."""

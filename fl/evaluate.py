@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from .data.dataset import Split
 from .data.normalise import Normaliser
+from .own_state import OwnState
 from .ranks import Ranks
+from .seeds import seeded
 from .tasks import Task
 
 BATCH = 500
@@ -17,18 +19,24 @@ BATCH = 500
 
 @dataclass(frozen=True)
 class Forward:
-    """The way from samples, as they lie in a split, to outputs, fp32. `autocast`: its arithmetic, None for fp32."""
+    """The way from samples, as they lie in a split, to outputs, fp32. `autocast`: its arithmetic, None for fp32. `seed`: of
+    what a model draws, the same for every batch."""
 
     model: nn.Module
     normalise: Normaliser
     autocast: torch.dtype | None
     memory_format: torch.memory_format
+    seed: int = 0
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
-        """Outputs for the samples `x` [B, ...]; call it inside `evaluating`."""
-        with torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None):
+        """Outputs for the samples `x` [B, ...]; call it inside `evaluating`. The model keeps nothing of it, for the next
+        batch may be another rank's."""
+        own = OwnState(self.model)
+        autocast = torch.autocast(x.device.type, dtype=self.autocast, enabled=self.autocast is not None)
+        with autocast, seeded(self.seed, "evaluation"):
             outputs: Tensor = self.model(self.normalise(x, self.memory_format))
+        own.put_back()
         return outputs.float()
 
     @contextlib.contextmanager

@@ -151,6 +151,7 @@ class Federation:
             normalise=self.normalise,
             autocast=None if dtype is torch.float32 else dtype,
             memory_format=self.engine.memory_format,
+            seed=self.config.seed,
         )
 
     def make_costs(self) -> Costs:

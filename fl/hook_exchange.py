@@ -17,6 +17,7 @@ from .foreign_hook import Hook, count_collectives, load_hook
 from .model_state import ModelState
 from .outcome import ClientReport, RoundOutcome
 from .ranks import Ranks
+from .seeds import seeded
 from .server import Mean, Server
 from .uplink import Uplink
 
@@ -110,7 +111,7 @@ class HookExchange(Exchange):
             self.codec.traffic = traffic = Traffic()
             result = self._hook(self._hook_state, bucket).wait()
         else:
-            with count_collectives() as traffic:
+            with count_collectives() as traffic, seeded(self.seed, "hook", self._round):
                 result = self._hook(self._hook_state, bucket).wait()
             if self.ranks.world_size > 1 and not traffic.sent_bytes and not traffic.received_bytes:
                 raise RoundError("the hook made no collective call whose bytes can be counted")

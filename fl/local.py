@@ -11,6 +11,7 @@ from compression.pruning.submodel import SubModel, averaged
 
 from .engine.base import LocalEngine
 from .model_state import ModelState
+from .own_state import OwnState
 from .pruning.gradients import MaskedGradients
 from .pruning.part import Part
 
@@ -99,10 +100,14 @@ class SmallModel(LocalModel):
         named = dict(engine.model.named_parameters())
         self._tensors = [named[name] for name, p in sub.model.named_parameters() if p.requires_grad]
         self._layout = Layout.of((str(i), tensor) for i, tensor in enumerate(self._tensors))
+        exchanged = [name for name, _ in averaged(engine.model)] if buffers else []
+        self._own = OwnState(engine.model, exchanged)
 
     def load(self) -> None:
         """As in `LocalModel.load`."""
-        self.sub.gather_into(self.engine.model, self.state.parameters, self.state.buffers if self.buffers else None)
+        self._own.put_back()
+        buffers = self.state.whole_buffers() if self.buffers else None
+        self.sub.gather_into(self.engine.model, self.state.parameters, buffers)
 
     def read(self) -> tuple[Tensor, Tensor]:
         """As in `LocalModel.read`."""

@@ -37,8 +37,10 @@ from .record import Record, Rows
 from .replay import on_cpu_by_default, replaying
 from .resume_checks import refuse_other_model, refuse_other_samples, samples_sha256
 from .rounds import Rounds
+from .seeds import kept_generators
 from .step_mode import StepMode
 from .summary import write_summary
+from .surroundings import usual_surroundings
 from .terminal import lasting_output, say, try_to_write
 from .trackers import Trackers
 
@@ -48,8 +50,13 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     """Run to the end and return the contents of summary.json (on rank 0; an empty dict on the others).
 
     `explicit`: names of the options that the user gave. Raises ConfigError, DataError or RoundError, each with one
-    sentence for the user.
+    sentence for the user. A program that calls this keeps its own random streams and torch's settings.
     """
+    with usual_surroundings(), kept_generators():
+        return _run(config, explicit)
+
+
+def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     config = expand_paths(config)
     check_options(config, explicit)
     config, folder = continue_options(config, explicit)

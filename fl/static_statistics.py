@@ -26,14 +26,9 @@ def ask_statistics(federation: Federation, trainer: ClientTrainer, round_: int, 
     if not layers:
         return
     table = torch.zeros(len(cohort), state.buffers.numel(), dtype=torch.float64)
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = None  # every batch counts alike
     for row, client in enumerate(cohort):
         if ranks.hosts(client):
             table[row] = _statistics(federation, trainer, round_, client, layers)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
     ranks.sum(table)
     counts = [federation.course.weight(len(trainer.parts[client])) for client in cohort]
     weights = torch.tensor(counts, dtype=torch.float64)
@@ -52,13 +47,19 @@ def _statistics(
     """The buffers [m] after a client's batches have gone through the global model."""
     state, engine = federation.state, federation.engine
     state.load_into(engine.model)
+    momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
+        layer.momentum = None  # every batch counts alike
     engine.model.train()
-    with trainer.seeded(client, round_):
-        for count, (x, _) in enumerate(trainer.batches(client, round_, engine), start=1):
-            engine.model(x)
-            if count == _BATCHES:
-                break
+    try:
+        with trainer.seeded(client, round_):
+            for count, (x, _) in enumerate(trainer.batches(client, round_, engine), start=1):
+                engine.model(x)
+                if count == _BATCHES:
+                    break
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
     own, layout = dict(engine.model.named_buffers()), state.buffer_layout
     return layout.gather([own[name] for name in layout.names], torch.empty_like(state.buffers)).double().cpu()

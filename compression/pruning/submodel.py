@@ -13,6 +13,8 @@ from compression.wire import Sparse
 from .axes import fit
 from .group import Group
 
+AVERAGED_COUNTS = "averaged_counts"
+
 
 @dataclass(frozen=True, eq=False)
 class SubModel:
@@ -141,6 +143,13 @@ def _trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def averaged(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Floating-point buffers that belong to the state, by name: running statistics."""
+    """Buffers that belong to the state and are averaged, by name: floating-point ones (running statistics), and those of
+    whole numbers and truth values that their module names in an attribute `averaged_counts`."""
     state = model.state_dict(keep_vars=True)
-    return [(name, b) for name, b in model.named_buffers() if b.is_floating_point() and name in state]
+    named = [(name, b) for name, b in model.named_buffers() if name in state]
+    return [(name, b) for name, b in named if b.is_floating_point() or _is_count(model, name)]
+
+
+def _is_count(model: nn.Module, name: str) -> bool:
+    owner, _, leaf = name.rpartition(".")
+    return leaf in getattr(model.get_submodule(owner), AVERAGED_COUNTS, ())

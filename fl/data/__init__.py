@@ -1,7 +1,6 @@
 """Data sets by name, and the first cuts: whose training samples, and how many of them."""
 
 import dataclasses
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +15,9 @@ from fl.data.groups import draw_groups, share_of_each, take_of_each, without_gro
 from fl.data.partition import NATURAL, check_partition
 from fl.data.pictures import progress_bars
 from fl.errors import ConfigError, DataError
-from fl.plugin import load_function
-from fl.seeds import numpy_generator
+from fl.plugin import line_of, load_function, reason
+from fl.seeds import numpy_generator, seeded
+from fl.surroundings import kept_surroundings
 
 __all__ = ["DATASETS", "Dataset", "Split", "check_dataset", "is_natural", "load_dataset"]
 
@@ -78,7 +78,7 @@ def _check_path(name: str) -> None:
 
 
 def _own_function(name: str, folder: Path) -> Callable[[], Dataset]:
-    """What calls the user's own function; its errors in the data name the option, and the line that they come from."""
+    """What calls the user's own function; its errors name the option, and the line that they come from."""
     try:
         function = load_function("--dataset", name, "folder")
     except ConfigError as error:
@@ -89,10 +89,10 @@ def _own_function(name: str, folder: Path) -> Callable[[], Dataset]:
         try:
             return function(folder)
         except DataError as error:
-            lines = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-            own = [at for at in lines if at[0].suffix == ".py" and at[0].parent != Path(__file__).parent]
-            where = f" ({own[-1][0].name}, line {own[-1][1]})" if own else ""
-            raise DataError(f"--dataset {name}: {error}{where}") from None
+            line = line_of(error)
+            raise DataError(f"--dataset {name}: {error}{f' ({line})' if line else ''}") from None
+        except Exception as error:
+            raise DataError(f"--dataset {name} fails on {folder} ({reason(error)})") from error
 
     return load
 
@@ -107,7 +107,7 @@ def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False) -> Dat
     Raises ConfigError for an unknown name and DataError for missing or malformed data. Safe to call on all ranks at
     once: the ranks of one machine take turns when something has to be downloaded.
     """
-    with progress_bars(not quiet):
+    with progress_bars(not quiet), kept_surroundings(), seeded(seed, "data"):
         data = check_dataset(options)()
     if not isinstance(data, Dataset):
         raise DataError(f"--dataset {options.dataset} must return a fl.data.Dataset, not {type(data).__name__}")

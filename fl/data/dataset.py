@@ -30,6 +30,10 @@ class Split:
         images = x.dtype == torch.uint8 and x.ndim == 4
         if not images and not (x.dtype == torch.float32 and x.ndim >= 2):
             raise DataError(f"samples must be images, uint8 [N, C, H, W], or float32 [N, ...], not {_describe(x)}")
+        if images and colours_last(tuple(x.shape[1:])):
+            raise DataError(
+                f"images must be uint8 [N, C, H, W], and {_describe(x)} looks like [N, H, W, C]: x.permute(0, 3, 1, 2)"
+            )
         if y.dtype not in (torch.int64, torch.float32) or y.ndim != 1:
             raise DataError(f"labels must be int64 [N], or numbers to predict float32 [N], not {_describe(y)}")
         if len(x) != len(y):
@@ -178,6 +182,13 @@ def channels_of(sample_shape: tuple[int, ...]) -> int:
 def size_of(sample_shape: tuple[int, ...]) -> int:
     """Height of samples [C, H, W], steps of samples [T, F], 1 for samples [F]."""
     return sample_shape[1] if len(sample_shape) == 3 else sample_shape[0] if len(sample_shape) == 2 else 1
+
+
+def colours_last(sample_shape: tuple[int, ...]) -> bool:
+    """Whether samples [C, H, W] of this shape are likely to be [H, W, C]: the last size is a number of colours, the first
+    is none. A last size of 1 may also be that of a signal of many channels, so then both sides must be alike."""
+    first, second, last = sample_shape
+    return min(first, second) > 4 and (last in (3, 4) or (last == 1 and first == second))
 
 
 def is_lost(spread: float, largest: float) -> bool:

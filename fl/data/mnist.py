@@ -10,7 +10,7 @@ import torch
 
 from fl.data.dataset import Dataset, Split
 from fl.data.files import obtain
-from fl.models.torchvision_shim import import_torchvision
+from fl.torchvision_shim import import_torchvision
 
 FOLDER = "MNIST/raw"
 SUMS = {

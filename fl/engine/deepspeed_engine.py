@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..config import Config
 from ..errors import explained
+from ..own_state import OwnState
 from ..schedule import first_learning_rate
 from .base import LocalEngine, Loss, want_dense_gradients
 from .deepspeed_config import engine_config
@@ -48,6 +49,7 @@ class DeepSpeedEngine(LocalEngine):
             trained = copy.deepcopy(self.model)
             want_dense_gradients(trained)
         self._engine = self._initialize(trained, ranks)
+        self._own = OwnState(trained, dict(trained.named_buffers()))
         # No hook averages gradients, not even over this rank alone, which would copy them all.
         self._engine.enable_backward_allreduce = False
         self._groups: list[dict[str, Any]] = _parameter_groups(trained)
@@ -63,6 +65,7 @@ class DeepSpeedEngine(LocalEngine):
         engine = self._engine
         self._lr = lr
         if self._native:
+            self._own.put_back()
             _copy_tensors(self.model, engine.module)
         engine.train()
         groups = [dict(group) for group in self._groups]

@@ -84,7 +84,7 @@ def _floats(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _counters(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that are no floating-point numbers (BatchNorm's step counter): as built, since nothing reads them."""
+    """Tensors that are no floating-point numbers (BatchNorm's step counter): as built, by the structure."""
     return {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_floating_point()}
 
 

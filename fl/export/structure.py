@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..config import ModelOptions
@@ -24,7 +25,8 @@ class Structure:
     samples than images, which the network takes as the data set's loader scales them. `bits`: of the integer weights, 0
     without. `kept`: the channels of every group (its layers joined by `+`) in small.safetensors, None without.
     `sample_shape`: of one sample; None: a square image. `target`: where `classes` is 0, a prediction is
-    output * target[1] + target[0].
+    output * target[1] + target[0]. `seed`: of what the network draws when it is built and keeps outside its state.
+    `integers`: by name, tensors of whole numbers and truth values that are others than a network has when it is built.
     """
 
     model: str
@@ -39,19 +41,25 @@ class Structure:
     kept: dict[str, list[int]] | None = None
     sample_shape: list[int] | None = None
     target: list[float] | None = None
+    seed: int = 0
+    integers: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = _FORMAT
 
     def build(self) -> nn.Module:
         """The whole network in evaluation, its weights still those of an untrained one."""
         options: Any = {"model": self.model, "stem": self.stem, "norm": self.norm}
-        return build_model(
+        model = build_model(
             ModelOptions(**options),
             classes=self.classes,
             in_channels=self.in_channels,
             image_size=self.image_size,
             sample_shape=None if self.sample_shape is None else tuple(self.sample_shape),
-            seed=0,
-        ).eval()
+            seed=self.seed,
+        )
+        named = model.state_dict()
+        for name, value in self.integers.items():
+            named[name].copy_(torch.tensor(value))
+        return model.eval()
 
     def to_json(self) -> dict[str, Any]:
         """What structure.json holds."""

@@ -83,9 +83,11 @@ class _Export:
             bits=bits,
             sample_shape=list(data.sample_shape),
             target=None if data.classes else list(data.target),
+            seed=config.seed,
         )
         self.model = self.structure.build()
         self.state = self._final_state()
+        self.structure = dataclasses.replace(self.structure, integers=self._changed_integers())
         self.model.load_state_dict(self.state)
         self.files: dict[str, dict[str, Any]] = {}
 
@@ -95,6 +97,14 @@ class _Export:
             return read_tensors(path)
         except (OSError, SafetensorError) as error:
             raise ConfigError(f"{path} cannot be read ({error}): only a finished run can be exported") from None
+
+    def _changed_integers(self) -> dict[str, Any]:
+        built = self.model.state_dict()
+        return {
+            name: tensor.tolist()
+            for name, tensor in self.state.items()
+            if not tensor.is_floating_point() and name in built and not torch.equal(tensor, built[name])
+        }
 
     def go(self) -> dict[str, Any]:
         """Write, read back, evaluate, report."""
@@ -160,7 +170,13 @@ class _Export:
     def _measure(self, kind: str) -> None:
         """Read a form back and evaluate it on the test data."""
         alone = Ranks(0, 1, 0, 1, torch.device("cpu"), torch.device("cpu"), "python", torch.get_num_threads())
-        forward = Forward(load(self.output, kind), self.normalise, autocast=None, memory_format=torch.contiguous_format)
+        forward = Forward(
+            load(self.output, kind),
+            self.normalise,
+            autocast=None,
+            memory_format=torch.contiguous_format,
+            seed=self.config.seed,
+        )
         metrics = evaluate(forward, self.test, alone, self.task).metrics
         self.files[KINDS[kind]] |= {f"test_{name}": value for name, value in metrics.items()}
 

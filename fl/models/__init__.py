@@ -8,16 +8,18 @@ from torch import nn
 
 from compression.spec import nearest
 from fl.config import ModelOptions
-from fl.data.dataset import channels_of, size_of
+from fl.data.dataset import channels_of, colours_last, size_of
 from fl.errors import ConfigError
 from fl.models import sequence, small
 from fl.models.emotion import emotion_cnn
 from fl.models.resnet import resnet
 from fl.models.resnet12 import resnet12
+from fl.models.trial import logits_of, need_parameters, refuse_kinds, shape_lazy_layers
 from fl.models.vgg import vgg11
 from fl.models.weights import check_weights, load_weights
-from fl.plugin import load_function
-from fl.seeds import derive_seed
+from fl.plugin import load_function, reason
+from fl.seeds import seeded
+from fl.surroundings import kept_surroundings
 
 __all__ = ["MODELS", "build_model", "check_model"]
 
@@ -67,21 +69,37 @@ def build_model(
     """The network that the options name, fp32 on the CPU, for samples of `sample_shape`; None: square images
     [in_channels, image_size, image_size]. `classes` 0: it predicts one number.
 
-    Its first weights are a function of `seed` alone, and no global random state changes; `--init` then replaces them
-    with those of a safetensors file. A user's own function is called as `function(classes, in_channels)`, with 1 for
-    `classes` 0 and, for sequences [T, F], F channels. Raises ConfigError for whatever `check_model` refuses, for samples
-    that the network does not take, and for a file that does not fit.
+    Its first weights are a function of `seed` alone, lazily shaped layers included, and no global random state changes;
+    `--init` then replaces them with those of a safetensors file. A user's own function is called as `function(classes,
+    in_channels)`, with 1 for `classes` 0 and, for sequences [T, F], F channels. Raises ConfigError for whatever
+    `check_model` refuses, for a function that fails, for samples that the network does not take, for tensors that cannot
+    be exchanged, and for a file that does not fit.
     """
     own = check_model(options)
     shape = (in_channels, image_size, image_size) if sample_shape is None else tuple(sample_shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive_seed(seed, "model"))  # torch.manual_seed seeds CUDA too
-        model = _built_in(options, classes, shape) if own is None else own(classes or 1, channels_of(shape))
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"--model {options.model} must return a torch.nn.Module, not {type(model).__name__}")
-    model = model.to(device="cpu", dtype=torch.float32)
+    with kept_surroundings(), seeded(seed, "model"):
+        model = _built_in(options, classes, shape) if own is None else _own(options.model, own, classes or 1, shape)
     if options.init is not None:
         load_weights(model, options.init)
+    return model
+
+
+def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int, ...]) -> nn.Module:
+    """A user's network, ready to be trained on samples of this shape."""
+    channels = channels_of(shape)
+    try:
+        model = function(classes, channels)
+    except Exception as error:
+        called = f"{name.partition(':')[2]}({classes}, {channels})"
+        raise ConfigError(f"--model {name} fails when it is called as {called} ({reason(error)})") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"--model {name} must return a torch.nn.Module, not {type(model).__name__}")
+    need_parameters(name, model)
+    refuse_kinds(name, model)
+    # Complex tensors outside the state, such as tables of rotations, stay what they are.
+    model._apply(lambda tensor: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype))
+    shape_lazy_layers(name, model, shape)
+    model.register_forward_hook(logits_of)
     return model
 
 
@@ -93,6 +111,11 @@ def _built_in(options: ModelOptions, classes: int, shape: tuple[int, ...]) -> nn
     if len(shape) not in dimensions:
         hint = "; window=LENGTH makes windows of a csv: table, and --model mlp takes rows" if len(shape) == 1 else ""
         raise ConfigError(f"--model {name} takes {takes}, and the samples of --dataset are {list(shape)}{hint}")
+    if len(shape) == 3 and colours_last(shape):
+        raise ConfigError(
+            f"--model {name} takes samples [C, H, W], and those of --dataset, {list(shape)}, look like [H, W, C]: "
+            "x.permute(0, 3, 1, 2)"
+        )
     if name in _SEQUENCES:
         return _SEQUENCES[name](classes=classes, features=channels, length=size)
     outputs = classes or 1

@@ -1,47 +1,5 @@
-"""Importing torchvision beside a torch for which it was not compiled.
+"""Where modules of users look for it: `import_torchvision` lies in `fl.torchvision_shim`."""
 
-A torchvision wheel built for CUDA cannot load its compiled operators beside a CPU-only torch, and then `import
-torchvision` fails, because it describes two operators that do not exist. Data sets, transforms and models need
-neither, so a bare schema for the two is enough.
-"""
+from fl.torchvision_shim import import_torchvision
 
-import importlib
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
-import torch
-
-from fl.errors import ConfigError
-
-_SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-_kept: list[torch.library.Library] = []  # a Library takes its definitions with it when it is collected
-
-
-def import_torchvision() -> ModuleType:
-    """The torchvision module, whose `datasets` and `models` work; its operators only if they were compiled for this
-    torch. ConfigError if it is not installed."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None:
-        raise ConfigError("torchvision is not installed; install the version that belongs to this torch")
-    if not hasattr(torch.ops.torchvision, "nms") and not _load_compiled(spec.submodule_search_locations or []):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for schema in _SCHEMAS.values():
-            library.define(schema)
-        _kept.append(library)
-    return importlib.import_module("torchvision")
-
-
-def _load_compiled(folders: list[str]) -> bool:
-    """Load torchvision's own operators, as its import would; whether that worked."""
-    for folder in folders:
-        for path in sorted([*Path(folder).glob("_C*.so"), *Path(folder).glob("_C*.pyd")]):
-            try:
-                torch.ops.load_library(str(path))
-            except (OSError, RuntimeError):
-                continue
-            return hasattr(torch.ops.torchvision, "nms")
-    return False
+__all__ = ["import_torchvision"]

@@ -72,6 +72,7 @@ class ChannelChooser(Chooser):
     def __init__(self, pruning: Pruning, state: ModelState, model: nn.Module, example: Tensor) -> None:
         self.pruning = pruning
         self.layout = state.layout
+        self.state = state
         self.model = model
         try:
             self.groups: Sequence[Group] = find_groups(model, example)
@@ -120,6 +121,7 @@ class ChannelChooser(Chooser):
 
     def part(self, mask: Tensor) -> Part:
         """As in `Chooser.part`."""
+        self.state.load_into(self.model)  # what is not exchanged is cut too, and must not be the last client's
         sub = cut(self.model, self.groups, self._kept(mask.cpu()))
         return Part(Inside(sub.mask(), self.layout), sub.buffers, sub)
 

@@ -1,12 +1,17 @@
 """What every task says of itself."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..models.trial import average_counts, counts_of, run_once
+from ..own_state import OwnState
+from ..plugin import reason
+from ..seeds import seeded
+from ..surroundings import kept_surroundings
 from .score import Score
 
 
@@ -50,21 +55,45 @@ class Task(ABC):
     def wanted(self) -> str:
         """Which outputs can be, in words."""
 
-    @torch.no_grad()
-    def check_model(self, name: str, model: nn.Module, x: Tensor) -> None:
-        """ConfigError if `--model name` does not take the inputs `x`, float32 [N, ...], or gives other outputs for them than
-        this task needs."""
-        was_training = model.training
-        model.eval()
+    def check_model(self, name: str, model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
+        """ConfigError if `--model name` does not take the inputs `x`, float32 [N, ...], in evaluation, or gives other
+        outputs for them than this task needs; with targets `y` [N], also if it cannot be trained on them. Counts and flags
+        that training changes are marked to be averaged; nothing else about the model changes."""
+        was_training, before = model.training, OwnState(model)
         try:
-            outputs = model(x)
-        except (RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(
-                f"--model {name} must take a batch of samples of shape {list(x.shape[1:])}, and fails on one ({reason})"
-            ) from error
+            with kept_surroundings(), seeded(0, "trial"):
+                with torch.no_grad():
+                    self._check_outputs(name, run_once(name, model, x, training=False), x, "evaluation")
+                changed = [] if y is None else self._try_step(name, model, x, y)
         finally:
+            before.put_back()
+            model.zero_grad()
             model.train(was_training)
+        average_counts(model, changed)
+
+    def _try_step(self, name: str, model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
+        """As in training; the names of the counts and flags that this changes."""
+        before = counts_of(model)
+        outputs = run_once(name, model, x, training=True)
+        self._check_outputs(name, outputs, x, "training")
+        try:
+            self.loss(outputs, y).backward()
+        except Exception as error:
+            raise ConfigError(
+                f"--model {name} has outputs that no gradient comes back from ({reason(error)})"
+            ) from error
+        return [key for key, count in counts_of(model).items() if not torch.equal(count, before[key])]
+
+    def _check_outputs(self, name: str, outputs: Any, x: Tensor, mode: str) -> None:
         if not isinstance(outputs, Tensor) or not self.fits(outputs.shape):
             found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise ConfigError(f"--model {name} must give {self.wanted} for {len(x)} samples, not {found}")
+            hint = "" if isinstance(outputs, Tensor) else ": return that tensor, or an object that has it as `logits`"
+            raise ConfigError(
+                f"--model {name} must give {self.wanted} for {len(x)} samples, not {found} in {mode}{hint}"
+            )
+        if not outputs.is_floating_point():
+            raise ConfigError(f"--model {name} must give floating-point outputs, not {outputs.dtype} in {mode}")
+        if not bool(outputs.isfinite().all()):
+            raise ConfigError(
+                f"--model {name} gives NaN or infinity for the first samples in {mode}, before any training"
+            )

@@ -60,12 +60,14 @@ def test_a_tensor_with_two_names_is_exchanged_once_and_learns():
     }
 
 
-def test_buffers_outside_the_models_state_are_left_alone():
-    """A cache registered with persistent=False is neither exchanged nor saved."""
+def test_buffers_outside_the_models_state_begin_anew():
+    """A cache registered with persistent=False is neither exchanged nor saved, and no client gets the last one's."""
     model = nn.Linear(2, 1)
     model.register_buffer("cache", torch.ones(2), persistent=False)
     state = ModelState(model, torch.device("cpu"))
+    model.cache += 1
     state.load_into(model)
+    assert model.cache.tolist() == [1, 1]
     assert state.buffers.numel() == 0
     assert set(state.state_dict()) == {"weight", "bias"}
 
@@ -84,3 +86,18 @@ def test_a_model_too_large_for_a_payload_is_refused():
         model = nn.Linear(1 << 16, 1 << 16, bias=False)
     with pytest.raises(ConfigError, match=r"4,294,967,296 parameters.*fewer than 2\^32"):
         ModelState(model, torch.device("meta"))
+
+
+def test_counts_that_are_averaged():
+    """A mean of 3.4 steps and of 0.6 for a flag is loaded, and saved, as 3 and as true; a table stays as it was."""
+    model = nn.Linear(2, 1)
+    for name, tensor in (("steps", torch.tensor(2)), ("set", torch.tensor(False)), ("table", torch.tensor([4]))):
+        model.register_buffer(name, tensor)
+    model.averaged_counts = ("steps", "set")
+    state = ModelState(model, torch.device("cpu"))
+    assert state.subtract_local(model)[1].tolist() == [2, 0]
+    state.buffers.copy_(torch.tensor([3.4, 0.6]))
+    state.load_into(model)
+    for found in (model.state_dict(), state.state_dict()):
+        assert (int(found["steps"]), bool(found["set"]), found["table"].tolist()) == (3, True, [4])
+        assert (found["steps"].dtype, found["set"].dtype) == (torch.int64, torch.bool)

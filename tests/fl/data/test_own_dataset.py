@@ -175,3 +175,55 @@ def test_the_examples_of_the_page_go_together(tmp_path: Path, monkeypatch: pytes
     )
     assert data.sample_shape == (13,)
     assert model(data.train.x).shape == (len(data.train), 3)
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 3), (480, 640, 3), (20, 30, 4), (28, 28, 1)])
+def test_images_with_colours_last(shape: tuple[int, ...]) -> None:
+    """As NumPy and Keras keep them: refused, and the remedy is named; as floats, by the networks that are built in."""
+    with pytest.raises(
+        DataError, match=r"\[N, C, H, W\], and uint8 .* looks like \[N, H, W, C\]: x.permute\(0, 3, 1, 2\)"
+    ):
+        Split(torch.zeros(2, *shape, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+    Split(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(
+        ConfigError, match=r"takes samples \[C, H, W\], and those of --dataset, .*, look like \[H, W, C\]"
+    ):
+        build_model(
+            ModelOptions(model="resnet18"), classes=2, in_channels=32, image_size=32, sample_shape=shape, seed=0
+        )
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 3), (1, 28, 28), (3, 4, 4), (4, 64, 64), (3, 3, 3), (12, 50, 1), (13, 64, 64)]
+)
+def test_images_that_may_have_channels_first(shape: tuple[int, ...]) -> None:
+    """Where the first size may be that of channels, nothing is refused."""
+    Split(torch.zeros(2, *shape, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
+
+
+def failing(folder: Path) -> Dataset:
+    """A file that is not there."""
+    return torch.load(folder / "none.pt")
+
+
+def drawing(folder: Path) -> Dataset:
+    """Drawn with two global generators, and torch's default type changed by the way."""
+    data = made(train=Split(torch.rand(6, 4) + float(np.random.rand()), torch.arange(6).float()))
+    torch.set_default_dtype(torch.float64)
+    return data
+
+
+def test_errors_of_the_function_itself() -> None:
+    """Whatever it raises: the option, its words, and the line."""
+    with pytest.raises(DataError, match=r"failing fails on data \(FileNotFoundError: .*none.pt.*; test_own_d.*line"):
+        load_dataset(DataOptions(dataset=f"{__name__}:failing"), seed=0)
+
+
+def test_what_the_function_draws_follows_from_the_seed() -> None:
+    """Oracles: the same seed again, another; torch's default type and generator as before."""
+    state = torch.get_rng_state()
+    one, again, other = (load_dataset(DataOptions(dataset=f"{__name__}:drawing"), seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one.train.x, again.train.x)
+    assert not torch.equal(one.train.x, other.train.x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_default_dtype() == torch.float32

@@ -1,0 +1,106 @@
+"""What a model keeps for itself, beside what is exchanged: for every client it begins anew."""
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, MutableMapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import is_lazy
+
+_VALUES = (type(None), bool, int, float, complex, str, bytes)
+_CONTAINERS = (list, deque, set, dict, OrderedDict, defaultdict, Counter)
+_TORCHS = frozenset(vars(nn.Module()))  # attributes that torch keeps itself
+
+Rewind = Callable[[], Any]
+
+
+class OwnState:
+    """Buffers and plain attributes of every module in `model`, as they are now, to `put_back` later.
+
+    `exchanged`: names of buffers that are loaded by other means. Of attributes, tensors, arrays, numbers, texts, and lists,
+    tuples, sets and dicts of these are put back, in place, and those that came later are taken away. Other objects are left
+    alone, and so are a tensor that shares its memory with a parameter or an exchanged buffer, a scripted module, and a layer
+    that has no shape yet.
+    """
+
+    def __init__(self, model: nn.Module, exchanged: Collection[str] = ()) -> None:
+        loaded = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name in exchanged)]
+        taken = frozenset(_address(tensor) for tensor in loaded) - {0}
+        self._kept: list[tuple[MutableMapping[str, Any], frozenset[str], dict[str, tuple[Any, Rewind]]]] = []
+        for path, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule | LazyModuleMixin):
+                continue
+            prefix = f"{path}." if path else ""
+            others = frozenset(name for name in module._buffers if prefix + name in exchanged)
+            for store, left in ((vars(module), _TORCHS), (module._buffers, others)):
+                first: dict[str, tuple[Any, Rewind]] = {}
+                for name in store.keys() - left:
+                    rewind = _rewind(store[name], taken)
+                    if rewind is not None:
+                        first[name] = store[name], rewind
+                self._kept.append((store, left | store.keys(), first))
+
+    def put_back(self) -> None:
+        """Everything is as it was when this object was made."""
+        for store, left, first in self._kept:
+            for name in store.keys() - left:
+                if _rewind(store[name], frozenset()) is not None:
+                    del store[name]
+            for name, (value, rewind) in first.items():
+                rewind()
+                store[name] = value
+
+
+def _rewind(value: Any, taken: frozenset[int]) -> Rewind | None:
+    """What gives `value` its present content again; None for what is left alone."""
+    if isinstance(value, _VALUES):
+        return _nothing
+    if isinstance(value, Tensor):
+        return _rewind_tensor(value, taken)
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        content = value.copy()
+        return lambda: np.copyto(value, content) if value.flags.writeable else None
+    if type(value) in _CONTAINERS:
+        held = dict(value) if isinstance(value, dict) else list(value)
+        inner = _rewind_all(held.values() if isinstance(held, dict) else held, taken)
+        return inner and (lambda: _refill(value, held, inner))
+    return _rewind_all(value, taken) if type(value) is tuple else None
+
+
+def _rewind_all(values: Iterable[Any], taken: frozenset[int]) -> Rewind | None:
+    rewinds = [_rewind(value, taken) for value in values]
+    known = [rewind for rewind in rewinds if rewind is not None]
+    return (lambda: [rewind() for rewind in known]) if len(known) == len(rewinds) else None
+
+
+def _rewind_tensor(tensor: Tensor, taken: frozenset[int]) -> Rewind | None:
+    if not tensor.numel():
+        return _nothing
+    if isinstance(tensor, nn.Parameter) or not _address(tensor) or _address(tensor) in taken:
+        return None
+    content = tensor.detach().clone()
+    return lambda: tensor.detach().copy_(content)
+
+
+def _address(tensor: Tensor) -> int:
+    """Of its memory; 0 where it has none."""
+    if is_lazy(tensor):
+        return 0
+    plain = tensor.layout is torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
+    return tensor.untyped_storage().data_ptr() if plain else 0
+
+
+def _refill(value: Any, held: Any, inner: Rewind) -> None:
+    inner()
+    value.clear()
+    if isinstance(value, list | deque):
+        value.extend(held)
+    else:
+        value.update(held)
+
+
+def _nothing() -> None:
+    """For what cannot change."""
