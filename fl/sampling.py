@@ -15,7 +15,6 @@ Where too few are up, those that will be soonest fill the places; in virtual tim
 Where samples decide who is drawn, those who are count alike in the mean: otherwise large clients would count twice.
 """
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -25,6 +24,7 @@ import numpy as np
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 
+from .client_table import read_lines
 from .config import Config
 from .errors import ConfigError
 from .outcome import ClientReport
@@ -183,30 +183,28 @@ def _hours(period: float, share: float, seed: int) -> _Waits:
 
 def _trace(path: Path, clients: int) -> tuple[_Waits, bool]:
     """From a file to how long until a client is up, and whether in seconds; a client without rows never is."""
-    if not path.is_file():
-        raise ConfigError(f"--sampling {path}: there is no such file")
+    (_, header), *lines = read_lines("--sampling", path) or [(1, [])]
+    columns = next((each for each in _COLUMNS if sorted(header) == sorted(each)), None)
+    if columns is None:
+        raise ConfigError(
+            f"--sampling {path}: its columns must be client, first_round and last_round, or client, first_s and last_s"
+        )
+    by_time = columns == _COLUMNS[1]
+    number = float if by_time else int
     spans: dict[int, list[tuple[float, float]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = next((each for each in _COLUMNS if set(reader.fieldnames or ()) == set(each)), None)
-        if columns is None:
+    for line, cells in lines:
+        row = dict(zip(header, cells, strict=False))
+        try:
+            client, first, last = int(row[columns[0]]), number(row[columns[1]]), number(row[columns[2]])
+        except (KeyError, ValueError):
             raise ConfigError(
-                f"--sampling {path}: its columns must be client, first_round and last_round, or client, first_s and last_s"
+                f"--sampling {path}: line {line} must hold three {'' if by_time else 'whole '}numbers"
+            ) from None
+        if not 0 <= client < clients or not 0 <= first <= last < math.inf:
+            raise ConfigError(
+                f"--sampling {path}: line {line} must name a client from 0 to {clients - 1}, and its times in order"
             )
-        by_time = columns == _COLUMNS[1]
-        number = float if by_time else int
-        for line, row in enumerate(reader, start=2):
-            try:
-                client, first, last = int(row[columns[0]]), number(row[columns[1]]), number(row[columns[2]])
-            except (TypeError, ValueError):
-                raise ConfigError(
-                    f"--sampling {path}: line {line} must hold three {'' if by_time else 'whole '}numbers"
-                ) from None
-            if not 0 <= client < clients or not 0 <= first <= last < math.inf:
-                raise ConfigError(
-                    f"--sampling {path}: line {line} must name a client from 0 to {clients - 1}, and its times in order"
-                )
-            spans.setdefault(client, []).append((first, last))
+        spans.setdefault(client, []).append((first, last))
 
     def waits(client: int, at: float) -> float:
         own = [max(0, first - at) for first, last in spans.get(client, []) if last >= at]

@@ -2,12 +2,19 @@
 
 import bz2
 import codecs
+import csv
 import gzip
 import io
 import lzma
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+
+from fl.data.files import UNREADABLE
+
+CANNOT_READ = (*UNREADABLE, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What reading a file that is damaged, or no table, can raise."""
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -21,7 +28,7 @@ _MARKS = {
 def read_text(path: Path) -> tuple[str, str]:
     """The text of a file, packed (gzip, bzip2, xz, zip) or not, and a remark where its encoding is a guess, else "".
 
-    ValueError, OSError and what unpacking raises for what is no text.
+    One of CANNOT_READ where there is none.
     """
     data = path.read_bytes()
     for mark, unpack in _PACKED.items():

@@ -3,11 +3,8 @@
 import csv
 import gc
 import io
-import lzma
 import math
 import re
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fl.data.csv_text import read_text
-from fl.data.files import UNREADABLE
+from fl.data.csv_text import CANNOT_READ, read_text
 from fl.errors import DataError
 
 _MISSING = frozenset(
@@ -40,14 +36,12 @@ class Table:
     """The cells of one file by column, all text, each a list of N.
 
     `malformed`, bool [N], marks rows that could not be told apart into cells (too many or too few): their cells are empty.
-    `lines`, int64 [N], is where rows begin in the file, from 1. `separator` parts the cells; `remark`: how the file was
-    decoded, where that is a guess.
+    `lines`, int64 [N], is where rows begin in the file, from 1. `remark`: how the file was decoded, where that is a guess.
     """
 
     columns: dict[str, list[str]]
     malformed: np.ndarray
     lines: np.ndarray
-    separator: str = ","
     remark: str = ""
 
     def __len__(self) -> int:
@@ -66,7 +60,7 @@ def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> 
     try:
         text, remark = read_text(path)
         return _read(text, remark, wanted)
-    except (*UNREADABLE, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except CANNOT_READ as error:
         raise DataError(f"{option}: {path} cannot be read ({error or type(error).__name__})") from None
     finally:
         if collected:
@@ -103,13 +97,12 @@ def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
         {name: columns[name] for name in (columns if wanted is None else wanted)},
         malformed,
         np.array([first for first, _, _ in records], dtype=np.int64),
-        separator,
         remark,
     )
 
 
 def _separator(text: str) -> str:
-    """What parts the cells: what gives the header several, and most rows as many."""
+    """What parts the cells: what gives the header several, and most rows as many. Words are parted by spaces too."""
     head = list(islice(io.StringIO(text, newline=""), _LOOK_AT))
     told = re.fullmatch(r'"?sep=(.)"?\s*', head[0]) if head else None
     if told:
@@ -121,7 +114,7 @@ def _separator(text: str) -> str:
         ]
         width = len(rows[0]) if rows else 0
         share = sum(len(row) in (width, width + 1) for row in rows) / len(rows) if width > 1 else 0.0
-        if share > most:
+        if share > max(most, 0.5 * (mark == " ")):
             best, most = mark, share
     return best
 

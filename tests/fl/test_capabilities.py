@@ -118,6 +118,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "caps.csv"
     with pytest.raises(ConfigError, match="not a readable csv file"):
         of(str(path), 2)
-    path.write_bytes(b"client,capability\n\xff,1\n")
+    path.write_bytes(b"client,capability\n\0,1\n")
     with pytest.raises(ConfigError, match="not a readable csv file"):
         of(str(path), 2)

@@ -121,6 +121,24 @@ def test_a_trace(tmp_path: Path) -> None:
     assert sampler.draw(range(3), 3, 0) == [0, 1, 2], "places are filled"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_a_trace_as_a_spreadsheet_saves_it(tmp_path: Path, encoding: str) -> None:
+    """A mark in front, UTF-16 and Windows' line ends change nothing. Oracle: who is up."""
+    path = tmp_path / "up.csv"
+    path.write_bytes("client,first_round,last_round\r\n1, 0,2\r\n\r\n".encode(encoding))
+    assert Sampler(str(path), [1, 1], seed=0).draw([0, 1], 1, 1) == [1]
+
+
+@pytest.mark.parametrize("content", [b"\0\1\2\3", b"\x1f\x8b\0", b'client,"' + b"x" * 200_000 + b'"\n', None])
+def test_a_trace_that_is_no_table(tmp_path: Path, content: bytes | None) -> None:
+    """Nothing, no text, an archive that is cut off, a cell without end: one sentence that names the option and the file."""
+    path = tmp_path / "up.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^--sampling .*up\.csv: not a readable csv file \("):
+        Sampler(str(path), [1, 1], seed=0)
+
+
 def test_in_virtual_time(tmp_path: Path) -> None:
     """Up for half of every 10 s: then no wait, otherwise until the next begin. And from a file, in seconds."""
     sampler = Sampler("diurnal:10s,0.5", [1] * 5, seed=1)

@@ -165,6 +165,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert parse_profiles(str(path)).file == path
     with pytest.raises(ConfigError, match="not a readable csv file"):
         profiles(str(path), 2, 0)
-    path.write_bytes(HEADER.encode() + b"\xff,1,1,1,0,0,0\n")
+    path.write_bytes(HEADER.encode() + b"\0,1,1,1,0,0,0\n")
     with pytest.raises(ConfigError, match="not a readable csv file"):
         profiles(str(path), 2, 0)
