@@ -122,17 +122,14 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     if cuda:
         device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    # NCCL refuses two ranks on one GPU; gloo serves ranks that share one.
-    nccl = cuda and place.local_world_size <= torch.cuda.device_count()
-    if not created:
-        nccl = cuda and _existing_group_has_nccl()
+    nccl = cuda and not created and _existing_group_has_nccl()
     threads = options.threads or max(1, _cores() // place.local_world_size)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with _variables(place):
             if created:
-                _make_group(place, nccl=nccl)
+                nccl = _make_group(place, device)
             yield Ranks(
                 rank=place.rank,
                 world_size=place.world_size,
@@ -171,17 +168,31 @@ def _variables(place: Place) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _make_group(place: Place, *, nccl: bool) -> None:
+def _make_group(place: Place, device: torch.device) -> bool:
+    """Make the process group; returns whether it sends GPU tensors through NCCL."""
     # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
     # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
     importlib.import_module("torch.distributed.nn.functional")
+    store = _store(place)
+    nccl = device.type == "cuda" and _each_has_a_gpu(store, place, device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
-        store=_store(place),
+        store=store,
         rank=place.rank,
         world_size=place.world_size,
         timeout=_TIMEOUT,
     )
+    return nccl
+
+
+def _each_has_a_gpu(store: dist.Store, place: Place, device: torch.device) -> bool:
+    """Whether no two ranks share a GPU, which NCCL refuses; the same answer on all of them.
+
+    How many GPUs a rank sees does not tell: it may be shown one of its own and no other.
+    """
+    store.set(f"gpu_{place.rank}", str(torch.cuda.get_device_properties(device).uuid))
+    gpus = {store.get(f"gpu_{rank}") for rank in range(place.world_size)}
+    return len(gpus) == place.world_size
 
 
 def leave_group() -> None:

@@ -3,6 +3,7 @@
 import datetime
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fl import ranks
 from fl.config import Config
 from fl.errors import LaunchError, RoundError
 from fl.launch import Place, detect_launcher
-from fl.ranks import Ranks, join_ranks, leave_group
+from fl.ranks import Ranks, _each_has_a_gpu, join_ranks, leave_group
 from tests.support import free_port, on_ranks
 
 
@@ -128,3 +129,13 @@ def test_a_port_that_is_taken_is_told_in_one_sentence(monkeypatch):
             monkeypatch.setenv(name, value)
         with pytest.raises(LaunchError, match=f"MASTER_PORT {place.port}: another program has this port"):
             ranks._shared_store(place)
+
+
+@pytest.mark.parametrize(("gpus", "expected"), [("AB", True), ("AA", False), ("ABCA", False), ("A", True)])
+def test_nccl_where_no_two_ranks_share_a_gpu(monkeypatch: pytest.MonkeyPatch, gpus: str, expected: bool) -> None:
+    """By the names of the GPUs, whatever each rank sees of them: here each is shown one alone."""
+    store = torch.distributed.HashStore()
+    for rank, gpu in enumerate(gpus[1:], 1):
+        store.set(f"gpu_{rank}", gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=gpus[0]))
+    assert _each_has_a_gpu(store, Place(0, len(gpus), 0, len(gpus)), torch.device("cuda", 0)) is expected
