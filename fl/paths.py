@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from .config import Config
 from .errors import ConfigError
@@ -30,15 +31,26 @@ def expand(path: str, where: str) -> str:
 
 def expand_paths(config: Config) -> Config:
     """`config` with the paths in it expanded: those of the options that `fl.config` declares with `path`."""
-    changes = {}
+    changes: dict[str, Any] = {}
+    for name, match in _matches(config).items():
+        path = expand(match[1], f"--{name.replace('_', '-')}")
+        changes[name] = match.string[: match.start(1)] + path + match.string[match.end(1) :]
+    return dataclasses.replace(config, **changes)
+
+
+def paths_in(config: Config) -> dict[str, Path]:
+    """The paths that options hold, by the option's name."""
+    return {name: Path(match[1]) for name, match in _matches(config).items()}
+
+
+def _matches(config: Config) -> dict[str, re.Match[str]]:
+    found = {}
     for field in dataclasses.fields(config):
         value, pattern = getattr(config, field.name), field.metadata["path"]
         match = re.fullmatch(pattern, value) if pattern and isinstance(value, str) else None
         if match is not None:
-            option = f"--{field.name.replace('_', '-')}"
-            expanded = expand(match[1], option)
-            changes[field.name] = value[: match.start(1)] + expanded + value[match.end(1) :]
-    return dataclasses.replace(config, **changes)
+            found[field.name] = match
+    return found
 
 
 def expanded(text: str) -> Path:

@@ -1,16 +1,23 @@
-"""Whether a run that goes on has the samples and the model that it began with; and all ranks the same samples."""
+"""Whether a run that goes on has the samples, files and model that it began with; and all ranks the same samples."""
 
+import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from .config import Config
 from .errors import ConfigError, DataError
 from .federation import Federation
+from .paths import paths_in
 
 _LOOKED_AT = 1000
+_STEERING = ("sampling", "capabilities", "profiles", "deepspeed_config")
+_FIRST_WEIGHTS = "init.safetensors"
 
 
 def samples_sha256(federation: Federation) -> str:
@@ -35,16 +42,53 @@ def _add(found: "hashlib._Hash", tensor: Tensor) -> None:
     found.update(tensor.cpu().numpy().tobytes())
 
 
+def begun_with(folder: Path) -> dict[str, Any]:
+    """What partition.json says of the run's beginning; empty without such a file."""
+    path = folder / "partition.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
 def refuse_other_samples(federation: Federation, folder: Path, digest: str) -> None:
     """ConfigError if the run in `folder` was begun with samples of another digest."""
-    path = folder / "partition.json"
-    stored = json.loads(path.read_text()).get("samples_sha256") if path.is_file() else None
-    if stored not in (None, digest):
+    if begun_with(folder).get("samples_sha256") not in (None, digest):
         config = federation.config
         raise ConfigError(
             f"--resume {config.resume}: --dataset {config.dataset} no longer has the samples with which {folder} was begun: "
             "bring them back, or start a new run"
         )
+
+
+def files_sha256(config: Config) -> dict[str, str]:
+    """Digests of the files that options name and that steer every round, by option."""
+    paths = paths_in(config)
+    steering = [name for name in _STEERING if name in paths and paths[name].is_file()]
+    return {name: hashlib.sha256(paths[name].read_bytes()).hexdigest() for name in steering}
+
+
+def refuse_other_files(config: Config, folder: Path) -> None:
+    """ConfigError if a file that an option names has changed, or is gone, since the run in `folder` was begun."""
+    now = files_sha256(config)
+    for name, digest in begun_with(folder).get("files_sha256", {}).items():
+        if now.get(name) != digest:
+            option = f"--{name.replace('_', '-')} {getattr(config, name)}"
+            raise ConfigError(
+                f"--resume {config.resume}: {option} no longer holds what it did when {folder} was begun: bring it back, "
+                "or start a new run"
+            )
+
+
+def keep_first_weights(config: Config, folder: Path) -> None:
+    """Copy the file of `--init` into the run folder: masks and rewinding go by it also when the run goes on."""
+    if config.init is not None:
+        shutil.copyfile(config.init, folder / _FIRST_WEIGHTS)
+
+
+def with_first_weights(config: Config, folder: Path | None) -> Config:
+    """`config` with the run's own copy of the `--init` file, if the run in `folder` has one."""
+    if config.init is None or folder is None or not (folder / _FIRST_WEIGHTS).is_file():
+        return config
+    return dataclasses.replace(config, init=str(folder / _FIRST_WEIGHTS))
 
 
 def refuse_other_model(federation: Federation, state: Mapping[str, Tensor]) -> None:

@@ -35,7 +35,15 @@ from .paths import expand_paths
 from .ranks import Ranks, join_ranks
 from .record import Record, Rows
 from .replay import on_cpu_by_default, replaying
-from .resume_checks import refuse_other_model, refuse_other_samples, samples_sha256
+from .resume_checks import (
+    files_sha256,
+    keep_first_weights,
+    refuse_other_files,
+    refuse_other_model,
+    refuse_other_samples,
+    samples_sha256,
+    with_first_weights,
+)
 from .rounds import Rounds
 from .seeds import kept_generators
 from .step_mode import StepMode
@@ -58,13 +66,18 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
 
 def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     config = expand_paths(config)
-    check_options(config, explicit)
+    # A run that goes on has a copy of this file.
+    check_options(config if config.resume is None else dataclasses.replace(config, init=None), explicit)
     config, folder = continue_options(config, explicit)
-    config = reconcile(config, explicit)
+    if folder is not None:
+        refuse_other_files(config, folder)
+    init = config.init
+    config = reconcile(with_first_weights(config, folder), explicit)
     check_options(config, explicit)
     with on_cpu_by_default(), join_ranks(config) as ranks, replaying(ranks.device):
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         federation = assemble(config, ranks)
+        federation.config = dataclasses.replace(federation.config, init=init)
         digest = samples_sha256(federation)
         if folder is not None:
             refuse_other_samples(federation, folder, digest)
@@ -120,8 +133,13 @@ class _Run:
         if self.ranks.is_server:
             write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
             if not resumed:
+                keep_first_weights(self.config, folder)
                 able = self.rounds.capabilities
-                parts = {"samples_sha256": samples_sha256, "labels": federation.label_counts()}
+                parts = {
+                    "samples_sha256": samples_sha256,
+                    "files_sha256": files_sha256(self.config),
+                    "labels": federation.label_counts(),
+                }
                 write_json(folder / "partition.json", parts if able is None else {**parts, "capabilities": able})
             self.record = Record(
                 folder,

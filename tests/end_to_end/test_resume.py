@@ -270,3 +270,55 @@ def test_a_foreign_hook_cannot_be_continued(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="powerSGD_hook"):
         resume_here(tmp_path, "run", rounds=4)
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("rewind", [False, True])
+def test_the_file_of_init_need_not_be_there_any_more(tmp_path: Path, rewind: bool) -> None:
+    """Nor be what it was: gone, or with other weights. With rewinding every new mask goes back to these weights."""
+    first = tmp_path / "first.safetensors"
+    run_here(tmp_path, "first", **OPTIONS | {"rounds": 1, "seed": 5})
+    (tmp_path / "first" / "final_model.safetensors").rename(first)
+    kept = first.read_bytes()
+    options = OPTIONS | {"rounds": 6, "init": str(first)}
+    if rewind:
+        options |= {"prune": "magnitude:0.5,protect=none", "prune_schedule": "linear:0,5,2", "prune_rewind": True}
+    run_here(tmp_path, "whole", **options)
+    stop_after(tmp_path, "cut", 3, **options)
+    first.unlink()
+    shutil.copytree(tmp_path / "cut", tmp_path / "copy" / "cut")
+    resume_here(tmp_path, "cut", init=str(first))
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+    assert json.loads((tmp_path / "cut" / "config.json").read_text())["init"] == str(first)
+    first.write_bytes(kept[:-4] + bytes(4))
+    resume_here(tmp_path / "copy", "cut")
+    assert_same_run(tmp_path / "copy" / "cut", tmp_path / "whole")
+
+
+_COLUMNS = "client,compute_flops,up_bytes,down_bytes,latency_s,loss,jitter\n"
+_PROFILES = _COLUMNS + "".join(f"{client},1e9,1e6,1e6,0,0,0\n" for client in range(4))
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "others"),
+    [
+        ("capabilities", "client,capability\n0,1\n1,0.5\n2,0.5\n3,0.5\n", {"prune": "magnitude:0,protect=none"}),
+        ("sampling", "client,first_round,last_round\n0,0,9\n1,0,9\n2,0,9\n3,0,9\n", {}),
+        ("profiles", _PROFILES, {}),
+    ],
+)
+def test_a_file_of_an_option_that_has_changed_is_refused(tmp_path: Path, option: str, text: str, others: Any) -> None:
+    """An edited file, and one that is gone; brought back, the run goes on as if nothing had been."""
+    path = tmp_path / "file.csv"
+    path.write_text(text)
+    options = OPTIONS | others | {"rounds": 4, "lr_schedule": "constant", option: str(path)}
+    run_here(tmp_path, "whole", **options)
+    stop_after(tmp_path, "cut", 2, **options)
+    path.write_text(text + "\n")
+    with pytest.raises(ConfigError, match=rf"--{option} .*file\.csv no longer holds"):
+        resume_here(tmp_path, "cut")
+    path.unlink()
+    with pytest.raises(ConfigError, match=rf"--{option} .*file\.csv no longer holds"):
+        resume_here(tmp_path, "cut")
+    path.write_text(text)
+    resume_here(tmp_path, "cut")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
