@@ -64,6 +64,10 @@ class CudaTensor(Tensor):
         """The address, for alignment."""
         return self.inner.data_ptr()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        """The memory, which views share."""
+        return self.inner.untyped_storage()
+
     def tolist(self) -> Any:
         """As Tensor.tolist, which refuses subclasses."""
         return self.cpu().tolist()
