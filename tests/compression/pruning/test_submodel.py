@@ -129,3 +129,12 @@ def test_all_channels_are_the_model() -> None:
     assert torch.equal(sub.coordinates, torch.arange(sub.n))
     with torch.no_grad():
         assert torch.equal(sub.model(example), model(example))
+
+
+def test_everything_lies_on_the_models_device() -> None:
+    """Also the coordinates of buffers where there are none. The device is `meta`, which every machine has."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2))
+    groups = find_groups(model, torch.zeros(1, 4))
+    sub = cut(model.to("meta"), groups, [torch.arange(3)])
+    assert {tensor.device.type for tensor in (sub.coordinates, sub.buffers, *sub.model.parameters())} == {"meta"}
+    assert (sub.coordinates.numel(), sub.buffers.numel()) == (4 * 3 + 3 + 3 * 2 + 2, 0)
