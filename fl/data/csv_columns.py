@@ -20,10 +20,11 @@ FEW_CLASSES, MOST_CLASSES, ROWS_OF_A_CLASS = 20, 100, 10
 look like labels; see `_look_like_labels`."""
 
 _NUMBER_OF_ROW = re.compile(
-    r"X|\.\.\.1|(?i:#|level_0|row[._ ]?names?|(row|obs|case|record|sample|serial|s|sr)?[._ ]?(id|no|nr|num|number|index)\.?)"
+    r"X(\.\d+)?|\.\.\.1|(?i:#|level_0|row[._ ]?names?"
+    r"|(row|obs|case|record|sample|serial|s|sr)?[._ ]?(id|no|nr|num|number|index)\.?)"
 )
 """Names of columns in which programs, and people, number the rows; those without a name, see `read_table`."""
-_UNNAMED = re.compile(r"Unnamed: \d+")
+_UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)*")
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,9 @@ def _why_not(cells: Cells, name: str) -> str:
 
 
 def _tells_rows_apart(cells: Cells, name: str) -> bool:
-    """Whether a column holds a whole number for each row, no two alike in one file; one of `X` has to count up by one."""
+    """Whether a column holds whole numbers, no two alike in one file; X, which may be a place, has to count up by one."""
     numbers = cells.numbers[name]
-    if name == "X":
+    if name[0] == "X":
         return bool((np.diff(numbers)[np.diff(cells.file) == 0] == 1).all())
     pairs = np.unique(np.stack([cells.file, numbers], axis=1), axis=0)
     return bool((numbers == np.rint(numbers)).all()) and len(pairs) == len(numbers)

@@ -7,6 +7,7 @@ Where a column alone does not tell (1,525 beside 2,110), the other columns of th
 import math
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -44,8 +45,9 @@ class Numbers:
         self.plain = to_numbers(cells)
         if np.isfinite(self.plain).all():
             dotted = (cell for cell in cells if "." in cell)
-            if any(not _EITHER.fullmatch(cell) for cell in dotted):
-                self.mark = POINT
+            first = next(dotted, "")
+            if not first or any(not _EITHER.fullmatch(cell) for cell in chain([first], dotted)):
+                self.mark = POINT if first else ""
                 return
         distinct = dict.fromkeys(cells)
         self._values = _one_unit({cell: _read(cell) for cell in distinct if not is_missing(cell)})
@@ -88,9 +90,9 @@ def settle(columns: dict[str, Numbers], told: str | None) -> tuple[dict[str, str
     known = {each.mark for each in columns.values() if each.mark}
     marks, unsure = {}, {}
     for name, each in columns.items():
-        mark = told or each.mark
+        mark = told if told and each.question else each.mark
         if mark is None:
-            mark = known.copy().pop() if len(known) == 1 else POINT
+            (mark,) = known if len(known) == 1 else (POINT,)
             # a point without any sign of commas is what programs write
             if len(known) != 1 and "," in each.question:
                 unsure[name] = each.question

@@ -69,21 +69,21 @@ def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> 
 
 def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
     separator = _separator(text)
-    records = [record for record in _records(text, separator) if any(record[2])]
+    records = [record for record in _records(text, separator) if record[2]]
+    while records and not any(records[-1][2]):  # as spreadsheets end; in between it is a row without values
+        records.pop()
     if records and re.fullmatch("sep=.?", records[0][2][0]):
         records = records[1:]
     names, records = _header(records)
     if not names:
         raise ValueError("it has no header")
     width = len(names)
-    whole = [row for _, _, row in records if len(row) == width]
     for first, several, row in records:
         if several and len(row) != width:
             raise ValueError(_stray_quote(first))
     records = [record for record in records if len(record[2]) == width or record[2][0][:1] != "#"]
     malformed = np.array([len(row) != width for _, _, row in records], dtype=bool)
-    if malformed.any():
-        whole = [row if len(row) == width else [""] * width for _, _, row in records]
+    whole = (row if len(row) == width else [""] * width for _, _, row in records)
     by_column = [list(map(str.strip, column)) for column in zip(*whole, strict=True)] or [[] for _ in names]
     columns = {
         name or f"Unnamed: {at}": cells
@@ -121,7 +121,7 @@ def _separator(text: str) -> str:
 
 def _header(records: list[_Record]) -> tuple[list[str], list[_Record]]:
     """The names of the columns, as many as most rows have cells, and the records below them."""
-    at = next((at for at, (_, _, row) in enumerate(records) if row[0][:1] != "#"), len(records))
+    at = next((at for at, (_, _, row) in enumerate(records) if any(row) and row[0][:1] != "#"), len(records))
     if at and (at == len(records) or _goes_on(records[at - 1][2], records[at][2])):
         at -= 1
     if not records:

@@ -74,6 +74,7 @@ def zipped(text: str) -> bytes:
         ("fortran.csv", "a,b,y\n" + "".join(f"{a / 100:.4f}D+02,{b},{label}\n" for a, b, label in ROWS)),
         ("numbered.csv", "\n".join([",a,b,y", *(f"{n},{row}" for n, row in enumerate(PLAIN))])),
         ("unnamed.csv", "\n".join(["Unnamed: 0,a,b,y", *(f"{n},{row}" for n, row in enumerate(PLAIN))])),
+        ("twice.csv", "\n".join(["Unnamed: 0.1,X.1,a,b,y", *(f"{n},{n + 1},{row}" for n, row in enumerate(PLAIN))])),
         ("names_of_rows.csv", "\n".join(["a,b,y", *(f"car {n},{row}" for n, row in enumerate(PLAIN))])),
         ("x.csv", "\n".join(["X,a,b,y", *(f"{n + 1},{row}" for n, row in enumerate(PLAIN))])),
         ("id.csv", "\n".join(["Id,a,b,y", *(f"{n * n + 7},{row}" for n, row in enumerate(PLAIN))])),
@@ -92,7 +93,7 @@ def test_one_table_written_in_many_ways(tmp_path: Path, name: str, content: str 
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     data = read(path, "target=y")
     assert same(data, read(tmp_path / "plain.csv", "target=y"))
-    more = {"numbered", "unnamed", "names_of_rows", "x", "id", "when", "empty", "names"}
+    more = {"twice", "numbered", "unnamed", "names_of_rows", "x", "id", "when", "empty", "names"}
     assert any("columns left out: " in told for told in data.left_out) == (path.stem in more)
 
 
@@ -138,6 +139,11 @@ def test_the_other_columns_tell_what_a_comma_is(tmp_path: Path) -> None:
         read(path, "target=y")
     assert read(path, "target=y,decimal=point").train.y.max() > 1000
     assert read(path, "target=y,decimal=comma").train.y.max() < 10
+    path = write(
+        tmp_path / "t.csv", "z;w;y", [f"{n / 4};;{cell}" if n else f"0.5;7,5;{cell}" for n, cell in enumerate(cells)]
+    )
+    data = read(path, "target=y,features=z,decimal=comma")
+    assert (len(data.train.x.unique()), bool(data.train.y.max() < 10)) == (32, True), "what tells by itself stays so"
 
 
 @pytest.mark.parametrize(

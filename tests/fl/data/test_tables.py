@@ -142,6 +142,14 @@ def test_cells_of_several_lines(tmp_path: Path) -> None:
     assert not table.malformed.any()
 
 
+def test_rows_of_separators(tmp_path: Path) -> None:
+    """At the end of a file they are none; in between one is a row, which lacks all values and so parts its neighbours."""
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n,\n3,4\n,\n,\n")
+    table = read_table(tmp_path / "t.csv", "--dataset t")
+    assert table.columns == {"a": ["1", "", "3"], "b": ["2", "", "4"]}
+    assert table.lines.tolist() == [2, 3, 4]
+
+
 def test_hidden_files_are_no_tables(tmp_path: Path) -> None:
     """What other systems leave beside a file, `._x.csv`, is not read."""
     (tmp_path / "._x.csv").write_bytes(b"\0")
