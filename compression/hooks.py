@@ -263,7 +263,12 @@ def _watch(parameters: list[Tensor], touched: set[int]) -> set[int]:
 
     DDP does not tell its hooks which gradients of a bucket are there, and a gradient that nobody cleared looks like one.
     """
+
+    def mark(parameter: Tensor) -> None:
+        if parameter.grad is not None:  # it is called for gradients that are not defined, too
+            touched.add(id(parameter))
+
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in trainable:
-        parameter.register_post_accumulate_grad_hook(lambda parameter: touched.add(id(parameter)))
+        parameter.register_post_accumulate_grad_hook(mark)
     return {id(parameter) for parameter in trainable}

@@ -2,11 +2,12 @@
 
 import dataclasses
 import inspect
+import itertools
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
@@ -15,12 +16,16 @@ from .client_states import ClientStates
 from .data.batches import count_steps
 from .engine.optimizer import make_optimizer
 from .engine.plain import PlainEngine
+from .errors import ConfigError
 from .federation import Federation
 from .local import WholeModel
 from .outcome import ClientReport, RoundOutcome, Wasted
+from .own_state import OwnState
 from .schedule import first_learning_rate
+from .seeds import seeded
 from .uplink import Uplink
 
+_TRIALS = 8
 _ONE_BUCKET_MB = 1 << 20
 # The name since torch 2.13, and the one before.
 _SYNC_BUFFERS = (
@@ -30,8 +35,25 @@ _SYNC_BUFFERS = (
 )
 
 
+class _Unused(torch.autograd.Function):
+    """A number that depends on parameters, whose gradient is none."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> Tensor:
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
+        return (None,) * len(ctx.needs_input_grad)
+
+
 class StepEngine(PlainEngine):
-    """Local steps through DDP with a codec hook; the optimizer lives as long as the run."""
+    """Local steps through DDP with a codec hook; the optimizer lives as long as the run.
+
+    A step may leave parameters out (dropped layers, experts). DDP's `find_unused_parameters` would search the graph in every
+    step of every model; here only what has no gradient after the backward pass is told to DDP. What no rank used keeps
+    its weights and moments, as in local training: the ranks tell each other where they know that it happens.
+    """
 
     def __init__(self, federation: Federation, hook: CodecHook) -> None:
         config, device = federation.config, federation.ranks.device
@@ -45,6 +67,7 @@ class StepEngine(PlainEngine):
         )
         ddp.register_comm_hook(hook, codec_hook)
         self._network = ddp
+        self._hook, self._ranks = hook, federation.ranks
         self.optimizer = self._optimizer = make_optimizer(config, self._params, first_learning_rate(config))
 
     def start(self, lr: float, done: int = 0) -> None:
@@ -55,6 +78,43 @@ class StepEngine(PlainEngine):
 
     def finish(self) -> None:
         """End the round; the weights are in `model` already."""
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+        left_out = torch.tensor([parameter.grad is None for parameter in self._params], device="cpu")
+        if left_out.any():  # then DDP still waits for these, and other ranks for this one
+            _Unused.apply(*itertools.compress(self._params, left_out)).backward()
+        if self._hook.some_unused:
+            left_out = self._ranks.sum(left_out.long()) == self._ranks.world_size
+        elif self._ranks.world_size > 1:
+            return
+        for parameter in itertools.compress(self._params, left_out):
+            parameter.grad = None
+
+
+def _leaves_out(federation: Federation) -> bool:
+    """Whether some trial steps, on any rank, leave a parameter without a gradient; collective."""
+    model, ranks, rows = federation.engine.model, federation.ranks, federation.parts[federation.ranks.rank][:2]
+    x, y = federation.normalise(federation.train.x[rows]), federation.train.y[rows]
+    own, found = OwnState(model), 0
+    model.train()
+    for trial in range(_TRIALS):
+        with seeded(federation.config.seed, "trial", trial, ranks.rank):
+            federation.engine.loss(model(x), y).backward()
+        found += any(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+        model.zero_grad()
+    own.put_back()
+    return bool(ranks.sum(torch.tensor(found, device="cpu")))
+
+
+def _check_model(federation: Federation) -> None:
+    """ConfigError for a model that DDP cannot train on this device."""
+    config, modules = federation.config, federation.engine.model.modules()
+    if federation.ranks.device.type != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in modules):
+        raise ConfigError(
+            f"--model {config.model} has SyncBatchNorm, which works on GPUs alone, and this run is on the CPU: take "
+            "BatchNorm, whose statistics are averaged every round"
+        )
 
 
 class StepMode:
@@ -68,6 +128,7 @@ class StepMode:
 
     def __init__(self, federation: Federation) -> None:
         config = federation.config
+        _check_model(federation)
         self._federation = federation
         self._steps = config.local_steps or max(
             count_steps(len(part), config.batch_size, config.local_epochs, None) for part in federation.parts
@@ -75,6 +136,8 @@ class StepMode:
         named = federation.engine.model.named_parameters()
         self._uplink = Uplink(config.uplink, config.uplink_warmup)
         self.hook = CodecHook(config.uplink, named, error_feedback=config.error_feedback, seed=config.seed)
+        if self.hook.codec.plain and federation.ranks.world_size > 1:
+            self.hook.some_unused = _leaves_out(federation)
         self._engine = StepEngine(federation, self.hook)
         self._optimizer = self._engine.optimizer
         options = dataclasses.replace(config, local_epochs=None, local_steps=self._steps)

@@ -106,7 +106,9 @@ def want_dense_gradients(model: nn.Module) -> None:
 def _watch_gradient(name: str, parameter: nn.Parameter) -> None:
     """Refuse a sparse gradient of `parameter`; one look at the first one is enough."""
 
-    def look(gradient: Tensor) -> None:
+    def look(gradient: Tensor | None) -> None:
+        if gradient is None:  # not defined: what was computed has no influence on the loss
+            return
         handle.remove()
         if gradient.layout is not torch.strided:
             raise ConfigError(f"--model: the gradient of its parameter {name} is sparse; leave out sparse=True there")

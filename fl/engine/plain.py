@@ -44,7 +44,7 @@ class PlainEngine(LocalEngine):
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             loss = self.loss(self._network(self._layout(x)), y)
         if scaler is None:
-            loss.backward()
+            self._backward(loss)
             self._clip()
             optimizer.step()
             optimizer.zero_grad()
@@ -70,6 +70,9 @@ class PlainEngine(LocalEngine):
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad()
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
 
     def _clip(self) -> None:
         if self._options.clip_norm:

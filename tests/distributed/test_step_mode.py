@@ -30,7 +30,7 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _batches(federation: Federation, round_: int, rank: int) -> Any:
+def batches(federation: Federation, round_: int, rank: int) -> Any:
     config = federation.config
     return iterate_batches(
         federation.train,
@@ -57,7 +57,7 @@ def _against_ddp(rank: int, world_size: int) -> None:
     optimizer = _sgd(model, federation)
     step_mode = StepMode(federation)
     for round_ in range(2):
-        for x, y in _batches(federation, round_, rank):
+        for x, y in batches(federation, round_, rank):
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
@@ -82,7 +82,7 @@ def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
     residual: Tensor | float = 0.0
     step_mode = StepMode(federation)
     for round_ in range(2):
-        for x, y in _batches(federation, round_, rank):
+        for x, y in batches(federation, round_, rank):
             gradients = torch.autograd.grad(cross_entropy(model(x), y), parameters)
             total = torch.cat([gradient.flatten() for gradient in gradients]) + residual
             kept = torch.topk(total.abs(), round(ratio * total.numel())).indices

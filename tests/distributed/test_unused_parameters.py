@@ -34,9 +34,11 @@ class Experts(nn.Module):
         self.trunk = nn.Linear(6, 20)
         self.experts = nn.ModuleList(nn.Linear(20, 20, bias=at % 2 == 0) for at in range(_EXPERTS))
 
-    def forward(self, x: Tensor, chosen: list[int]) -> Tensor:
+    def forward(self, x: Tensor, chosen: list[int], *, all_heads: bool = False) -> tuple[Tensor, ...]:
+        """The output; with `all_heads`, those of the other experts besides, whose gradients are then not defined."""
         hidden = torch.tanh(self.trunk(x))
-        return hidden + sum(self.experts[at](hidden) for at in chosen)
+        others = [at for at in range(_EXPERTS) if at not in chosen] if all_heads else []
+        return (hidden + sum(self.experts[at](hidden) for at in chosen), *(self.experts[at](hidden) for at in others))
 
 
 class Case:
@@ -54,6 +56,7 @@ class Case:
             **({"static_graph": True} if self.static else {"find_unused_parameters": True}),
         }
         self.clears = draw.choice(("none", "zeros", "nothing"))
+        self.all_heads = not self.static and self.clears == "none" and draw.random() < 0.5
         self.warm_up = draw.random() < 0.5
         often = draw.choice((0.0, 0.3, 0.7))
         passes = 1 if self.static else draw.choice((1, 3))
@@ -96,12 +99,12 @@ def check(rank: int, world: int, seed: int) -> None:
         before, sent_before = hook.state_dict(), hook.traffic.coordinates
         for number, chosen in enumerate(plan[rank]):
             x = torch.randn(3, 6, generator=inputs)
-            own = torch.autograd.grad(model(x, chosen).square().sum(), list(named.values()), allow_unused=True)
+            own = torch.autograd.grad(model(x, chosen)[0].square().sum(), list(named.values()), allow_unused=True)
             for gradient, total in zip(own, given.values(), strict=True):
                 if gradient is not None:
                     total += gradient
             with ddp.no_sync() if number < len(plan[rank]) - 1 else contextlib.nullcontext():
-                ddp(x, chosen).square().sum().backward()
+                ddp(x, chosen, all_heads=case.all_heads)[0].square().sum().backward()
         used = {f"experts.{at}." for passes in plan for chosen in passes for at in chosen} | {"trunk."}
         after = hook.state_dict()
         coordinates = 0
