@@ -28,7 +28,7 @@ class OwnState:
 
     def __init__(self, model: nn.Module, exchanged: Collection[str] = ()) -> None:
         loaded = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name in exchanged)]
-        taken = frozenset(_address(tensor) for tensor in loaded) - {0}
+        taken = frozenset(_storage(tensor) for tensor in loaded) - {0}
         self._kept: list[tuple[MutableMapping[str, Any], frozenset[str], dict[str, tuple[Any, Rewind]]]] = []
         for path, module in model.named_modules():
             if isinstance(module, torch.jit.ScriptModule | LazyModuleMixin):
@@ -79,18 +79,17 @@ def _rewind_all(values: Iterable[Any], taken: frozenset[int]) -> Rewind | None:
 def _rewind_tensor(tensor: Tensor, taken: frozenset[int]) -> Rewind | None:
     if not tensor.numel():
         return _nothing
-    if isinstance(tensor, nn.Parameter) or not _address(tensor) or _address(tensor) in taken:
+    if isinstance(tensor, nn.Parameter) or not _storage(tensor) or _storage(tensor) in taken:
         return None
     content = tensor.detach().clone()
     return lambda: tensor.detach().copy_(content)
 
 
-def _address(tensor: Tensor) -> int:
-    """Of its memory; 0 where it has none."""
-    if is_lazy(tensor):
+def _storage(tensor: Tensor) -> int:
+    """What tensors that share their memory have in common; 0 for kinds that are left alone."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided or tensor.device.type == "meta":
         return 0
-    plain = tensor.layout is torch.strided and tensor.device.type != "meta" and not tensor.is_quantized
-    return tensor.untyped_storage().data_ptr() if plain else 0
+    return tensor.untyped_storage()._cdata
 
 
 def _refill(value: Any, held: Any, inner: Rewind) -> None:
