@@ -139,9 +139,8 @@ def test_the_other_columns_tell_what_a_comma_is(tmp_path: Path) -> None:
         read(path, "target=y")
     assert read(path, "target=y,decimal=point").train.y.max() > 1000
     assert read(path, "target=y,decimal=comma").train.y.max() < 10
-    path = write(
-        tmp_path / "t.csv", "z;w;y", [f"{n / 4};;{cell}" if n else f"0.5;7,5;{cell}" for n, cell in enumerate(cells)]
-    )
+    rows = [f"{n / 4};{'' if n else '7,5'};{cell}" for n, cell in enumerate(cells)]
+    path = write(tmp_path / "t.csv", "z;w;y", rows)
     data = read(path, "target=y,features=z,decimal=comma")
     assert (len(data.train.x.unique()), bool(data.train.y.max() < 10)) == (32, True), "what tells by itself stays so"
 
