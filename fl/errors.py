@@ -34,6 +34,6 @@ def explained(option: str) -> Iterator[None]:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if Path(__file__).parent in Path(frame.f_code.co_filename).parents:
             raise
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split()).partition(" For further information visit")[0]  # pydantic's last words
         known = isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError)) and text
         raise ConfigError(f"{option}: {text if known else f'{type(error).__name__} {text}'}") from error

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import TrainOptions
-from ..errors import ConfigError
+from ..errors import ConfigError, explained
 from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
 from .precision import Precision, resolve_precision
@@ -110,7 +110,7 @@ def _make_accelerator(mixed: str, device: torch.device) -> Any:
         # Accelerate refuses a second Accelerator with other settings; the process group survives this.
         AcceleratorState._reset_state(reset_partial_state=True)
     threads = torch.get_num_threads()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), explained("accelerate launch"):
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
         accelerator = Accelerator(cpu=cpu, mixed_precision=mixed)
     # On several CPU ranks Accelerate chooses a thread count of its own, and other threads mean other bits.

@@ -52,6 +52,7 @@ class DeepSpeedJson:
         self._check_keys()
         self._check_batches()
         self._check_optimizer()
+        self._check_scheduler()
         self._check_precision()
 
     @classmethod
@@ -92,7 +93,7 @@ class DeepSpeedJson:
 
     @property
     def has_scheduler(self) -> bool:
-        """Whether the file schedules the learning rate within a client's round."""
+        """Whether the file schedules the learning rate step by step."""
         return "type" in self.section("scheduler")
 
     @property
@@ -129,12 +130,20 @@ class DeepSpeedJson:
                 tail = nearest(key, KNOWN_KEYS)
                 tail = tail if "did you mean" in tail else "; remove it"
                 raise ConfigError(f"'{key}' in {self.name} is no key of DeepSpeed{tail}")
-        stage = self.section("zero_optimization").get("stage", 0)
+        if self.contents.get("steps_per_print") not in (None, AUTO):
+            self.number("steps_per_print", self.contents["steps_per_print"], whole=True)
+        zero = self.section("zero_optimization")
+        stage = zero.get("stage", 0)
         if stage != 0:
             raise ConfigError(
-                f"zero_optimization.stage {stage} in {self.name}: ZeRO shards one model over ranks, but each client "
-                "trains alone; use stage 0"
+                f"zero_optimization.stage {json.dumps(stage)} in {self.name}: ZeRO shards one model over ranks, but each "
+                "client trains alone; use stage 0"
             )
+        for key in ("offload_optimizer", "offload_param"):
+            if (zero.get(key) or {}).get("device", "none") != "none":
+                raise ConfigError(
+                    f"zero_optimization.{key} in {self.name} goes with ZeRO stages above 0; remove the key"
+                )
 
     def _check_batches(self) -> None:
         steps = self.contents.get("gradient_accumulation_steps", 1)
@@ -152,6 +161,7 @@ class DeepSpeedJson:
     def _check_optimizer(self) -> None:
         if not isinstance(self.params, dict):
             raise ConfigError(f"optimizer.params in {self.name} must be an object, not {self.params!r}")
+        self._check_type("optimizer")
         if self.torch_optimizer:
             known = _KNOWN_PARAMS[self.torch_optimizer]
             for key in self.params:
@@ -159,8 +169,40 @@ class DeepSpeedJson:
                     raise ConfigError(
                         f"optimizer.params.{key} in {self.name}: unknown to {self.optimizer_type}{nearest(key, known)}"
                     )
+            for key, value in self.optimizer_extras.items():
+                self._check_extra(f"optimizer.params.{key}", value)
         elif self.optimizer_type is None and (extras := self.optimizer_extras):
             raise ConfigError(f"optimizer.params.{next(iter(extras))} in {self.name} needs an optimizer.type")
+
+    def _check_extra(self, key: str, value: Any) -> None:
+        if key.endswith("betas"):
+            if not isinstance(value, list) or len(value) != 2:
+                raise ConfigError(f"{key} in {self.name} must be a list of two numbers, not {json.dumps(value)}")
+            for beta in value:
+                self.number(key, beta)
+        elif key.endswith(("eps", "dampening")):
+            self.number(key, value)
+        elif not isinstance(value, bool):
+            raise ConfigError(f"{key} in {self.name} must be true or false, not {json.dumps(value)}")
+
+    def _check_scheduler(self) -> None:
+        section = self.section("scheduler")
+        self._check_type("scheduler")
+        params = section.get("params", {})
+        if not isinstance(params, dict):
+            raise ConfigError(f"scheduler.params in {self.name} must be an object, not {params!r}")
+        if params and not self.has_scheduler:
+            raise ConfigError(f"scheduler.params in {self.name} needs a scheduler.type")
+        if section.get("type") == "ReduceLROnPlateau":
+            raise ConfigError(
+                f"scheduler.type ReduceLROnPlateau in {self.name} goes by a score, and local steps have none; use one that "
+                "goes by steps"
+            )
+
+    def _check_type(self, section: str) -> None:
+        kind = self.section(section).get("type", AUTO)
+        if not isinstance(kind, str):
+            raise ConfigError(f"{section}.type in {self.name} must be a name, not {json.dumps(kind)}")
 
     def _check_precision(self) -> None:
         for key, switch in self.switches.items():

@@ -106,6 +106,38 @@ def test_fp16_on_a_cpu_is_refused() -> None:
         AcceleratedEngine(Config(precision="fp16"), small_model(), CPU)
 
 
+def test_the_first_step_of_fp16_is_taken() -> None:
+    """Oracle: the same step without a loss scale, bitwise; the first scale, 65,536, makes its gradients overflow.
+
+    In fp32, since Accelerate has no fp16 on CPUs.
+    """
+    results, batch = [], (torch.randn(8, 3, 10, 10), torch.zeros(8))
+    for scaled in (False, True):
+        engine = AcceleratedEngine(Config(precision="fp32"), small_model(), CPU, lambda x, y: (3e34 * x).sum())
+        if scaled:
+            engine._accelerator.scaler = torch.amp.GradScaler("cpu")
+        start = engine.model[5].weight.detach().clone()
+        engine.start(1e-36)
+        assert engine.moved != scaled
+        engine.step(*batch)
+        engine.finish()
+        assert engine.moved
+        results.append(engine.model.state_dict())
+        assert not torch.equal(results[-1]["5.weight"], start)
+    assert same(*results)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("ACCELERATE_DYNAMO_BACKEND", "nonesuch"), ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "two")],
+)
+def test_what_accelerate_itself_refuses(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    """Oracle: Accelerate's reason in a ConfigError."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"accelerate launch: .*(?i:{value})"):
+        AcceleratedEngine(Config(precision="fp32"), small_model(), CPU)
+
+
 _TWO_RANKS = """
 import os, sys
 import torch, torch.distributed as dist

@@ -1,5 +1,6 @@
 """The DeepSpeed engine. Oracles: the plain engine, and one client alone on a new engine."""
 
+import copy
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fl.config import Config
-from fl.engine import make_engine
+from fl.engine import deepspeed_engine, make_engine
 from fl.engine.base import LocalEngine
 from fl.engine.deepspeed_config import reconcile
 from fl.engine.deepspeed_json import KNOWN_KEYS, REFUSED_KEYS
@@ -171,12 +172,85 @@ def test_other_optimizers_are_deepspeeds(tmp_path: Path) -> None:
     assert basic.param_groups[0]["lr"] == 0.1
 
 
-def test_scheduler_of_the_file_applies(tmp_path: Path) -> None:
-    """Oracle: StepLR halves the round's rate at every step, from the start again for the next client."""
-    engine = make_engine(configure(tmp_path, FP32 | SCHEDULE), small_model(), RANKS)
-    for _ in range(2):
-        train(engine, 1, lr=0.8)
-        assert engine._engine.get_lr() == [pytest.approx(0.8 / 2**4)]  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    "contents",
+    [
+        SCHEDULE,
+        {"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": 9, "warmup_max_lr": 0.7}}},
+        {"scheduler": {"type": "WarmupDecayLR", "params": {"total_num_steps": 20, "warmup_num_steps": 5}}},
+        {"scheduler": {"type": "WarmupCosineLR", "params": {"total_num_steps": 20, "warmup_num_steps": 5}}},
+        {
+            "scheduler": {
+                "type": "OneCycle",
+                "params": {"cycle_min_lr": 0.1, "cycle_max_lr": 0.7, "cycle_first_step_size": 5},
+            }
+        },
+        {"scheduler": {"type": "LRRangeTest", "params": {"lr_range_test_step_size": 3}}},
+        {"scheduler": {"type": "CosineAnnealingLR", "params": {"T_max": 12}}},
+    ],
+    ids=lambda contents: contents["scheduler"]["type"],
+)
+def test_schedulers_go_on_over_the_rounds(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: the rates of the scheduler taken step by step, 12 times, wherever clients start and whoever came before."""
+    engine = make_engine(configure(tmp_path, FP32 | contents), small_model(), RANKS)
+    deepspeed: Any = engine._engine  # type: ignore[attr-defined]
+    engine.start(0.8)
+    deepspeed.optimizer.param_groups[0]["lr"] = 0.8
+    scheduler: Any = deepspeed._scheduler_from_config(deepspeed.optimizer)
+    expected = [deepspeed.get_lr()]
+    for _ in range(12):
+        scheduler.step()
+        expected.append(deepspeed.get_lr())
+    x, y = torch.randn(8, 3, 10, 10), torch.zeros(8, dtype=torch.int64)
+    for done in (0, 8, 4):
+        engine.start(0.8, done)
+        for step in range(4):
+            assert deepspeed.get_lr() == pytest.approx(expected[done + step]), (done, step)
+            engine.step(x, y)
+        engine.finish()
+        assert deepspeed.get_lr() == pytest.approx(expected[done + 4])
+    assert len({tuple(rates) for rates in expected}) > 3
+
+
+@pytest.mark.parametrize("contents", [FP16, AUTOCAST_FP16], ids=["fp16", "autocast fp16"])
+@pytest.mark.parametrize("clip_norm", [0.0, 0.5])
+def test_one_step_in_fp16_moves(tmp_path: Path, fp16_on_cpu: None, contents: dict[str, Any], clip_norm: float) -> None:
+    """Oracle: the loss scale falls within the one step of a client until that can be taken; a schedule goes on by one."""
+    schedule = {"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": 0.1, "warmup_min_lr": 0.1}}}
+    config = configure(tmp_path, contents | schedule, clip_norm=clip_norm, momentum=0.0, weight_decay=0.0)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(300, 5))
+    before = model[1].weight.detach().clone()
+    x, y = torch.randn(8, 3, 10, 10) * 1000, torch.zeros(8, dtype=torch.int64)
+    plain = PlainEngine(
+        Config(precision="fp32", clip_norm=clip_norm, momentum=0.0, weight_decay=0.0), copy.deepcopy(model), CPU
+    )
+    plain.start(0.1)
+    plain.step(x, y)
+    plain.finish()
+    engine: Any = make_engine(config, model, RANKS)
+    engine.start(0.1)
+    assert not engine.moved
+    engine.step(x, y)
+    engine.finish()
+    assert engine.moved
+    assert engine._scheduler.last_batch_iteration == 0
+    moved, wanted = engine.model[1].weight - before, plain.model[1].weight - before
+    assert (moved - wanted).norm() < 0.02 * wanted.norm()
+
+
+@pytest.mark.parametrize("contents", [FP32, BF16], ids=["fp32", "bf16"])
+def test_weights_of_any_layout(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: contiguous weights of the same values; DeepSpeed itself can send no others around."""
+    models = [nn.Sequential(nn.Flatten(), nn.Linear(300, 5)) for _ in range(3)]
+    weights = models[0][1].weight.detach()
+    models[1][1].weight = nn.Parameter(weights.t().contiguous().t())
+    models[2][1].weight = nn.Parameter(weights.repeat_interleave(2, 1)[:, ::2])
+    for model in models[1:]:
+        model[1].bias = nn.Parameter(models[0][1].bias.detach().clone())
+    results = [train(make_engine(configure(tmp_path, contents), model, RANKS), 1) for model in models]
+    assert same(results[0], results[1])
+    assert same(results[0], results[2])
 
 
 @pytest.mark.parametrize(
@@ -235,6 +309,22 @@ def test_same_values_on_both_sides_are_no_contradiction(tmp_path: Path) -> None:
         ({"gradient_compression": {"enabled": True}}, r"'gradient_compression' in ds\.json is no key of DeepSpeed"),
         ({"gradient_cliping": 1.0}, r"did you mean 'gradient_clipping'\?"),
         ({"zero_optimization": {"stage": 2}}, r"zero_optimization\.stage 2 .*use stage 0"),
+        ({"zero_optimization": {"stage": "0"}}, r"zero_optimization\.stage \"0\" .*use stage 0"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
+            r"offload_optimizer in ds\.json .*remove the key",
+        ),
+        ({"steps_per_print": "x"}, r"steps_per_print in ds\.json must be a whole number"),
+        ({"optimizer": {"type": 3}}, r"optimizer\.type in ds\.json must be a name, not 3"),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"betas": [0.9]}}},
+            r"params\.betas .*list of two numbers, not \[0\.9\]",
+        ),
+        ({"optimizer": {"type": "AdamW", "params": {"eps": "1e-8"}}}, r"params\.eps .* must be a number"),
+        ({"optimizer": {"type": "SGD", "params": {"nesterov": "yes"}}}, r"params\.nesterov .* must be true or false"),
+        ({"scheduler": {"params": {"gamma": 0.1}}}, r"scheduler\.params in ds\.json needs a scheduler\.type"),
+        ({"scheduler": {"type": "StepLR", "params": [1]}}, r"scheduler\.params in ds\.json must be an object"),
+        ({"scheduler": {"type": "ReduceLROnPlateau"}}, r"ReduceLROnPlateau in ds\.json goes by a score"),
         ({"gradient_accumulation_steps": 4}, r"gradient_accumulation_steps 4 .*use 1"),
         ({"train_batch_size": 64, "train_micro_batch_size_per_gpu": 32}, r"train_batch_size 64 .* must equal"),
         ({"tensor_parallel": {"autotp_size": 2}}, r"'tensor_parallel' .*trains alone"),
@@ -269,6 +359,20 @@ def test_unreadable_files(tmp_path: Path, text: str | None) -> None:
     [
         ({"scheduler": {"type": "WarmupLR", "params": {"warmup_max_lr": "auto"}}}, r"params\.warmup_max_lr \"auto\""),
         ({"optimizer": {"type": "Nonesuch"}}, r"--deepspeed-config .*Nonesuch"),
+        ({"optimizer": {"type": "OneBitAdam"}}, r"--deepspeed-config .*OneBitAdam"),
+        (
+            {"optimizer": {"type": "SGD", "params": {"nesterov": True}}},
+            r"--deepspeed-config .*Nesterov momentum requires",
+        ),
+        ({"scheduler": {"type": "WarmupLR", "params": {"wormup": 3}}}, r"--deepspeed-config .*'wormup'"),
+        ({"scheduler": {"type": "Nonesuch"}}, r"--deepspeed-config .*Nonesuch"),
+        (
+            {"zero_optimization": {"stage": 0, "bukket": 3}},
+            r"--deepspeed-config .*bukket Extra inputs are not permitted.*\]$",
+        ),
+        ({"activation_checkpointing": True}, r"--deepspeed-config .*'bool' object"),
+        ({"checkpoint": {"tag_validation": "foo"}}, r"--deepspeed-config .*tag_validation"),
+        ({"csv_monitor": {"enabled": True, "output_path": "/proc/none"}}, r"--deepspeed-config .*/proc/none"),
         ({"data_types": {"grad_accum_dtype": "fp32"}} | BF16, r"--deepspeed-config .*unsupported mix"),
     ],
 )
@@ -277,6 +381,27 @@ def test_what_deepspeed_itself_refuses(tmp_path: Path, contents: dict[str, Any],
     config = configure(tmp_path, contents)
     with pytest.raises(ConfigError, match=message):
         make_engine(config, small_model(), RANKS)
+
+
+def test_a_schedule_that_ends_too_early_is_told(tmp_path: Path) -> None:
+    """Oracle: torch's reason in a ConfigError, in the step that its scheduler does not have."""
+    contents = {"scheduler": {"type": "OneCycleLR", "params": {"max_lr": 0.1, "total_steps": 4}}}
+    engine = make_engine(configure(tmp_path, FP32 | contents), small_model(), RANKS)
+    train(engine, 1)
+    with pytest.raises(ConfigError, match=r"--deepspeed-config .*total steps is 4"):
+        engine.start(0.1, 8)
+
+
+def test_errors_of_our_own_are_not_explained_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: a mistake in this program, called back by DeepSpeed, keeps its type."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("ours")
+
+    broken.__code__ = broken.__code__.replace(co_filename=deepspeed_engine.__file__)
+    monkeypatch.setattr(deepspeed_engine, "make_optimizer", broken)
+    with pytest.raises(KeyError, match="ours"):
+        make_engine(configure(tmp_path, FP32), small_model(), RANKS)
 
 
 def test_known_keys_are_those_that_deepspeed_reads() -> None:
