@@ -6,6 +6,7 @@ import functools
 import importlib
 import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     threads = options.threads or max(1, _cores() // place.local_world_size)
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    hook_before = sys.excepthook
     try:
         with _variables(place):
             if created:
@@ -143,6 +145,7 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
             if created:
                 # Without a barrier a rank that leaves first sometimes ends the others with a C++ exception.
                 dist.barrier()
+                sys.excepthook = hook_before  # each new group wraps it, to print its rank, once more
     finally:
         torch.set_num_threads(threads_before)
         if created and dist.is_initialized():
@@ -182,6 +185,8 @@ def _make_group(place: Place, device: torch.device) -> bool:
         world_size=place.world_size,
         timeout=_TIMEOUT,
     )
+    # A rank that fails at once must not be gone while another is still connecting to it.
+    dist.all_reduce(torch.zeros(1))
     return nccl
 
 

@@ -87,9 +87,15 @@ def parse_yaml(text: str, *, texts: bool = False) -> Any:
                 raise ConfigError(f"is nested more than {_DEEPEST} deep")
         return yaml.load(text, _Texts if texts else _Loader)
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        where = f" in line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"is not YAML: {' '.join(problem.split())}{where}") from None
+        raise ConfigError(f"is not YAML: {_in_one_line(error)}") from None
+
+
+def _in_one_line(error: yaml.YAMLError) -> str:
+    """What is wrong and in which lines, without the text that stands there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    pairs = ((error.context, error.context_mark), (error.problem, error.problem_mark))
+    return ", ".join(f"{words}{f' in line {mark.line + 1}' if mark else ''}" for words, mark in pairs if words)
 
 
 def load_yaml(path: Path, *, texts: bool = False) -> Any:

@@ -3,6 +3,7 @@
 import datetime
 import os
 import socket
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -61,9 +62,18 @@ def _join_again_and_again(rank: int, world_size: int, port: int) -> None:
     assert not torch.distributed.is_initialized()
     torch.distributed.init_process_group("gloo")  # the user's own, between two of ours
     leave_group()
+    hook = sys.excepthook
     with join_ranks(Config(threads=1)) as ranks:
         assert ranks.sum(torch.ones(1)).item() == world_size
-    torch.distributed.init_process_group("gloo")
+    assert sys.excepthook is hook
+    _one_group_more(rank, world_size, port)
+
+
+def _one_group_more(rank: int, world_size: int, port: int) -> None:
+    """What `on_ranks` leaves in the end."""
+    store = torch.distributed.TCPStore("127.0.0.1", port, is_master=False)
+    last = torch.distributed.PrefixStore("last", store)
+    torch.distributed.init_process_group("gloo", store=last, rank=rank, world_size=world_size)
 
 
 def test_a_program_joins_as_often_as_it_likes():
@@ -91,8 +101,7 @@ def _join_from(launcher: str, rank: int, world_size: int, port: int) -> None:
             assert ranks.sum(torch.ones(1)).item() == world_size
             assert os.environ["RANK"] == str(rank)
         assert "RANK" not in os.environ
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1")
-    torch.distributed.init_process_group("gloo")
+    _one_group_more(rank, world_size, port)
 
 
 def _join_from_srun(rank: int, world_size: int, port: int) -> None:
