@@ -1,6 +1,5 @@
 """Puts a run together: data, model, engine, all from the options."""
 
-import copy
 import dataclasses
 
 import numpy as np
@@ -23,6 +22,7 @@ from .errors import ConfigError
 from .federation import Federation
 from .model_state import ModelState
 from .models import MODELS, build_model
+from .own_state import OwnState
 from .quantise import fake_quantise
 from .ranks import Ranks
 from .sampling import counts_alike, make_sampler
@@ -112,16 +112,19 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
     lone = next((client for client, part in enumerate(parts) if len(part) == 1), None)
     if lone is None and config.batch_size > 1:
         return
-    tried = copy.deepcopy(model).train()
+    was_training, before = model.training, OwnState(model)
     try:
-        with torch.no_grad(), seeded(config.seed, "trial"):
-            tried(sample)
-    except ValueError as error:
+        with torch.no_grad(), seeded(0, "trial"):
+            model.train()(sample)
+    except Exception as error:
         where = "--batch-size 1" if config.batch_size == 1 else f"--partition {config.partition}: client {lone}"
         raise ConfigError(
             f"{where} trains on one sample at a time, and --model {config.model} cannot ({error}): give clients more "
             "samples each, or take a model without BatchNorm (--norm group)"
-        ) from None
+        ) from error
+    finally:
+        before.put_back()
+        model.train(was_training)
 
 
 def _sizes(data: Dataset, train: Split, validation: Split, held: list[Tensor]) -> str:
