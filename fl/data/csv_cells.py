@@ -1,6 +1,7 @@
 """The cells of the user's own table, by column: as text, and as numbers where they are some."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from compression.spec import nearest
+from compression.spec import closest, nearest
 from fl.data.csv_numbers import Numbers, settle
-from fl.data.tables import is_missing, read_table, to_number, to_numbers
+from fl.data.tables import holds_numbers, is_missing, read_table, to_number
 from fl.errors import DataError
 
 BY_FILE = "@file"
@@ -135,18 +136,22 @@ class Cells:
         self._suspect(name)
 
     def _suspect(self, name: str) -> None:
-        """Remark on -999, -9999 and so on, where they come up again and again, far below all other numbers."""
+        """Remark on -200, -9999, 999 and so on, where they come up again and again, far from all other numbers."""
         numbers = self.numbers[name][np.isfinite(self.numbers[name])]
-        lowest = numbers.min(initial=0)
-        times, above = int((numbers == lowest).sum()), numbers[numbers > lowest]
-        if lowest in (-999, -9999, -99999) and times > 1 and above.min(initial=0) > lowest / 2:
-            self.remarks.append(
-                f"column '{name}' holds {lowest:g} {times} times: if that stands for a missing value, say missing={lowest:g}"
-            )
+        for far in (numbers.min(initial=0), numbers.max(initial=0)):
+            if not re.fullmatch(r"-99|-\d{3,}|9{3,}", f"{far:.15g}"):
+                continue
+            others = numbers[numbers != far]
+            times = len(numbers) - len(others)
+            if times > 1 and (others / far < 0.5).all():
+                self.remarks.append(
+                    f"column '{name}' holds {far:.15g} {times} times: if that stands for a missing value, say "
+                    f"missing={far:.15g}"
+                )
 
 
 def _instead(name: str, header: Sequence[str]) -> str:
     """What may have been meant by a name that is no column's."""
-    if 2 * int(np.isfinite(to_numbers(header)).sum()) > len(header):
+    if holds_numbers(header) and not closest(name, header):
         return f": its first line holds numbers ({', '.join(header[:3])}, ...), and should name the columns"
     return nearest(name, header)

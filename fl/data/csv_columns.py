@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,8 @@ FEW_CLASSES, MOST_CLASSES, ROWS_OF_A_CLASS = 20, 100, 10
 look like labels; see `_look_like_labels`."""
 
 _NUMBER_OF_ROW = re.compile(
-    r"X(\.\d+)?|\.\.\.1|(?i:#|level_0|row[._ ]?names?"
-    r"|(row|obs|case|record|sample|serial|s|sr)?[._ ]?(id|no|nr|num|number|index)\.?)"
+    r"X(\.\d+)?|\.\.\.1|(?i:#|level_0|instant|row[._ ]?names?|(.*[._ -])?id"
+    r"|(row|obs|case|record|sample|serial|s|sr)?[._ ]?(id|no|nr|num|number|index)\.?)|.*[a-z]I[dD]"
 )
 """Names of columns in which programs, and people, number the rows; those without a name, see `read_table`."""
 _UNNAMED = re.compile(r"Unnamed: \d+(\.\d+)*")
@@ -65,7 +66,7 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
     """The rows of these files. DataError for files, columns and values that will not do; `option` opens its message."""
     cells = Cells(paths, names, option)
     features, words, left_out = _features(cells, names)
-    y, class_names, task, change = _target(cells, names)
+    y, class_names, chosen, change = _target(cells, names)
     time = None if names.time is None else _times(cells, names)
     group = _groups(cells, names.group)
     for name in (*features, *(() if class_names else (names.target,))):
@@ -81,6 +82,17 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
         worst = max(lacking, key=lambda name: int(lacking[name].sum()))
         hint = "; choose with features=A+B" if worst in features else ""
         raise DataError(f"{option}: every row lacks some value, most often in column '{worst}'{hint}")
+    lost, task, listed = _lost_rows(cells, lacking), "regression", ""
+    if class_names:
+        known = class_names
+        y, class_names = _with_rows(y, known, usable)
+        if len(class_names) < 2:
+            raise DataError(
+                f"{option}: in column '{names.target}' all complete rows hold '{class_names[0]}'; {'; '.join(lost)}"
+            )
+        task, listed = f"classification, {len(class_names)} classes{chosen}", f" ({_listed(class_names)})"
+        without = [name for name in known if name not in class_names]
+        lost += [f"no classes, for no complete row has them: {_listed(without)}"] if without else []
     malformed, missing = int(cells.malformed.sum()), int((~usable & ~cells.malformed).sum())
     sequence = cells.file if group is None else cells.file * (int(group.max()) + 2) + group + 1
     order = np.lexsort((np.arange(len(sequence)) if time is None else time, sequence))
@@ -104,8 +116,20 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
         counted=f"{len(order)} rows in {len(paths)} file(s), of which {malformed} malformed and {missing} with missing "
         f"values{leaps and ', '}{leaps}",
         task=f"target {names.target}: {task}{_dropped(cells, names.target, y)}",
-        remarks=(f"target {names.target}: {task}{change}", *cells.remarks, *_lost_rows(cells, lacking)),
+        remarks=(f"target {names.target}: {task}{listed}{change}", *cells.remarks, *lost),
     )
+
+
+def _with_rows(y: np.ndarray, names: tuple[str, ...], usable: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Classes [N] and their names without those that no usable row has, such as the word in a row of units."""
+    present = np.unique(y[usable])
+    place = np.searchsorted(present, y)
+    found = np.isin(y, present)
+    return np.where(found, place, math.nan), tuple(names[int(number)] for number in present)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names if len(names) <= 10 else (*names[:5], "...", *names[-2:]))
 
 
 def _lost_rows(cells: Cells, lacking: dict[str, np.ndarray]) -> list[str]:
@@ -147,12 +171,14 @@ def _why_not(cells: Cells, name: str) -> str:
     """Why a column is no feature unless it is asked for; empty if it is one."""
     if _UNNAMED.fullmatch(name):
         return "without a name"
+    said = list(islice((cell for cell in cells.text[name] if not is_missing(cell)), 1000))
     if cells.is_numeric(name):
-        return "numbers of rows" if _NUMBER_OF_ROW.fullmatch(name) and _tells_rows_apart(cells, name) else ""
-    said = [cell for cell in cells.text[name] if not is_missing(cell)]
+        if _NUMBER_OF_ROW.fullmatch(name) and _tells_rows_apart(cells, name):
+            return "numbers of rows"
+        return "times" if read_compact(said) is not None else ""
     if not said:
         return "empty"
-    return "times" if 2 * int(np.isfinite(read_times(said[:1000])[0]).sum()) > len(said[:1000]) else ""
+    return "times" if 2 * int(np.isfinite(read_times(said)[0]).sum()) > len(said) else ""
 
 
 def _tells_rows_apart(cells: Cells, name: str) -> bool:
@@ -165,7 +191,7 @@ def _tells_rows_apart(cells: Cells, name: str) -> bool:
 
 
 def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], str, str]:
-    """Values to predict, names of the classes (none: regression), and in words what was chosen, and what would change it."""
+    """Values to predict, names of the classes (none: regression), and in words why, and what would change it."""
     name, option = names.target, cells.option
     text, numbers, chosen, change = cells.text[name], cells.numbers[name], "", ""
     if cells.is_numeric(name):
@@ -175,7 +201,7 @@ def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], st
         if names.task == "regression" or (names.task is None and not few and not labels):
             cells.check_numbers(name, "say task=classification if they are classes")
             change = "; task=classification takes its whole numbers for classes" if whole and names.task is None else ""
-            return numbers, (), "regression", change
+            return numbers, (), "", change
         if not whole:
             raise DataError(f"{option}: task=classification needs whole numbers or words in column '{name}'")
         words = sorted({text[at] for at in np.flatnonzero(~np.isfinite(numbers)) if not is_no_word(text[at])})
@@ -184,9 +210,8 @@ def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], st
         y = np.searchsorted(values, numbers).astype(np.float64)
         lost = np.flatnonzero(~np.isfinite(numbers))
         y[lost] = [at.get(text[row], math.nan) for row in lost]
-        chosen = f", among them {', '.join(words)}" if words else ""
         if names.task is None:
-            chosen += f", for it has {'few whole numbers' if few else 'whole numbers that look like labels'}"
+            chosen = f", for it has {'few whole numbers' if few else 'whole numbers that look like labels'}"
             change = "; task=regression predicts them as numbers"
     else:
         if names.task == "regression":
@@ -202,7 +227,7 @@ def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], st
         raise DataError(
             f"{option}: column '{name}' has {len(known)} different values in {len(y)} rows, which are no classes"
         )
-    return y, tuple(known), f"classification, {len(known)} classes{chosen}", change
+    return y, tuple(known), chosen, change
 
 
 def _look_like_labels(values: np.ndarray, counts: np.ndarray) -> bool:

@@ -15,7 +15,7 @@ from fl.data.tables import is_missing, to_number, to_numbers
 
 POINT, COMMA = "point", "comma"
 
-_CURRENCY = r"[$€£¥₹]|USD|EUR|GBP|CHF"
+_CURRENCY = r"(?:US|CA|AU|A|C|R)?\$|[€£¥₹₩₽₺]|kr\.?|zł|Kč|USD|EUR|GBP|CHF|SEK|NOK|DKK|PLN|CAD|AUD|BRL|INR|JPY|CNY"
 _NUMBER = re.compile(
     rf"(?P<loss>\()?(?P<sign>[-+]?) ?(?P<before>{_CURRENCY})? ?(?P<minus>-?)(?P<digits>[\d.,' ]*\d[.,]?)"
     rf"(?P<exponent>[eEdD][-+]?\d+)? ?(?P<after>{_CURRENCY}|%)?(?P<end>-?)(?(loss)\))"

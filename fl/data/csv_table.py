@@ -143,7 +143,7 @@ class _Table:
                 raise DataError(
                     f"{self.option}: no {part} sample of {self.span} row(s) without a gap among the "
                     f"{int((rows.usable & parts[part]).sum())} complete rows of that part{self._hint(rows)}; "
-                    f"{rows.counted}; {rows.task}"
+                    f"{rows.counted}; {'; '.join(rows.remarks)}"
                 )
         training = rows.usable & parts["train"]
         if not rows.class_names:

@@ -130,15 +130,31 @@ def _header(records: list[_Record]) -> tuple[list[str], list[_Record]]:
     names[0] = names[0].lstrip("# ") or names[0]
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
-        raise ValueError(f"its header names the column '{min(twice)}' twice")
+        numbers = "; its first line holds numbers, and should name the columns" if holds_numbers(names) else ""
+        raise ValueError(f"its header names the column '{min(twice)}' twice{numbers}")
     usual = Counter(len(row) for _, _, row in rows).most_common(1)[0][0] if rows else len(names)
     if usual == len(names) + 1:
         # a separator at the end of every row, or R's names of rows
-        trailing = not any(row[-1].strip() for _, _, row in rows if len(row) == usual)
+        longer = [(first, row) for first, _, row in rows if len(row) == usual]
+        trailing = not any(row[-1].strip() for _, row in longer)
+        if not trailing and not _name_rows([row[0] for _, row in longer], alone=len(names) == 1):
+            raise ValueError(
+                f"line {longer[0][0]} and others have one cell more than the header, and the first are no names of rows; "
+                "if the comma is a decimal comma, part the cells by semicolons"
+            )
         names = [*names, ""] if trailing else ["", *names]
     while len(names) > usual and not names[-1]:
         names.pop()
     return names, rows
+
+
+def _name_rows(cells: list[str], *, alone: bool) -> bool:
+    """Whether these may be R's names of rows, of which no two are alike. Before a column `alone`, numbers must also count
+    up by one: 12,5 is a number with a decimal comma."""
+    if len(set(cells)) < len(cells):
+        return False
+    numbers = to_numbers(cells)
+    return not alone or bool(np.isnan(numbers).any() or (np.diff(numbers) == 1).all())
 
 
 def _goes_on(comment: list[str], row: list[str]) -> bool:
@@ -193,7 +209,7 @@ def is_no_word(cell: str) -> bool:
 def to_numbers(cells: Sequence[str]) -> np.ndarray:
     """float64 [N]; NaN where a cell is no finite number, whatever it says."""
     try:
-        numbers = np.array(cells, dtype=object).astype(np.float64)
+        numbers = np.fromiter(map(float, cells), np.float64, len(cells))
     except ValueError:
         numbers = np.array([to_number(cell) for cell in cells], dtype=np.float64)
     else:
@@ -201,6 +217,11 @@ def to_numbers(cells: Sequence[str]) -> np.ndarray:
             numbers[["_" in cell for cell in cells]] = math.nan
     numbers[np.isinf(numbers)] = math.nan
     return numbers
+
+
+def holds_numbers(header: Sequence[str]) -> bool:
+    """Whether a first line is a row of the table rather than its header: a fourth of it, at least, are numbers."""
+    return 4 * int(np.isfinite(to_numbers(header)).sum()) >= len(header)
 
 
 def to_number(cell: str) -> float:

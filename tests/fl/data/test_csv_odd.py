@@ -77,6 +77,9 @@ def zipped(text: str) -> bytes:
         ("twice.csv", "\n".join(["Unnamed: 0.1,X.1,a,b,y", *(f"{n},{n + 1},{row}" for n, row in enumerate(PLAIN))])),
         ("names_of_rows.csv", "\n".join(["a,b,y", *(f"car {n},{row}" for n, row in enumerate(PLAIN))])),
         ("x.csv", "\n".join(["X,a,b,y", *(f"{n + 1},{row}" for n, row in enumerate(PLAIN))])),
+        ("customers.csv", "\n".join(["CustomerId,a,b,y", *(f"{n * n + 7},{row}" for n, row in enumerate(PLAIN))])),
+        ("patients.csv", "\n".join(["patient_id,a,b,y", *(f"{n * n + 7},{row}" for n, row in enumerate(PLAIN))])),
+        ("days.csv", "\n".join(["day,a,b,y", *(f"201901{n % 31 + 1:02d},{row}" for n, row in enumerate(PLAIN))])),
         ("id.csv", "\n".join(["Id,a,b,y", *(f"{n * n + 7},{row}" for n, row in enumerate(PLAIN))])),
         (
             "when.csv",
@@ -93,7 +96,20 @@ def test_one_table_written_in_many_ways(tmp_path: Path, name: str, content: str 
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     data = read(path, "target=y")
     assert same(data, read(tmp_path / "plain.csv", "target=y"))
-    more = {"twice", "numbered", "unnamed", "names_of_rows", "x", "id", "when", "empty", "names"}
+    more = {
+        "customers",
+        "patients",
+        "days",
+        "twice",
+        "numbered",
+        "unnamed",
+        "names_of_rows",
+        "x",
+        "id",
+        "when",
+        "empty",
+        "names",
+    }
     assert any("columns left out: " in told for told in data.left_out) == (path.stem in more)
 
 
@@ -116,6 +132,8 @@ def test_one_table_written_in_many_ways(tmp_path: Path, name: str, content: str 
         (["12,5 €", "1.000 €"], [12.5, 1000]),
         (["1,5e3", "-2"], [1500, -2]),
         (["5-", "+4.5"], [-5, 4.5]),
+        (["R$ 1.525,50", "R$ 12,00"], [1525.5, 12]),
+        (["1 525,50 zł", "12,00 zł"], [1525.5, 12]),
     ],
 )
 def test_numbers(tmp_path: Path, cells: list[str], numbers: list[float]) -> None:
@@ -190,6 +208,31 @@ def test_the_other_columns_tell_what_a_comma_is(tmp_path: Path) -> None:
             "target=y,features=y,time=t,horizon=1",
             "tells day from month in '2/1/2019' in line 3 of t.csv; say dayfirst=yes or dayfirst=no",
         ),
+        (
+            "34,State-gov,77516,Bachelors",
+            lambda n: f"{n},Private,{7 * n},Masters",
+            "target=income",
+            "no column 'income': its first line holds numbers .34, State-gov, 77516, ...., and should name the columns",
+        ),
+        (
+            "5,0,0,12",
+            lambda n: f"{n % 4},0,{n},7",
+            "target=label",
+            "names the column '0' twice; its first line holds numbers, and should name",
+        ),
+        (
+            "y",
+            lambda n: f"{n % 5},{50 + n}",
+            "target=y,window=2,horizon=1",
+            "line 2 and others have one cell more than the header, and the first are no names of rows",
+        ),
+        (
+            "y",
+            lambda n: f"{2 * n},{50 + n}",
+            "target=y,window=2,horizon=1",
+            "are no names of rows; if the comma is a decimal",
+        ),
+        ("a,b,y", lambda n: f"{n % 5},{10 + n},{n % 7},{'uv'[n % 2]}", "target=y", "are no names of rows"),
         ("1.5,2.5", lambda n: f"{n},{n / 7}", "target=y", "t.csv has no column 'y': its first line holds numbers"),
         (
             "x,y",
@@ -220,7 +263,8 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     data = read(path, "target=y")
     assert len(data.train) + len(data.test) == 36
     assert data.left_out == (
-        "csv: target y: classification, 2 classes, for it has few whole numbers; task=regression predicts them as numbers",
+        "csv: target y: classification, 2 classes, for it has few whole numbers (0, 1); task=regression predicts them as "
+        "numbers",
         "csv: column 'x' holds -9999 2 times: if that stands for a missing value, say missing=-9999",
         "csv: 4 of 40 rows left out: 1 with more or fewer cells than the header (first in line 13 of t.csv), 3 without a "
         "value of 'x' (first in line 5 of t.csv)",
@@ -228,6 +272,49 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     data = read(path, "target=y,missing=-9999")
     assert len(data.train) + len(data.test) == 34
     assert not any("-9999" in told for told in data.left_out)
+
+
+def test_rows_of_units_make_no_class(tmp_path: Path) -> None:
+    """Oracle: the classes of the rows that are used; the others are told."""
+    rows = ["deg C,kind", *(f"{n},{'ab'[n % 2]}" for n in range(40))]
+    data = read(write(tmp_path / "t.csv", "x,y", rows), "target=y")
+    assert data.class_names == ("a", "b")
+    assert data.left_out[0] == "csv: target y: classification, 2 classes (a, b)"
+    assert data.left_out[-1] == "csv: no classes, for no complete row has them: kind"
+    assert sorted(torch.cat([data.train.y, data.test.y]).tolist()) == [0] * 20 + [1] * 20
+
+
+def test_one_class_in_complete_rows(tmp_path: Path) -> None:
+    """Class b never has its number: the error names that column."""
+    path = write(tmp_path / "t.csv", "x,y", [f"{n},a" if n % 2 else ",b" for n in range(40)])
+    with pytest.raises(
+        DataError, match="'y' all complete rows hold 'a'; 20 of 40 rows left out: 20 without a value of 'x'"
+    ):
+        read(path, "target=y")
+
+
+def test_a_column_that_is_nearly_empty(tmp_path: Path) -> None:
+    """One row is left to train on, none to test on: the error names the column that lacks the others."""
+    path = write(tmp_path / "t.csv", "x,few,y", [f"{n},{'' if n else 1.5},{n / 7}" for n in range(40)])
+    with pytest.raises(DataError, match="39 of 40 rows left out: 39 without a value of 'few'"):
+        read(path, "target=y")
+
+
+@pytest.mark.parametrize("code", ["-200", "-99", "999", "9999"])
+def test_numbers_that_may_stand_for_missing_ones(tmp_path: Path, code: str) -> None:
+    """Far from all others, and often; what comes up once, or near others, is a number."""
+    rows = [f"{code if n % 9 == 0 else n},{-300 + 10 * n},{n / 7}" for n in range(40)]
+    data = read(write(tmp_path / "t.csv", "x,z,y", rows), "target=y")
+    says = f"csv: column 'x' holds {code} 5 times: if that stands for a missing value, say missing={code}"
+    assert [told for told in data.left_out if "stands for" in told] == [says]
+
+
+def test_names_of_rows_before_one_column(tmp_path: Path) -> None:
+    """As R writes it, with its names of rows in quotes or without."""
+    for row in ('"car {}",{}', '"{}",{}'):
+        rows = [row.format(n + 1, n % 10 + 0.5) for n in range(40)]
+        data = read(write(tmp_path / "t.csv", '"y"', rows), "target=y,window=2,horizon=1")
+        assert data.train.y[:3].tolist() == [2.5, 3.5, 4.5]
 
 
 def test_words_become_columns_of_the_training_rows(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def test_words_beside_numbers_of_classes(tmp_path: Path, task: str) -> None:
     assert data.class_names == ("1", "10", "none", "unknown")
     x, y = torch.cat([data.train.x, data.test.x]).flatten(), torch.cat([data.train.y, data.test.y])
     assert y[x.argsort(stable=True)].tolist() == [label for label in (1, 0, 0, 1, 0, 3, 2) for _ in range(4)]
-    assert "4 classes, among them none, unknown" in data.notes[0]
+    assert "4 classes" in data.notes[0]
+    assert "(1, 10, none, unknown)" in data.left_out[0]
     assert "(missing: empty 4 times)" in data.notes[0]
 
 
