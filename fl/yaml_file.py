@@ -5,7 +5,6 @@ YAML 1.1, PyYAML's own, reads 1e-3 as text, 010 as 8, 1:30 as 90 and off as fals
 
 import codecs
 import re
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +37,6 @@ class _Loader(_SafeLoader):
             raise ConfigError(f"has more than {_MOST_NODES} entries once its aliases are written out")
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise ConfigError(f"the key '{key.value}' is given twice; keep one of them")
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
     def construct_whole(self, node: yaml.ScalarNode) -> int:
         text = node.value
         return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
@@ -66,15 +56,25 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_whole)
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """How many nodes there are below, an alias counted as often as it stands there; ConfigError for one inside itself."""
+    """How many nodes there are below, an alias counted as often as it stands there; ConfigError for one inside itself, and
+    for a key that stands twice."""
     if id(node) not in counts:
         counts[id(node)] = 0
         below = node.value if isinstance(node, yaml.SequenceNode) else []
-        below = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else below
+        if isinstance(node, yaml.MappingNode):
+            below = [each for pair in node.value for each in pair]
+            _refuse_twins([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
         counts[id(node)] = 1 + sum(_count(each, counts) for each in below)
     elif not counts[id(node)]:
         raise ConfigError("has an alias that stands inside of what it means")
     return counts[id(node)]
+
+
+def _refuse_twins(keys: list[str]) -> None:
+    for key in keys:
+        if keys.count(key) > 1:
+            hint = "write <<: [*a, *b]" if key == "<<" else "keep one of them"
+            raise ConfigError(f"the key '{key}' is given twice; {hint}")
 
 
 def parse_yaml(text: str, *, texts: bool = False) -> Any:
@@ -88,6 +88,10 @@ def parse_yaml(text: str, *, texts: bool = False) -> Any:
         return yaml.load(text, _Texts if texts else _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"is not YAML: {_in_one_line(error)}") from None
+    except ConfigError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError):  # !!int x, !!bool x, !!set [1], !!timestamp x
+        raise ConfigError("is not YAML: a value is not what its !!tag says, or too long") from None
 
 
 def _in_one_line(error: yaml.YAMLError) -> str:

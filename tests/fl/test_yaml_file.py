@@ -16,6 +16,7 @@ from fl.yaml_file import load_yaml, parse_yaml
         *(("off", "off"), ("yes", "yes"), ("True", True), ("false", False), ("null", None), ("~", None), ("", None)),
         *(("2024-01-01", "2024-01-01"), ("'5'", "5"), ("[1, a]", [1, "a"]), ("a:\t1", {"a": 1})),
         ("a: &x {b: 1}\nc: {<<: *x, d: 2}", {"a": {"b": 1}, "c": {"b": 1, "d": 2}}),
+        ("a: {b: {c: &x {<<: {d: 1}, d: 2}}}\ne: {<<: *x}", {"a": {"b": {"c": {"d": 2}}}, "e": {"d": 2}}),
         ('{\n\t"a": 1\n}', {"a": 1}),
     ],
 )
@@ -47,6 +48,9 @@ _MERGES = "\n".join(
     [
         (b"a: 1\nb: 2\na: 3", "'a' is given twice"),
         (b"a: {b: 1, b: 2}", "'b' is given twice"),
+        (b"<<: {a: 1}\n<<: {b: 2}", "'<<' is given twice"),
+        (b"a: !!bool maybe", "!!tag"),
+        (b"a: !!timestamp today", "!!tag"),
         (b"a: [\n", "not YAML.* in line 2"),
         (b"\ta: 1", "not YAML.* in line 1"),
         (b"a: caf\xe9", "not text in UTF-8"),
