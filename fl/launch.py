@@ -58,32 +58,32 @@ def detect_launcher() -> str:
     """The program that started this process: python, torchrun, accelerate, deepspeed, mpirun or srun."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:
         return "accelerate"
-    if "RANK" in os.environ and "CROSS_RANK" in os.environ:
+    if os.environ.get("RANK") and "CROSS_RANK" in os.environ:
         return "deepspeed"
-    if "RANK" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
+    if os.environ.get("RANK") and "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun"
     if _mpi_names() is not None:
         return "mpirun"
     if _slurm_tasks() is not None:
         return "srun"
-    return "torchrun" if "RANK" in os.environ else "python"
+    return "torchrun" if os.environ.get("RANK") else "python"
 
 
 def read_place() -> Place:
     """The place that the environment gives this process; LaunchError if the variables do not fit together."""
-    if "RANK" in os.environ:
+    if os.environ.get("RANK"):
         return _from_torch()
+    if _is_one_of_many():
+        raise LaunchError(
+            "accelerate launch started one process where num_processes asks for more: set distributed_type: MULTI_GPU "
+            "in its file, or give --multi_gpu, for CPUs too"
+        )
     names = _mpi_names()
     if names is None and _slurm_tasks() is None:
-        if os.environ.get("WORLD_SIZE", "1") != "1":
+        if _number("WORLD_SIZE", 1) != 1:
             raise LaunchError(
                 f"WORLD_SIZE is {os.environ['WORLD_SIZE']} and RANK is not set: start the ranks with torchrun, or give each "
                 "its RANK too"
-            )
-        if _is_one_of_many():
-            raise LaunchError(
-                "accelerate launch started one process where num_processes asks for more: set distributed_type: MULTI_GPU "
-                "in its file, or give --multi_gpu, for CPUs too"
             )
         return Place()
     place = _from_slurm() if names is None else _from_mpi(*names)
@@ -97,7 +97,7 @@ def read_place() -> Place:
 def is_first_here() -> bool:
     """Whether this process is the first on its machine, and so the one that tells the user of a mistake that all make."""
     names = _mpi_names()
-    name = "LOCAL_RANK" if "RANK" in os.environ else names[2] if names else "SLURM_LOCALID" if _slurm_tasks() else ""
+    name = "LOCAL_RANK" if os.environ.get("RANK") else names[2] if names else "SLURM_LOCALID" if _slurm_tasks() else ""
     return os.environ.get(name, "0") == "0"
 
 
@@ -121,7 +121,7 @@ def start_all_of_accelerate() -> None:
 
 def _is_one_of_many() -> bool:
     """Whether Accelerate means several processes and started this one alone: then it says where they should meet."""
-    placed = "RANK" in os.environ or _mpi_names() is not None or _slurm_tasks() is not None
+    placed = os.environ.get("RANK") or _mpi_names() is not None or _slurm_tasks() not in (None, "1")
     return detect_launcher() == "accelerate" and "MASTER_PORT" in os.environ and not placed
 
 
@@ -135,8 +135,8 @@ def _from_torch() -> Place:
 
 def _mpi_names() -> tuple[str, str, str, str] | None:
     """The variables of the mpirun that started this process, or None."""
-    found = [names for names in _MPI if names[0] in os.environ and names[1] in os.environ]
-    placed = [names for names in found if names[2] in os.environ and names[3] in os.environ]
+    found = [names for names in _MPI if all(os.environ.get(name) for name in names[:2])]
+    placed = [names for names in found if all(os.environ.get(name) for name in names[2:])]
     # srun too sets PMI_RANK, but says which process this is on its machine in variables of its own.
     return placed[0] if placed else found[0] if found and _slurm_tasks() is None else None
 
@@ -144,7 +144,8 @@ def _mpi_names() -> tuple[str, str, str, str] | None:
 def _from_mpi(rank: str, ranks: str, local_rank: str, local_ranks: str) -> Place:
     place = _number(rank), _number(ranks)
     local = _number(local_rank, place[0]), _number(local_ranks, place[1])
-    address = "127.0.0.1" if local[1] == place[1] else _first_host()
+    # What step a process of mpirun is in, if any, differs from machine to machine.
+    address = "127.0.0.1" if local[1] == place[1] else _first_host(os.environ.get("SLURM_JOB_NODELIST", ""))
     return _checked(*place, *local, address=address, key=os.environ.get("PMIX_NAMESPACE"))
 
 
@@ -163,19 +164,19 @@ def _from_slurm() -> Place:
     on_each = re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
     local = [int(count) for count, times in on_each for _ in range(int(times or 1))] or [_number(tasks)]
     key = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_STEP_ID', 0)}"
+    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", "")
     return _checked(
         _number("SLURM_PROCID"),
         _number(tasks),
         _number("SLURM_LOCALID", 0),
         local[_number("SLURM_NODEID", 0) % len(local)],
-        address="127.0.0.1" if len(local) == 1 else _first_host(),
+        address="127.0.0.1" if len(local) == 1 else _first_host(hosts),
         key=key,
     )
 
 
-def _first_host() -> str | None:
-    """The first machine of Slurm's step or job: gpu03 of gpu[03-05,9],login."""
-    hosts = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST") or ""
+def _first_host(hosts: str) -> str | None:
+    """The first machine of Slurm's list: gpu03 of gpu[03-05,9],login."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", hosts)
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0]) if first and first[0] else None
 

@@ -29,6 +29,7 @@ OPEN_MPI = {
     **{"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"},
 }
 MPICH = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+ALONE = {**STEP, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "1"}
 BATCH = {name: value for name, value in STEP.items() if name != "SLURM_STEP_NUM_TASKS"} | {"SLURM_PROCID": "0"}
 ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no"}
 
@@ -96,6 +97,15 @@ def test_launchers_are_told_apart_by_what_they_export(variables, given, launcher
         (MPICH, Place(1, 2, 1, 2, "127.0.0.1", 29500)),
         ({"PMI_RANK": "1", "PMI_SIZE": "3"}, Place(1, 3, 1, 3, "127.0.0.1", 29500)),
         ({**STEP, "PMI_RANK": "1", "PMI_SIZE": "2"}, Place(1, 2, 1, 2, "127.0.0.1", ...)),
+        ({"RANK": "", "WORLD_SIZE": ""}, Place()),
+        (
+            {**STEP, "RANK": "", "OMPI_COMM_WORLD_RANK": "", "OMPI_COMM_WORLD_SIZE": ""},
+            Place(1, 2, 1, 2, "127.0.0.1", ...),
+        ),
+        (
+            {**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_STEP_NODELIST": "n2"},
+            Place(1, 4, 1, 2, "n1", 29500),
+        ),
         ({**MPICH, "PMI_SIZE": "4", "SLURM_JOB_NODELIST": "n-[1,3]-x[7-9],m"}, Place(1, 4, 1, 2, "n-1-x7", 29500)),
     ],
 )
@@ -126,6 +136,7 @@ def test_the_place_that_a_launcher_gives(variables, given, place):
         ({**STEP, "WORLD_SIZE": "8"}, ["WORLD_SIZE is 8", "srun started 2"]),
         ({**OPEN_MPI, "OMPI_COMM_WORLD_SIZE": "4"}, ["several machines", "MASTER_ADDR"]),
         ({**ACCELERATE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, ["one process", "MULTI_GPU"]),
+        ({**ACCELERATE, **ALONE, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}, ["one process", "MULTI_GPU"]),
     ],
 )
 def test_variables_that_do_not_fit_together_are_refused_in_one_sentence(variables, given, words):
