@@ -77,6 +77,11 @@ class Cells:
         self.remarks = [
             f"{path.name}: {table.remark}" for path, table in zip(paths, tables, strict=True) if table.remark
         ]
+        self.remarks += [
+            f"{path.name}: columns that {paths[0].name} lacks are left out: {', '.join(table.others)}"
+            for path, table in zip(paths, tables, strict=True)
+            if table.others and names.features is None
+        ]
         if odd:
             self.remarks.append(
                 f"numbers in {len(odd)} column(s) are read as {', '.join(odd[:5])}{', ...' if odd[5:] else ''}"

@@ -37,12 +37,14 @@ class Table:
 
     `malformed`, bool [N], marks rows that could not be told apart into cells (too many or too few): their cells are empty.
     `lines`, int64 [N], is where rows begin in the file, from 1. `remark`: how the file was decoded, where that is a guess.
+    `others`: names of the columns that were not asked for.
     """
 
     columns: dict[str, list[str]]
     malformed: np.ndarray
     lines: np.ndarray
     remark: str = ""
+    others: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.malformed)
@@ -84,20 +86,25 @@ def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
     records = [record for record in records if len(record[2]) == width or record[2][0][:1] != "#"]
     malformed = np.array([len(row) != width for _, _, row in records], dtype=bool)
     whole = (row if len(row) == width else [""] * width for _, _, row in records)
-    by_column = [list(map(str.strip, column)) for column in zip(*whole, strict=True)] or [[] for _ in names]
+    spaced = not text.isascii() or any(mark in text for mark in '" \t\v\f')
+    by_column = [list(map(str.strip, column) if spaced else column) for column in zip(*whole, strict=True)]
+    by_column = by_column or [[] for _ in names]
     columns = {
         name or f"Unnamed: {at}": cells
         for at, (name, cells) in enumerate(zip(names, by_column, strict=True))
         if name or any(cells)
     }
-    absent = [name for name in wanted or () if name not in columns]
+    if wanted is None:
+        wanted = list(columns)
+    absent = [name for name in wanted if name not in columns]
     if absent:
         raise ValueError(f"it has no column '{absent[0]}', only {', '.join(columns)}")
     return Table(
-        {name: columns[name] for name in (columns if wanted is None else wanted)},
+        {name: columns[name] for name in wanted},
         malformed,
         np.array([first for first, _, _ in records], dtype=np.int64),
         remark,
+        tuple(name for name in columns if name not in wanted),
     )
 
 

@@ -186,6 +186,17 @@ def test_a_folder_of_files_is_never_one_sequence(tmp_path: Path) -> None:
     assert data.name == "own"
 
 
+def test_columns_of_some_files_only(tmp_path: Path) -> None:
+    """A column that the first file lacks cannot be used, which is told unless the features are chosen."""
+    write(tmp_path / "t" / "a.csv", "x,y", [f"{n},{n / 7}" for n in range(30)])
+    write(tmp_path / "t" / "b.csv", "x,z,y", [f"{n},5,{n / 7}" for n in range(30)])
+    told = "csv: b.csv: columns that a.csv lacks are left out: z"
+    data = read(tmp_path / "t", "target=y")
+    assert told in data.left_out
+    assert data.train.x.shape == (48, 1)
+    assert told not in read(tmp_path / "t", "target=y,features=x").left_out
+
+
 def test_rows_and_windows_of_one_row(tmp_path: Path) -> None:
     """Without window= samples are rows [F], with a horizon too; with window=1 they are the same rows as windows [1, F]."""
     path = write(tmp_path / "t.csv", "v,w", [f"{n},{n * n}" for n in range(40)])
