@@ -9,6 +9,7 @@ from typing import Any
 
 from .client_eval import COLUMNS as SCORES
 from .client_eval import client_columns
+from .errors import DataError
 from .layer_rows import LAYERS
 from .tasks import Task
 
@@ -53,13 +54,17 @@ class Table:
     """A csv file that only grows; every row is on disk when `append` returns."""
 
     def __init__(self, path: Path, columns: tuple[str, ...], keep_bytes: int | None) -> None:
-        """Start afresh, or keep the first `keep_bytes` bytes of the file that is there."""
+        """Start afresh, or keep the first `keep_bytes` bytes of the file that is there; DataError if it has fewer."""
         self.path = path
         self.columns = columns
         if keep_bytes is None:
             self._file = open(path, "w", newline="", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115 - it stays open for the whole run
             csv.writer(self._file).writerow(columns)
         else:
+            if not path.is_file() or path.stat().st_size < keep_bytes:
+                raise DataError(
+                    f"{path} lacks rows of the rounds before the checkpoint: bring it back, or start a new run"
+                )
             with open(path, "r+b") as file:
                 file.truncate(keep_bytes)
             self._file = open(path, "a", newline="", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115

@@ -43,9 +43,14 @@ def _add(found: "hashlib._Hash", tensor: Tensor) -> None:
 
 
 def begun_with(folder: Path) -> dict[str, Any]:
-    """What partition.json says of the run's beginning; empty without such a file."""
+    """What partition.json says of the run's beginning; empty without such a file. ConfigError if it is damaged."""
     path = folder / "partition.json"
-    found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError(
+            f"--resume {folder}: {path} is damaged ({error}): bring it back, or start a new run"
+        ) from None
     return found
 
 

@@ -4,8 +4,10 @@ import logging
 
 import pytest
 
+from fl.errors import ConfigError, DataError
 from fl.layer_rows import LAYERS
 from fl.record import Record, _LogFile, metrics_columns, read_metrics
+from fl.resume_checks import begun_with
 from fl.summary import write_summary
 from fl.tasks import Classification, Regression
 
@@ -41,6 +43,21 @@ def test_a_continued_record_drops_rows_after_the_checkpoint(tmp_path):
     record.add_round(row(1, 0.3, 0.3), [])
     record.close()
     assert [metrics["val_accuracy"] for metrics in read_metrics(tmp_path)] == [0.1, 0.3]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "clients.csv"])
+@pytest.mark.parametrize("left", [None, b"", b"round,"])
+def test_a_table_that_lost_rows_is_not_continued(tmp_path, name, left):
+    """Nor filled up with zero bytes: what it held cannot be told."""
+    record = Record(tmp_path, TASK)
+    record.add_round(row(0, 0.1, 0.1), [])
+    sizes = record.sizes()
+    record.close()
+    (tmp_path / name).unlink()
+    if left is not None:
+        (tmp_path / name).write_bytes(left)
+    with pytest.raises(DataError, match=f"{name} lacks rows"):
+        Record(tmp_path, TASK, sizes)
 
 
 def test_layers_are_a_table_of_their_own(tmp_path):
@@ -120,3 +137,11 @@ def test_a_log_on_a_full_disk(capsys):
     handler.emit(logging.makeLogRecord({"msg": "words"}))
     handler.close()
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_damaged_partition_json_is_told_in_one_sentence(tmp_path):
+    """As a disk that was full, or a hand, may leave it; a run without the file is an old one."""
+    assert begun_with(tmp_path) == {}
+    (tmp_path / "partition.json").write_text('{"labels": [')
+    with pytest.raises(ConfigError, match=r"partition\.json is damaged"):
+        begun_with(tmp_path)
