@@ -20,7 +20,7 @@ _NUMBER = re.compile(
     rf"(?P<loss>\()?(?P<sign>[-+]?) ?(?P<before>{_CURRENCY})? ?(?P<minus>-?)(?P<digits>[\d.,' ]*\d[.,]?)"
     rf"(?P<exponent>[eEdD][-+]?\d+)? ?(?P<after>{_CURRENCY}|%)?(?P<end>-?)(?(loss)\))"
 )
-_ODD = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'"})
+_ODD = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'"})
 _DIGITS = {
     mark: re.compile(rf"\d*(?:{re.escape(mark)}\d*)?|[1-9]\d{{0,2}}(?:{groups})(?:{re.escape(mark)}\d*)?")
     for mark, groups in (
@@ -28,6 +28,8 @@ _DIGITS = {
         (",", r"(?:\.\d{3})+|(?: \d{3})+|(?:'\d{3})+"),
     )
 }
+_NO_CENTS = re.compile(r"(?<=\d)([.,])-{1,2}(?!\d)")
+"""What follows a round sum: 5,- and 1.200,--."""
 _EITHER = re.compile(r"[-+]?[1-9]\d{0,2}\.\d{3}")
 _Values = tuple[float, float]
 """A cell with a decimal point and with a decimal comma; NaN where it then is no number."""
@@ -105,7 +107,7 @@ def _read(cell: str) -> tuple[_Values, str]:
     plain = to_number(cell)
     if not math.isnan(plain) and not _EITHER.fullmatch(cell):
         return (plain, math.nan if "." in cell else plain), ""
-    found = _NUMBER.fullmatch(cell.translate(_ODD))
+    found = _NUMBER.fullmatch(_NO_CENTS.sub(r"\g<1>0", cell.translate(_ODD)))
     if not found or (found["before"] and found["after"]):
         return (math.nan, math.nan), ""
     negative = [found[part] for part in ("sign", "minus", "end")].count("-") + bool(found["loss"])

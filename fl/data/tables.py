@@ -18,7 +18,26 @@ from fl.data.csv_text import CANNOT_READ, read_text
 from fl.errors import DataError
 
 _MISSING = frozenset(
-    {"", "na", "n/a", "n.a.", "nan", "-nan", "<na>", "nat", "nil", "null", "none", "?", "-", "--", ".", "\\n"}
+    {
+        "",
+        "na",
+        "n/a",
+        "n.a.",
+        "nan",
+        "-nan",
+        "<na>",
+        "nat",
+        "nil",
+        "null",
+        "none",
+        "?",
+        "-",
+        "--",
+        "\u2013",
+        "\u2014",
+        ".",
+        "\\n",
+    }
     | {"#n/a", "#na", "#div/0!", "#value!", "#ref!", "#null!", "#num!", "1.#qnan", "-1.#ind", "1.#ind"}
 )
 _NO_WORD = frozenset({"", "NA", "na", "N/A", "n/a", "NaN", "nan", "<NA>", "#N/A", "NaT"})
@@ -76,7 +95,7 @@ def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
         records.pop()
     if records and re.fullmatch("sep=.?", records[0][2][0]):
         records = records[1:]
-    names, records = _header(records)
+    names, records = _header(records, separator)
     if not names:
         raise ValueError("it has no header")
     width = len(names)
@@ -126,7 +145,7 @@ def _separator(text: str) -> str:
     return best
 
 
-def _header(records: list[_Record]) -> tuple[list[str], list[_Record]]:
+def _header(records: list[_Record], separator: str) -> tuple[list[str], list[_Record]]:
     """The names of the columns, as many as most rows have cells, and the records below them."""
     at = next((at for at, (_, _, row) in enumerate(records) if any(row) and row[0][:1] != "#"), len(records))
     if at and (at == len(records) or _goes_on(records[at - 1][2], records[at][2])):
@@ -144,10 +163,10 @@ def _header(records: list[_Record]) -> tuple[list[str], list[_Record]]:
         # a separator at the end of every row, or R's names of rows
         longer = [(first, row) for first, _, row in rows if len(row) == usual]
         trailing = not any(row[-1].strip() for _, row in longer)
-        if not trailing and not _name_rows([row[0] for _, row in longer], alone=len(names) == 1):
+        if not trailing and not _name_rows([row[0] for _, row in longer], separator):
             raise ValueError(
                 f"line {longer[0][0]} and others have one cell more than the header, and the first are no names of rows; "
-                "if the comma is a decimal comma, part the cells by semicolons"
+                "put cells with a comma or a space of their own in quotes"
             )
         names = [*names, ""] if trailing else ["", *names]
     while len(names) > usual and not names[-1]:
@@ -155,13 +174,13 @@ def _header(records: list[_Record]) -> tuple[list[str], list[_Record]]:
     return names, rows
 
 
-def _name_rows(cells: list[str], *, alone: bool) -> bool:
-    """Whether these may be R's names of rows, of which no two are alike. Before a column `alone`, numbers must also count
-    up by one: 12,5 is a number with a decimal comma."""
+def _name_rows(cells: list[str], separator: str) -> bool:
+    """Whether these may be R's names of rows, of which no two are alike. Between commas numbers must also count up by one:
+    12,5 may be one number."""
     if len(set(cells)) < len(cells):
         return False
     numbers = to_numbers(cells)
-    return not alone or bool(np.isnan(numbers).any() or (np.diff(numbers) == 1).all())
+    return separator != "," or bool(np.isnan(numbers).any() or (np.diff(numbers) == 1).all())
 
 
 def _goes_on(comment: list[str], row: list[str]) -> bool:
