@@ -14,10 +14,10 @@ from compression.errors import NonFiniteError
 from compression.spec import SpecError, closest, nearest
 
 from .config import GROUPS, Config
-from .errors import ConfigError, DataError, LaunchError, RoundError
-from .launch import is_first_here, start_all_of_accelerate
+from .errors import ConfigError, DataError, RoundError
+from .launch import start_all_of_accelerate
 from .paths import expanded
-from .terminal import lasting_output
+from .terminal import end_with_mistake, lasting_output
 from .yaml_file import load_yaml, parse_yaml
 
 _PREFIX = "LEANFED"
@@ -85,10 +85,7 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
         sys.stderr.write("interrupted; --resume with the run folder goes on after the last checkpoint\n")
         raise SystemExit(130) from None
     except (ConfigError, SpecError, DataError, RoundError, NonFiniteError) as error:
-        # Most mistakes are found on every rank; a client that diverges is known to its own rank alone.
-        if is_first_here() or isinstance(error, (LaunchError, NonFiniteError)):
-            sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        end_with_mistake(error)
     if summary and not config.quiet:
         from rich.console import Console
 

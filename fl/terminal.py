@@ -4,16 +4,36 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
+
+from compression.errors import NonFiniteError
+
+from .errors import LaunchError
+from .launch import is_first_here
+
+_PATIENCE_S = 10.0
 
 
 def say(sentence: str) -> None:
     """One line on standard error, above a progress bar; lost where nobody reads it."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # broken, closed, none
         tqdm.write(sentence, file=sys.stderr)
+
+
+def end_with_mistake(error: Exception) -> NoReturn:
+    """A user's mistake is one line on standard error and exit status 2, on whichever ranks it is found.
+
+    Most are found on every rank, and the first on each machine tells of them at once. The others wait: a launcher ends all
+    ranks when one is gone, and the first must have spoken by then. Who is still there afterwards is alone with the mistake.
+    """
+    if not is_first_here() and not isinstance(error, (LaunchError, NonFiniteError)):
+        time.sleep(_PATIENCE_S)
+    sys.stderr.write(f"error: {error}\n")
+    raise SystemExit(2) from None
 
 
 def try_to_write(what: str, write: Callable[[], object], remedy: str) -> None:

@@ -9,10 +9,9 @@ from typing import NoReturn
 from compression.errors import NonFiniteError
 from compression.spec import nearest
 
-from ..errors import ConfigError, DataError, LaunchError, RoundError
-from ..launch import is_first_here
+from ..errors import ConfigError, DataError, RoundError
 from ..paths import expanded
-from ..terminal import lasting_output
+from ..terminal import end_with_mistake, lasting_output
 from .redraw import redraw
 from .runs import run_experiment
 from .spec import read_experiment
@@ -78,10 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.stderr.write("interrupted; the same command goes on where it was\n")
         raise SystemExit(130) from None
     except (ConfigError, DataError, RoundError, NonFiniteError) as error:
-        # Most mistakes are found on every rank; a client that diverges is known to its own rank alone.
-        if is_first_here() or isinstance(error, (LaunchError, NonFiniteError)):
-            sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        end_with_mistake(error)
     if results is not None:
         from rich.console import Console
 

@@ -3,14 +3,18 @@
 import io
 import os
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from compression.errors import NonFiniteError
 from fl.cli import main
 from fl.data import Dataset, Split
-from fl.terminal import lasting_output, say
+from fl.errors import ConfigError, LaunchError
+from fl.terminal import end_with_mistake, lasting_output, say
 from tests.support import flags, no_figures
 
 
@@ -61,3 +65,27 @@ def test_what_is_left_out_is_said_aloud(tmp_path: Path, capsys: pytest.CaptureFi
         main(flags(**own, clients=2, rounds=1, output_dir=tmp_path, run_name="a"))
     assert "data: 3 of 11 samples have no label\n" in capsys.readouterr().err
     assert "data: 3 of 11 samples have no label\n" in (tmp_path / "a" / "run.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "error", "told"),
+    [
+        ("0", ConfigError("x"), ["error: x\n"]),
+        ("1", ConfigError("x"), ["waits", "error: x\n"]),
+        ("1", LaunchError("x"), ["error: x\n"]),
+        ("1", NonFiniteError("x"), ["error: x\n"]),
+    ],
+)
+def test_the_first_rank_of_a_machine_tells_of_a_mistake_before_another_ends(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str, error: Exception, told: list[str]
+) -> None:
+    """A launcher that sees one rank end kills the others, and with them the sentence. What only one rank can know is told
+    at once."""
+    heard: list[str] = []
+    monkeypatch.setenv("RANK", local_rank)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(time, "sleep", lambda seconds: heard.append("waits"))
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=heard.append))
+    with pytest.raises(SystemExit) as ended:
+        end_with_mistake(error)
+    assert (ended.value.code, heard) == (2, told)
