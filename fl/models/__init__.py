@@ -99,7 +99,8 @@ def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int
     # Complex tensors outside the state, such as tables of rotations, stay what they are.
     model._apply(lambda tensor: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype))
     shape_lazy_layers(name, model, shape)
-    model.register_forward_hook(logits_of)
+    if not isinstance(model, torch.jit.ScriptModule):  # which takes no hook, and returns tensors
+        model.register_forward_hook(logits_of)
     return model
 
 

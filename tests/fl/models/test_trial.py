@@ -178,6 +178,13 @@ def test_lazy_layers_follow_from_the_seed() -> None:
     assert first[1].running_mean.eq(0).all()
 
 
+def test_a_scripted_network() -> None:
+    """Trains as the one that it was made of."""
+    model = build(lambda: torch.jit.script(Head(2, 3)))
+    check(model)
+    assert torch.equal(model.net[2].weight, build(lambda: Head(2, 3)).net[2].weight)
+
+
 def test_complex_tables_outside_the_state_stay() -> None:
     """A table of rotations, as for positions: not an imaginary part less."""
     table = torch.polar(torch.ones(3), torch.arange(3.0))
