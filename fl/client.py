@@ -15,6 +15,7 @@ from .data.dataset import Split
 from .data.normalise import Normaliser
 from .engine.base import LocalEngine
 from .local import LocalModel
+from .own_state import seed_generators
 from .schedule import learning_rate
 from .seeds import derive_seed, seeded
 
@@ -40,7 +41,7 @@ class ClientTrainer:
     """Trains the clients of this rank one after another, in place.
 
     What a client computes depends on the global model, its data and (seed, round, client) alone: the generators that a model
-    may draw from and augmentation are seeded by these, and the engine starts afresh.
+    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ClientTrainer:
         version = round_ if version is None else version
         engine = model.engine
         model.load()
+        seed_generators(model.engine.model, self.seed, "own generators", round_, client)
         losses = []
         with self.seeded(client, round_):
             engine.start(learning_rate(self.options, version), version * self._steps(client))

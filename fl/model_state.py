@@ -19,9 +19,10 @@ class ModelState:
     `parameters`: fp32 [n], every trainable parameter in the model's order; changed by the server optimizer.
     `buffers`: fp32 [m], every floating-point buffer (BatchNorm's running mean and variance), and counts and flags that
     change in training; averaged, never optimised. Counts and flags are rounded when they are loaded.
-    Frozen parameters and other buffers of integers (BatchNorm's step counter, tables) have their first values at the
-    beginning of every client's training and are not exchanged; so it is with buffers that are no part of the model's
-    state, and with what modules keep in attributes (see `OwnState`). A tensor with several names is exchanged once.
+    Frozen parameters, other buffers of integers (BatchNorm's step counter, tables) and tables with infinities (masks of
+    attention) have their first values at the beginning of every client's training and are not exchanged; so it is with
+    buffers that are no part of the model's state, and with what modules keep in attributes (see `OwnState`). A tensor
+    with several names is exchanged once.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:

@@ -1,7 +1,8 @@
 """What a model keeps for itself, beside what is exchanged: for every client it begins anew."""
 
+import random
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,27 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
+from .seeds import derive_seed
+
 _VALUES = (type(None), bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, deque, set, dict, OrderedDict, defaultdict, Counter)
 _TORCHS = frozenset(vars(nn.Module()))  # attributes that torch keeps itself
+
+# How the state of a generator is read and written, and how it is seeded.
+_GENERATORS: dict[type, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]] = {
+    torch.Generator: (torch.Generator.get_state, torch.Generator.set_state, torch.Generator.manual_seed),
+    random.Random: (random.Random.getstate, random.Random.setstate, random.Random.seed),
+    np.random.RandomState: (
+        np.random.RandomState.get_state,
+        np.random.RandomState.set_state,
+        lambda generator, seed: generator.seed(seed % 2**32),
+    ),
+    np.random.Generator: (
+        lambda generator: generator.bit_generator.state,
+        lambda generator, state: setattr(generator.bit_generator, "state", state),
+        lambda generator, seed: setattr(generator.bit_generator, "state", type(generator.bit_generator)(seed).state),
+    ),
+}
 
 Rewind = Callable[[], Any]
 
@@ -20,13 +39,14 @@ Rewind = Callable[[], Any]
 class OwnState:
     """Buffers and plain attributes of every module in `model`, as they are now, to `put_back` later.
 
-    `exchanged`: names of buffers that are loaded by other means. Of attributes, tensors, arrays, numbers, texts, and lists,
-    tuples, sets and dicts of these are put back, in place, and those that came later are taken away. Other objects are left
-    alone, and so are a tensor that shares its memory with a parameter or an exchanged buffer, a scripted module, and a layer
-    that has no shape yet.
+    `exchanged`: names of buffers that are loaded by other means. Of attributes, tensors, arrays, numbers, texts, generators
+    of random numbers, and lists, tuples, sets and dicts of these are put back, in place, and those that came later are
+    taken away; parameters want gradients or not as at first. Other objects are left alone, and so are a tensor that shares
+    its memory with a parameter or an exchanged buffer, a scripted module, and a layer that has no shape yet.
     """
 
     def __init__(self, model: nn.Module, exchanged: Collection[str] = ()) -> None:
+        self._wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         loaded = [*model.parameters(), *(buffer for name, buffer in model.named_buffers() if name in exchanged)]
         taken = frozenset(_storage(tensor) for tensor in loaded) - {0}
         self._kept: list[tuple[MutableMapping[str, Any], frozenset[str], dict[str, tuple[Any, Rewind]]]] = []
@@ -45,6 +65,8 @@ class OwnState:
 
     def put_back(self) -> None:
         """Everything is as it was when this object was made."""
+        for parameter, wanted in self._wanted:
+            parameter.requires_grad = wanted
         for store, left, first in self._kept:
             for name in store.keys() - left:
                 if _rewind(store[name], frozenset()) is not None:
@@ -52,6 +74,21 @@ class OwnState:
             for name, (value, rewind) in first.items():
                 rewind()
                 store[name] = value
+
+
+def seed_generators(model: nn.Module, seed: int, purpose: str, *key: int) -> None:
+    """Seed the generators of random numbers that modules of `model` keep in attributes, each with a seed of its own."""
+    kept = (generator for module in model.modules() for generator in _generators(list(vars(module).values())))
+    for count, generator in enumerate(kept):
+        _GENERATORS[type(generator)][2](generator, derive_seed(seed, purpose, *key, count))
+
+
+def _generators(value: Any) -> Iterator[Any]:
+    if type(value) in _GENERATORS:
+        yield value
+    elif type(value) in _CONTAINERS or type(value) is tuple:
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _generators(each)
 
 
 def _rewind(value: Any, taken: frozenset[int]) -> Rewind | None:
@@ -63,6 +100,10 @@ def _rewind(value: Any, taken: frozenset[int]) -> Rewind | None:
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
         content = value.copy()
         return lambda: np.copyto(value, content) if value.flags.writeable else None
+    if type(value) in _GENERATORS:
+        read, write, _ = _GENERATORS[type(value)]
+        state = read(value)
+        return lambda: write(value, state)
     if type(value) in _CONTAINERS:
         held = dict(value) if isinstance(value, dict) else list(value)
         inner = _rewind_all(held.values() if isinstance(held, dict) else held, taken)

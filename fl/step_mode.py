@@ -83,7 +83,13 @@ class StepEngine(PlainEngine):
         loss.backward()
         left_out = torch.tensor([parameter.grad is None for parameter in self._params], device="cpu")
         if left_out.any():  # then DDP still waits for these, and other ranks for this one
-            _Unused.apply(*itertools.compress(self._params, left_out)).backward()
+            unused = list(itertools.compress(self._params, left_out))
+            frozen = [parameter for parameter in unused if not parameter.requires_grad]  # in the forward pass
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            _Unused.apply(*unused).backward()
+            for parameter in frozen:
+                parameter.requires_grad_(False)
         if self._hook.some_unused:
             left_out = self._ranks.sum(left_out.long()) == self._ranks.world_size
         elif self._ranks.world_size > 1:

@@ -92,12 +92,17 @@ def all_in_one(classes: int, in_channels: int) -> nn.Module:
     class All(Drawing):
         def __init__(self) -> None:
             super().__init__(classes, in_channels)
+            self.generators = [torch.Generator(), np.random.default_rng()]
+            self.register_buffer("mask", torch.full((in_channels, 1, 1), -torch.inf))
             self.counting, self.remembering = Counting(classes, in_channels), Remembering(classes, in_channels)
             self.lazy = nn.Sequential(
                 nn.LazyConv2d(4, 5, stride=4), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(classes)
             )
 
         def forward(self, x: Tensor) -> Any:
+            if self.training:
+                x = x * torch.rand((), generator=self.generators[0]) * self.generators[1].random()
+            x = torch.where(x > self.mask, x, 0.0)
             y = super().forward(x) + self.counting(x) + self.remembering(x) + self.lazy(x)
             return Outputs(y, None) if self.training else y
 
@@ -128,3 +133,18 @@ def narrow(classes: int, in_channels: int) -> nn.Module:
 def synchronised(classes: int, in_channels: int) -> nn.Module:
     """BatchNorm over the batches of all ranks."""
     return nn.Sequential(nn.SyncBatchNorm(in_channels), Head(classes, in_channels))
+
+
+class Freezing(Head):
+    """Has a second head, which its forward pass freezes and thaws in turn."""
+
+    def __init__(self, classes: int, in_channels: int) -> None:
+        super().__init__(classes, in_channels)
+        self.second, self.steps = Head(classes, in_channels), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Head`."""
+        if self.training:
+            self.steps += 1
+            self.second.requires_grad_(self.steps % 2 == 0)
+        return self.net(x) + self.second(x)

@@ -14,6 +14,7 @@ from .axes import fit
 from .group import Group
 
 AVERAGED_COUNTS = "averaged_counts"
+FIXED_TABLES = "fixed_tables"
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +144,22 @@ def _trainable(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def averaged(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Buffers that belong to the state and are averaged, by name: floating-point ones (running statistics), and those of
-    whole numbers and truth values that their module names in an attribute `averaged_counts`."""
+    """Buffers that belong to the state and are averaged, by name: floating-point ones (running statistics) but those that
+    their module names in an attribute `fixed_tables`, and those of whole numbers and truth values that it names in
+    `averaged_counts`."""
     state = model.state_dict(keep_vars=True)
     named = [(name, b) for name, b in model.named_buffers() if name in state]
-    return [(name, b) for name, b in named if b.is_floating_point() or _is_count(model, name)]
+    return [
+        (name, b)
+        for name, b in named
+        if (
+            not _is_listed(model, name, FIXED_TABLES)
+            if b.is_floating_point()
+            else _is_listed(model, name, AVERAGED_COUNTS)
+        )
+    ]
 
 
-def _is_count(model: nn.Module, name: str) -> bool:
+def _is_listed(model: nn.Module, name: str, attribute: str) -> bool:
     owner, _, leaf = name.rpartition(".")
-    return leaf in getattr(model.get_submodule(owner), AVERAGED_COUNTS, ())
+    return leaf in getattr(model.get_submodule(owner), attribute, ())

@@ -14,9 +14,10 @@ from fl.models import sequence, small
 from fl.models.emotion import emotion_cnn
 from fl.models.resnet import resnet
 from fl.models.resnet12 import resnet12
-from fl.models.trial import logits_of, need_parameters, refuse_kinds, shape_lazy_layers
+from fl.models.trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers
 from fl.models.vgg import vgg11
 from fl.models.weights import check_weights, load_weights
+from fl.own_state import seed_generators
 from fl.plugin import load_function, reason
 from fl.seeds import seeded
 from fl.surroundings import kept_surroundings
@@ -79,6 +80,7 @@ def build_model(
     shape = (in_channels, image_size, image_size) if sample_shape is None else tuple(sample_shape)
     with kept_surroundings(), seeded(seed, "model"):
         model = _built_in(options, classes, shape) if own is None else _own(options.model, own, classes or 1, shape)
+        seed_generators(model, seed, "own generators")
     if options.init is not None:
         load_weights(model, options.init)
     return model
@@ -89,7 +91,7 @@ def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int
     channels = channels_of(shape)
     try:
         model = function(classes, channels)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # one that reads the command line exits
         called = f"{name.partition(':')[2]}({classes}, {channels})"
         raise ConfigError(f"--model {name} fails when it is called as {called} ({reason(error)})") from error
     if not isinstance(model, nn.Module):
@@ -99,6 +101,7 @@ def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int
     # Complex tensors outside the state, such as tables of rotations, stay what they are.
     model._apply(lambda tensor: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype))
     shape_lazy_layers(name, model, shape)
+    fix_tables(model)
     if not isinstance(model, torch.jit.ScriptModule):  # which takes no hook, and returns tensors
         model.register_forward_hook(logits_of)
     return model

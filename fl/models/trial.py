@@ -1,13 +1,13 @@
 """A model's first forward passes: what would end a run in the middle of a round is said before it starts."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compression.pruning.submodel import AVERAGED_COUNTS
+from compression.pruning.submodel import AVERAGED_COUNTS, FIXED_TABLES, averaged
 from fl.errors import ConfigError
 from fl.own_state import OwnState
 from fl.plugin import reason
@@ -32,14 +32,28 @@ def run_once(name: str, model: nn.Module, x: Tensor, *, training: bool) -> Any:
     return outputs
 
 
+def remember(model: nn.Module) -> Callable[[], None]:
+    """What gives `model` its present weights again, and all that it keeps for itself."""
+    own = OwnState(model)
+    weights = [(p, p.detach().clone()) for p in model.parameters() if not nn.parameter.is_lazy(p)]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        own.put_back()
+        for parameter, values in weights:
+            parameter.copy_(values)
+
+    return put_back
+
+
 def shape_lazy_layers(name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
     """Let layers that wait for their first input have their shapes, and so their first weights, here."""
-    was_training, before = model.training, OwnState(model)
+    was_training, put_back = model.training, remember(model)
     for training in (False, True):
         if any(_lazy(model)):
             with torch.no_grad():
                 run_once(name, model, torch.zeros(2, *shape), training=training)
-    before.put_back()
+    put_back()
     model.train(was_training)
     if any(_lazy(model)):
         raise ConfigError(f"--model {name} has lazily shaped layers that its forward pass does not reach")
@@ -95,11 +109,20 @@ def counts_of(model: nn.Module) -> dict[str, Tensor]:
 
 def average_counts(model: nn.Module, names: Iterable[str]) -> None:
     """Have these buffers averaged over the clients, as running statistics are."""
+    _list(model, names, AVERAGED_COUNTS)
+
+
+def fix_tables(model: nn.Module) -> None:
+    """Have floating-point buffers that hold infinity, as masks of attention do, stay as they are: they have no mean."""
+    _list(model, [name for name, buffer in averaged(model) if not bool(buffer.isfinite().all())], FIXED_TABLES)
+
+
+def _list(model: nn.Module, names: Iterable[str], attribute: str) -> None:
     for name in names:
         owner, _, leaf = name.rpartition(".")
         module = model.get_submodule(owner)
-        known: tuple[str, ...] = getattr(module, AVERAGED_COUNTS, ())
-        setattr(module, AVERAGED_COUNTS, (*known, leaf))
+        known: tuple[str, ...] = getattr(module, attribute, ())
+        setattr(module, attribute, (*known, leaf))
 
 
 def logits_of(model: nn.Module, inputs: Any, outputs: Any) -> Any:

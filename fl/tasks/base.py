@@ -1,14 +1,14 @@
 """What every task says of itself."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..models.trial import average_counts, counts_of, run_once
-from ..own_state import OwnState
+from ..models.trial import average_counts, counts_of, remember, run_once
 from ..plugin import reason
 from ..seeds import seeded
 from ..surroundings import kept_surroundings
@@ -57,27 +57,47 @@ class Task(ABC):
 
     def check_model(self, name: str, model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         """ConfigError if `--model name` does not take the inputs `x`, float32 [N, ...], in evaluation, or gives other
-        outputs for them than this task needs; with targets `y` [N], also if it cannot be trained on them. Counts and flags
-        that training changes are marked to be averaged; nothing else about the model changes."""
-        was_training, before = model.training, OwnState(model)
+        outputs for them than this task needs, or others each time; with targets `y` [N], also if it cannot be trained on
+        them. Counts and flags that training changes are marked to be averaged; nothing else about the model changes."""
+        was_training, put_back = model.training, remember(model)
         try:
             with kept_surroundings(), seeded(0, "trial"):
                 with torch.no_grad():
-                    self._check_outputs(name, run_once(name, model, x, training=False), x, "evaluation")
-                changed = [] if y is None else self._try_step(name, model, x, y)
+                    self._outputs(name, model, x, put_back, training=False)
+                changed = [] if y is None else self._try_step(name, model, x, y, put_back)
         finally:
-            before.put_back()
+            put_back()
             model.zero_grad()
             model.train(was_training)
         average_counts(model, changed)
 
-    def _try_step(self, name: str, model: nn.Module, x: Tensor, y: Tensor) -> list[str]:
+    def _outputs(
+        self, name: str, model: nn.Module, x: Tensor, put_back: Callable[[], None], *, training: bool
+    ) -> Tensor:
+        """What the model gives, twice from the same state and with the same random numbers, and must be the same."""
+        found = []
+        for _ in range(2):
+            put_back()
+            with seeded(0, "trial"):
+                found.append(run_once(name, model, x, training=training))
+            self._check_outputs(name, found[-1], x, "training" if training else "evaluation")
+        if not torch.equal(*found):
+            raise ConfigError(
+                f"--model {name} gives other outputs each time in {'training' if training else 'evaluation'}, so a run "
+                "would not replay: draw from the generators of torch, NumPy or random, or from one that the module keeps in "
+                "an attribute, and count in buffers or attributes of the module"
+            )
+        return found[-1]
+
+    def _try_step(self, name: str, model: nn.Module, x: Tensor, y: Tensor, put_back: Callable[[], None]) -> list[str]:
         """As in training; the names of the counts and flags that this changes."""
+        put_back()
         before = counts_of(model)
-        outputs = run_once(name, model, x, training=True)
-        self._check_outputs(name, outputs, x, "training")
+        outputs = self._outputs(name, model, x, put_back, training=True)
         try:
             self.loss(outputs, y).backward()
+        except ConfigError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"--model {name} has outputs that no gradient comes back from ({reason(error)})"

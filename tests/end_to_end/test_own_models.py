@@ -96,3 +96,12 @@ def test_synchronised_batchnorm_is_for_step_mode(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has SyncBatchNorm, which joins the batches of all ranks"):
         run_here(tmp_path, "run", **{**_COMMON, "model": "tests.user_models:synchronised"})
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_that_are_frozen_on_the_way_in_step_mode(tmp_path: Path) -> None:
+    """DDP waits for them all the same. Oracle: the second head has moved, and the run is at its end."""
+    options = {**_COMMON, "model": "tests.user_models:Freezing", "clients": 1, "mode": "step", "limit_test": 50}
+    run_here(tmp_path, "run", **{**options, "rounds": 1})
+    run_here(tmp_path, "none", **{**options, "rounds": 1, "lr": 0.0})
+    moved, first = (load_file(tmp_path / name / "final_model.safetensors") for name in ("run", "none"))
+    assert not torch.equal(moved["second.net.2.weight"], first["second.net.2.weight"])

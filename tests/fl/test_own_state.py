@@ -1,5 +1,6 @@
 """What a model keeps for itself. Oracle: what was there at first."""
 
+import random
 from collections import deque
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl.own_state import OwnState
+from fl.own_state import OwnState, seed_generators
 
 
 class Keeping(nn.Module):
@@ -76,3 +77,50 @@ def test_modules_that_are_left_alone(make: Any) -> None:
     model(torch.ones(1, 2))
     own.put_back()
     assert model(torch.ones(1, 2)).shape == (1, 2)
+
+
+class Generating(nn.Module):
+    """Keeps generators of every kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torchs, self.pythons = torch.Generator(), {"one": random.Random()}
+        self.numpys = [np.random.default_rng(), np.random.RandomState()]
+        self.mersenne = np.random.Generator(np.random.MT19937())
+
+    def draw(self) -> list[float]:
+        """A number of each."""
+        numbers = [torch.rand((), generator=self.torchs).item(), self.pythons["one"].random(), self.mersenne.random()]
+        return [*numbers, *(each.random() for each in self.numpys)]
+
+
+def test_generators_go_back_to_where_they_were() -> None:
+    """Oracle: what they gave the first time."""
+    model = Generating()
+    own = OwnState(model)
+    first = model.draw()
+    assert model.draw() != first
+    own.put_back()
+    assert model.draw() == first
+
+
+def test_seeded_generators() -> None:
+    """Oracles: two models whose generators began with entropy, a later round, and each other."""
+    one, other = nn.Sequential(Generating()), nn.Sequential(Generating())
+    for model in (one, other):
+        seed_generators(model, 5, "a test", 2)
+    numbers = one[0].draw()
+    assert other[0].draw() == numbers
+    assert len(set(numbers)) == len(numbers)
+    seed_generators(one, 5, "a test", 3)
+    assert set(one[0].draw()).isdisjoint(numbers)
+
+
+def test_parameters_that_are_frozen_on_the_way() -> None:
+    """They want gradients, or not, as at first."""
+    model = nn.Linear(2, 2)
+    model.bias.requires_grad_(False)
+    own = OwnState(model)
+    model.weight.requires_grad_(False), model.bias.requires_grad_(True)
+    own.put_back()
+    assert (model.weight.requires_grad, model.bias.requires_grad) == (True, False)

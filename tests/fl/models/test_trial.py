@@ -4,17 +4,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fl.config import ModelOptions
 from fl.errors import ConfigError
+from fl.model_state import ModelState
 from fl.models import build_model
 from fl.tasks import Classification
 from tests.user_models import Answering, Counting, Head
 
 MADE: dict[str, Any] = {}
+COUNTED: list[int] = []
 
 
 def made(classes: int, in_channels: int) -> Any:
@@ -190,3 +193,54 @@ def test_complex_tables_outside_the_state_stay() -> None:
     table = torch.polar(torch.ones(3), torch.arange(3.0))
     model = build(lambda: with_buffer(table, persistent=False))
     assert torch.equal(model.own, table)
+
+
+def _own_generator(own: Own, x: Tensor) -> Tensor:
+    return own.net(x * np.random.default_rng().random() if own.training else x)
+
+
+def _own_count(own: Own, x: Tensor) -> Tensor:
+    COUNTED.append(1)
+    return own.net(x / len(COUNTED))
+
+
+@pytest.mark.parametrize(("forward", "mode"), [(_own_generator, "training"), (_own_count, "evaluation")])
+def test_outputs_that_do_not_replay(forward: Callable[[Own, Tensor], Any], mode: str) -> None:
+    """From a generator that has no seed, and from a list of the module that it is written in."""
+    with pytest.raises(ConfigError, match=f"gives other outputs each time in {mode}, so a run would not replay"):
+        check(build(lambda: Own(forward)))
+
+
+def test_a_trial_gives_back_weights_that_a_forward_pass_changes() -> None:
+    """Those that it clips, and whether it freezes them. Oracle: the weights before."""
+
+    def clipping(own: Own, x: Tensor) -> Tensor:
+        own.net[2].bias.requires_grad_(False)
+        with torch.no_grad():
+            own.net[2].weight.clamp_(-0.01, 0.01)
+        return own.net(x)
+
+    model = build(lambda: Own(clipping))
+    before = model.net[2].weight.detach().clone()
+    check(model)
+    assert torch.equal(model.net[2].weight, before)
+    assert model.net[2].bias.requires_grad
+
+
+def test_a_function_that_exits() -> None:
+    """As argparse does with options that it does not know."""
+
+    def exits() -> nn.Module:
+        raise SystemExit(2)
+
+    with pytest.raises(ConfigError, match=r"fails when it is called as made\(2, 3\) \(SystemExit: 2"):
+        build(exits)
+
+
+def test_masks_with_infinity_are_not_averaged() -> None:
+    """They keep their values; other tables of floats are averaged as before."""
+    mask = torch.full((2, 2), -torch.inf).triu(1)
+    model = build(lambda: nn.Sequential(with_buffer(mask), nn.BatchNorm2d(3), Head(2, 3)))
+    state = ModelState(model, torch.device("cpu"))
+    assert state.buffer_layout.names == ("1.running_mean", "1.running_var")
+    assert torch.equal(state.state_dict()["0.own"], mask)
