@@ -276,8 +276,8 @@ class _Run:
         stuck = [str(report.client) for report in outcome.reports if not report.moved]
         if stuck and self.record is not None:
             line = (
-                f"round {round_}: fp16 overflowed at every scale, and client {', '.join(stuck)} skipped all steps: use "
-                "--precision bf16 or fp32, or a lower --lr"
+                f"round {round_}: client {', '.join(stuck)} took no step, since no loss scale keeps the gradients finite in "
+                "fp16: use --precision bf16 or fp32, or a lower --lr"
             )
             self.record.log.warning(line)
             say(line)
