@@ -190,6 +190,7 @@ def test_other_optimizers_are_deepspeeds(tmp_path: Path) -> None:
     ],
     ids=lambda contents: contents["scheduler"]["type"],
 )
+@pytest.mark.filterwarnings("ignore:Detected call of")
 def test_schedulers_go_on_over_the_rounds(tmp_path: Path, contents: dict[str, Any]) -> None:
     """Oracle: the rates of the scheduler taken step by step, 12 times, wherever clients start and whoever came before."""
     engine = make_engine(configure(tmp_path, FP32 | contents), small_model(), RANKS)
