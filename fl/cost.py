@@ -94,7 +94,8 @@ class Costs:
         known = [count for count in self.flops(models, trained) if count is not None]
         if len(known) < len(models):
             raise ConfigError(
-                f"--profiles: this model's operations cannot be counted ({self._why}), so its training has no virtual time"
+                f"this model's operations cannot be counted ({self._why}), so its training has no virtual time: "
+                "use --mode sync without --deadline and --profiles"
             )
         return [float(count) for count in known]
 

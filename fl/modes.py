@@ -46,6 +46,13 @@ def is_buffered(config: Config) -> bool:
     return config.mode.startswith(("buffered", "async")) or (config.mode == "sync" and not waits(config))
 
 
+def takes_time(config: Config) -> bool:
+    """Whether rounds take virtual time."""
+    return (
+        is_buffered(config) or config.profiles != "none" or config.server_up_limit > 0 or config.server_down_limit > 0
+    )
+
+
 def check_mode(config: Config) -> None:
     """ConfigError for a mode that cannot be read, or for options that do not go with it."""
     try:

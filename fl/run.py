@@ -29,7 +29,7 @@ from .federation import Federation
 from .folder import continue_options, create_folder
 from .judgement import Judgement, write_predictions
 from .layer_rows import layer_rows
-from .modes import is_buffered
+from .modes import is_buffered, takes_time
 from .outcome import RoundOutcome
 from .paths import expand_paths
 from .ranks import Ranks, join_ranks
@@ -81,6 +81,8 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
         digest = samples_sha256(federation)
         if folder is not None:
             refuse_other_samples(federation, folder, digest)
+        if takes_time(config):
+            federation.make_costs().each([federation.engine.model], [1])  # refused now, or in the first round
         rounds = _rounds(federation)
         resumed = folder is not None
         begins = -1 if folder is None else Checkpoints(folder, ranks).next_round()

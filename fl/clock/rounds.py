@@ -6,7 +6,7 @@ from typing import Any
 
 from ..config import Config
 from ..errors import ConfigError
-from ..modes import is_buffered
+from ..modes import is_buffered, takes_time
 from .links import DOWN, jitter, transfer_s
 from .profiles import Profile, profiles
 from .simulator import Arrival, Simulator
@@ -54,10 +54,10 @@ class RoundClock:
 
     @classmethod
     def of(cls, config: Config, wait_s: Callable[[int, float], float]) -> "RoundClock | None":
-        """The clock of a run's options; None where nothing takes time."""
-        limits = config.server_up_limit or None, config.server_down_limit or None
-        if is_buffered(config) or (config.profiles == "none" and limits == (None, None)):
+        """The clock of a run's options; None where nothing takes time, or the rounds keep it."""
+        if is_buffered(config) or not takes_time(config):
             return None
+        limits = config.server_up_limit or None, config.server_down_limit or None
         if config.clients is None:
             raise ConfigError("a virtual clock needs the number of clients")
         known = profiles(config.profiles, config.clients, config.seed)

@@ -105,3 +105,11 @@ def test_layers_that_are_frozen_on_the_way_in_step_mode(tmp_path: Path) -> None:
     run_here(tmp_path, "none", **{**options, "rounds": 1, "lr": 0.0})
     moved, first = (load_file(tmp_path / name / "final_model.safetensors") for name in ("run", "none"))
     assert not torch.equal(moved["second.net.2.weight"], first["second.net.2.weight"])
+
+
+@pytest.mark.parametrize("options", [{"mode": "buffered:2"}, {"deadline": 9, "profiles": "good"}, {"profiles": "good"}])
+def test_virtual_time_needs_operations_that_can_be_counted(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A network that looks at its values has no count of operations: refused before there is a run folder."""
+    with pytest.raises(ConfigError, match=r"operations cannot be counted .* use --mode sync"):
+        run_here(tmp_path, "run", **{**_COMMON, "model": "tests.user_models:looking", **options})
+    assert not (tmp_path / "run").exists()
