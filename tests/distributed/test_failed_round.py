@@ -165,7 +165,7 @@ def test_a_server_step_that_overflows() -> None:
 def _fail_a_run(rank: int, world_size: int, folder: Path) -> None:
     options = {**_OPTIONS, "model": "tests.user_code:failing_model", "rounds": 4}
     run_here(folder, "whole", **options)
-    os.environ.update(TEST_FAILING_RANK="1", TEST_FAILING_PASS="5")  # the first of two clients in the third round
+    os.environ.update(TEST_FAILING_RANK="1", TEST_FAILING_PASS="7")  # the first of two clients in the third round
     with pytest.raises(ValueError if rank == 1 else RoundError):
         run_here(folder, "run", **options)
     dist.barrier()

@@ -217,7 +217,7 @@ def test_a_rank_that_fails_ends_the_run(tmp_path: Path) -> None:
         output_dir=tmp_path,
         run_name="run",
     )
-    where = {"TEST_FAILING_RANK": "1", "TEST_FAILING_PASS": "9"}
+    where = {"TEST_FAILING_RANK": "1", "TEST_FAILING_PASS": "11"}
     result = program(torchrun(2), *options, check=False, env=where)
     assert result.returncode != 0
     assert "the user's model has failed" in result.stderr
