@@ -38,10 +38,13 @@ def quickstart() -> str:
         subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, check=True)
         shutil.copy(Path(folder) / "quickstart" / "dashboard.png", ROOT / "docs" / "quickstart.png")
         run = json.loads((Path(folder) / "quickstart" / "summary.json").read_text(encoding="utf-8"))
+    first = run["parameters"] * 4 * 4 / 1e6
     return (
         f"That run: {100 * run['final_test_accuracy']:.1f} % on held-out digits after {run['rounds']} rounds in "
         f"{run['seconds']:.0f} s; uplink {run['total_uplink_bytes'] / 1e6:,.0f} MB where dense takes "
-        f"{run['total_uplink_dense_bytes'] / 1e6:,.0f} MB."
+        f"{run['total_uplink_dense_bytes'] / 1e6:,.0f} MB, downlink {run['total_downlink_bytes'] / 1e6:,.0f} MB, "
+        f"{first:,.0f} of them the first model to four clients, where dense takes "
+        f"{run['total_downlink_dense_bytes'] / 1e6:,.0f} MB."
     )
 
 

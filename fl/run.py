@@ -150,9 +150,12 @@ class _Run:
                 layers=self.config.prune != "none",
                 client_eval=self.config.client_eval > 0,
             )
+            told_anew = None  # the row of the round that ended the run before more rounds were asked for
             if manifest is not None and manifest.last_round:
                 ends = self.first_round == self.config.all_rounds
-                self.record.restore_last_round(manifest.last_round["ended" if ends else "going_on"])
+                rows = manifest.last_round["ended" if ends else "going_on"]
+                self.record.restore_last_round(rows)
+                told_anew = None if ends else rows[0]
             self.record.log.info(
                 "%s round %d on %s", "continues at" if resumed else "starts at", self.first_round, self
             )
@@ -161,7 +164,9 @@ class _Run:
             for sentence in federation.left_out:
                 self.record.log.warning("data: %s", sentence)
                 say(f"data: {sentence}")
-            self.trackers = Trackers(self.config, folder, self.first_round)
+            self.trackers = Trackers(self.config, folder, self.first_round - (told_anew is not None))
+            if told_anew is not None:
+                self.trackers.log(told_anew)
 
     def __str__(self) -> str:
         ranks = self.ranks

@@ -121,7 +121,9 @@ def test_a_tracker_is_told_options_rounds_and_summary_and_changes_nothing(tmp_pa
 
 
 def test_mlflow_writes_into_the_run_folder_and_is_continued(tmp_path: Path, memory: Any) -> None:
-    """A database of the run's own, known to this run alone; a resumed run goes on with the stored id, at round 2."""
+    """A database of the run's own, known to this run alone; a resumed run goes on with the stored id, at round 2.
+
+    Round 1 is told again: as the last one it was charged for the end of the run."""
     run_here(tmp_path, "run", track="mlflow", **QUICK)
     resume_here(tmp_path, "run", rounds=3, track="mlflow")
     made = [call for call in memory.calls if call[0] == "made"]
@@ -129,7 +131,7 @@ def test_mlflow_writes_into_the_run_folder_and_is_continued(tmp_path: Path, memo
     assert [call[3] for call in made] == [f"sqlite:///{tmp_path.resolve()}/run/mlflow.db"] * 2
     assert "MLFLOW_TRACKING_URI" not in os.environ
     assert [call[0] for call in memory.calls].count("options") == 1
-    assert [call[1] for call in memory.calls if call[0] == "log"] == [0, 1, 1, 2, 2]
+    assert [call[1] for call in memory.calls if call[0] == "log"] == [0, 1, 1, 1, 2, 2]
 
 
 def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(
