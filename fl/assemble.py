@@ -17,7 +17,6 @@ from .data.normalise import Normaliser, make_normaliser
 from .data.partition import BY_LABEL, check_partition, partition
 from .data.split import divide
 from .engine import choose_engine, make_engine
-from .engine.base import want_dense_gradients
 from .engine.precision import autocast_dtype, resolve_precision
 from .errors import ConfigError
 from .federation import Federation
@@ -97,7 +96,6 @@ def _try_model(
             f"--model {config.model} has SyncBatchNorm, which joins the batches of all ranks, and in --mode {config.mode} "
             "each client trains alone: take BatchNorm, whose statistics are averaged"
         )
-    want_dense_gradients(model)
     x, y = normalise(data.train.x[:2]), data.train.y[:2]
     # The built-in networks are known to train; and a lone sample is looked at next, SyncBatchNorm works on GPUs alone.
     trains = config.model not in MODELS and len(y) > 1 and not is_synchronised

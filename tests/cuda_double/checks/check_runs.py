@@ -14,8 +14,6 @@ from fl.engine.plain import PlainEngine
 from tests.cuda_double.recorder import recorder
 from tests.cuda_double.runs import RUNS, SMALL
 
-_DIFFER = ("snip", "prunefl", "masks", "scaffold", "feddyn")
-
 
 @pytest.fixture(autouse=True)
 def _regions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +45,6 @@ def test_a_run(name: str, tmp_path: Path) -> None:
         assert not step.waits, str(step)
     assert client.waits.total() <= 2 * client.times, str(client)
     expected = train(**options, device="cpu", run_name="cpu")
-    if name in _DIFFER and found["model_sha256"] != expected["model_sha256"]:
-        pytest.xfail("gradient hooks on the double, since models are tried twice before a run: not explained yet")
     assert found["model_sha256"] == expected["model_sha256"]
 
 
