@@ -1,6 +1,6 @@
 """Federated training of ResNet-18 on CIFAR-10 (or of any other model and data set)."""
 
-from fl.cli import main
+from fl.run.cli import main
 
 if __name__ == "__main__":
     main()

@@ -22,8 +22,8 @@ from compare_report import Comparison, console_tables, write_all
 from compare_runs import Compared, make_compared, make_link, open_run
 from rich.console import Console
 
-from fl.errors import ConfigError, DataError
-from fl.paths import expanded
+from fl.common.errors import ConfigError, DataError
+from fl.common.paths import expanded
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,8 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fl.errors import DataError
-from fl.record import TIMES
+from fl.common.errors import DataError
+from fl.output.record import TIMES
 
 _COLUMNS = ("round", "client", "rank", "samples", "train_s", "uplink_bytes", "downlink_bytes", *TIMES)
 

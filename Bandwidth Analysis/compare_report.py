@@ -13,8 +13,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from fl.experiment.tables import Table
-from fl.html_report.page import Page, Picture, SortableTable
-from fl.summary_table import duration, megabytes
+from fl.output.html.page import Page, Picture, SortableTable
+from fl.output.summary_table import duration, megabytes
 
 _SAME = ("run_name", "output_dir", "data_dir", "resume", "quiet", "download", "checkpoint_every", "threads")
 

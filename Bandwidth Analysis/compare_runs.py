@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from compare_clients import ClientRow, read_clients
 
+from fl.clock.clock import RoundClock, Work
 from fl.clock.profiles import NAMED, Profile
-from fl.clock.rounds import RoundClock, Work
-from fl.errors import ConfigError, DataError
-from fl.figures.run_data import Column, RunData, read_run
-from fl.tasks import Score
+from fl.common.errors import ConfigError, DataError
+from fl.output.figures.run_data import Column, RunData, read_run
+from fl.training.tasks import Score
 
 OWN, NONE = "own", "none"
 _COUNTED = ("round", "clients", "uplink_bytes", "downlink_bytes")

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from fl.figures import style
+from fl.output.figures import style
 
 DENSE = "fp32, payload"
 _COLOURS = (style.GREY, "#8a4fa3", "#b8862b", style.GREEN, style.BLUE, style.INK, style.ORANGE)

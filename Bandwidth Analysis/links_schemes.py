@@ -1,6 +1,6 @@
 """Ways to bring a round's update from a client to the server, as `measure_links.py` compares them.
 
-A `PayloadScheme` is one message to rank 0, by the transport of `fl/server_exchange.py`: the sizes in a small all-reduce,
+A `PayloadScheme` is one message to rank 0, by the transport of `fl/rounds/server_exchange.py`: the sizes in a small all-reduce,
 then each payload at its exact size. A `HookScheme` is a DDP communication hook, whose all-reduces give every rank the
 average.
 """
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from compression import FlatBucket, Layout, Sender, make_codec
-from fl.foreign_hook import count_collectives, load_hook
+from fl.comm.ddp_hooks import count_collectives, load_hook
 
 _HOOKS = "torch.distributed.algorithms.ddp_comm_hooks"
 POWERSGD = f"{_HOOKS}.powerSGD_hook:powerSGD_hook,matrix_approximation_rank=4,start_powerSGD_iter=2"

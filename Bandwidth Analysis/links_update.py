@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compression import Layout
-from fl.seeds import torch_generator
+from fl.common.seeds import torch_generator
 
 STEPS = 8
 
@@ -20,9 +20,9 @@ def write_updates(model: str, data_dir: str | None, clients: int, path: Path) ->
     """
     if data_dir is None:
         # Here and below, so that the ranks, which only read, need not load what trains.
-        from fl.config import Config
-        from fl.model_state import ModelState
+        from fl.common.config import Config
         from fl.models import build_model
+        from fl.models.state import ModelState
 
         made = build_model(Config(model=model, norm=_norm(model)), classes=10, in_channels=3, image_size=32, seed=0)
         layout = ModelState(made, torch.device("cpu")).layout
@@ -54,12 +54,12 @@ def _norm(model: str) -> str:
 
 
 def _train(model: str, data_dir: str, clients: int) -> tuple[Layout, list[Tensor]]:
-    from fl.assemble import assemble
-    from fl.checks import resolve
-    from fl.config import Config
-    from fl.federated_rounds import FederatedRounds
-    from fl.local import WholeModel
-    from fl.ranks import join_ranks
+    from fl.common.config import Config
+    from fl.common.ranks import join_ranks
+    from fl.rounds.sync import FederatedRounds
+    from fl.run.build import assemble
+    from fl.run.checks import resolve
+    from fl.training.local_model import WholeModel
 
     options = {"dataset": "cifar10", "data_dir": data_dir, "download": False, "limit_train": 2000 * clients}
     training = {"local_steps": STEPS, "batch_size": 32, "lr": 0.02, "momentum": 0.9, "norm": _norm(model)}

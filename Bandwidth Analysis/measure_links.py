@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from compression.wire import HEADER_BYTES
-from fl.errors import ConfigError, DataError
-from fl.paths import expanded
-from fl.ranks import leave_group
+from fl.common.errors import ConfigError, DataError
+from fl.common.paths import expanded
+from fl.common.ranks import leave_group
 
 HERE = Path(__file__).parent
 _LONGEST_S = 1800

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from fl.figures import style
+from fl.output.figures import style
 
 _LOOK = {"unstructured": (style.BLUE, "o"), "structured": (style.ORANGE, "s")}
 

@@ -17,18 +17,18 @@ from torch import Tensor
 
 from compression import Layout, make_codec
 from compression.codec import BUFFERS, SparseCodec
-from compression.pruning.choose import choose_mask, protected_layers
-from compression.pruning.filters import choose_filters
-from compression.pruning.spec import parse_pruning
 from compression.select import Threshold
 from compression.wire import Kind
-from fl.config import Config
+from fl.common.config import Config
+from fl.common.paths import expanded
 from fl.data import load_dataset
 from fl.data.normalise import Normaliser
-from fl.engine.plain import PlainEngine
 from fl.experiment import read_experiment
 from fl.models import build_model
-from fl.paths import expanded
+from fl.pruning.choose import choose_mask, protected_layers
+from fl.pruning.filters import choose_filters
+from fl.pruning.spec import parse_pruning
+from fl.training.engine.plain import PlainEngine
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments"

@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fl.assemble import assemble  # noqa: E402
-from fl.errors import ConfigError, DataError  # noqa: E402
-from fl.evaluate import evaluate  # noqa: E402
-from fl.folder import stored_options  # noqa: E402
+from fl.common.errors import ConfigError, DataError  # noqa: E402
+from fl.common.ranks import join_ranks  # noqa: E402
 from fl.pruning.build import make_masks  # noqa: E402
-from fl.ranks import join_ranks  # noqa: E402
+from fl.run.build import assemble  # noqa: E402
+from fl.run.folder import stored_options  # noqa: E402
+from fl.training.evaluate import evaluate  # noqa: E402
 
 
 def widths(folder: Path) -> Table:

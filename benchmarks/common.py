@@ -45,15 +45,15 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def real_update(steps: int = 8) -> tuple[Any, Any, Any]:
     """A ResNet-18's global state, its engine, and the update of `steps` local steps on digits, fp32 [n]."""
-    from fl.client import ClientTrainer
-    from fl.config import Config
+    from fl.common.config import Config
     from fl.data import load_dataset
     from fl.data.augment import Augment
     from fl.data.normalise import Normaliser
-    from fl.engine.plain import PlainEngine
-    from fl.local import WholeModel
-    from fl.model_state import ModelState
     from fl.models import build_model
+    from fl.models.state import ModelState
+    from fl.training.engine.plain import PlainEngine
+    from fl.training.local_model import WholeModel
+    from fl.training.trainer import ClientTrainer
 
     config = Config(dataset="digits", model="resnet18", local_steps=steps, batch_size=32, lr=0.01)
     data = load_dataset(config, seed=0)

@@ -21,7 +21,7 @@ from updates import real_updates
 
 from compression import FlatBucket, Layout, make_codec
 from compression.wire import HEADER_BYTES, read_header
-from fl.paths import expanded
+from fl.common.paths import expanded
 
 DENSITIES = (0.1, 0.01, 0.001)
 FORMATS = (

@@ -11,7 +11,7 @@ from updates import real_updates
 
 from compression import make_codec
 from compression.index import IndexFormat, encode_index
-from fl.paths import expanded
+from fl.common.paths import expanded
 
 DENSITIES = np.logspace(-4, np.log10(0.5), 16)
 INDEX = {"Elias-Fano": IndexFormat.ELIAS_FANO, "Rice": IndexFormat.RICE, "gaps + zstd": IndexFormat.GAPS}

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fl.common.seeds import numpy_generator
 from fl.data import Dataset
 from fl.data.cifar10 import load as load_cifar10
-from fl.seeds import numpy_generator
 
 CLIENTS, ALPHA = 500, 0.1
 

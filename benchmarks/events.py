@@ -17,9 +17,9 @@ from pathlib import Path
 from common import machine, show
 
 from fl.clock.simulator import Simulator
-from fl.clock.staleness import weight
-from fl.paths import expanded
-from fl.seeds import numpy_generator
+from fl.common.paths import expanded
+from fl.common.seeds import numpy_generator
+from fl.rounds.staleness import weight
 
 CLIENTS = (100, 1_000, 10_000)
 EVENTS_AN_ARRIVAL = 2

@@ -16,12 +16,12 @@ import torch.multiprocessing as mp
 from common import machine, real_update, show, timed
 
 from compression import make_codec
-from fl.config import ServerOptions
-from fl.ranks import Ranks
-from fl.server import Server
-from fl.server_exchange import ServerExchange
-from fl.server_optim import make_server_optimizer
-from fl.uplink import Uplink
+from fl.comm.codecs import Uplink
+from fl.common.config import ServerOptions
+from fl.common.ranks import Ranks
+from fl.rounds.server_exchange import ServerExchange
+from fl.server.optimizers import make_server_optimizer
+from fl.server.server import Server
 
 SPECS = ("none", "bf16", "topk:0.1", "topk:0.01", "topk:0.01+bf16", "topk:0.001", "prune:0.99", "threshold:1e-3")
 REPEATS = 9

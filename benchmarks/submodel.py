@@ -21,12 +21,12 @@ import torch
 from common import machine, show
 from torch import Tensor
 
-from compression.pruning.flops import flops
-from compression.pruning.structured import shrink
-from fl.config import Config
-from fl.engine.plain import PlainEngine
+from fl.common.config import Config
+from fl.common.paths import expanded
 from fl.models import build_model
-from fl.paths import expanded
+from fl.models.surgery.flops import flops
+from fl.pruning.structured import shrink
+from fl.training.engine.plain import PlainEngine
 
 SPARSITY = 0.4
 KINDS = ("full", "sub-model")

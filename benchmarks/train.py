@@ -13,16 +13,16 @@ import torch
 from common import machine, show
 from torch.nn import functional
 
-from fl.client import ClientTrainer
-from fl.config import Config
+from fl.common.config import Config
 from fl.data import load_dataset
 from fl.data.augment import Augment
 from fl.data.normalise import Normaliser
-from fl.engine import make_engine
-from fl.engine.precision import autocast_dtype, resolve_precision
-from fl.local import WholeModel
-from fl.model_state import ModelState
 from fl.models import build_model
+from fl.models.state import ModelState
+from fl.training.engine import make_engine
+from fl.training.engine.precision import autocast_dtype, resolve_precision
+from fl.training.local_model import WholeModel
+from fl.training.trainer import ClientTrainer
 
 BATCH, STEPS, ROUNDS = 64, 6, 5
 CPU = torch.device("cpu")

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from compression import Layout
-from fl.assemble import assemble
-from fl.checks import resolve
-from fl.config import Config
-from fl.federated_rounds import FederatedRounds
-from fl.local import WholeModel
-from fl.ranks import join_ranks
+from fl.common.config import Config
+from fl.common.ranks import join_ranks
+from fl.rounds.sync import FederatedRounds
+from fl.run.build import assemble
+from fl.run.checks import resolve
+from fl.training.local_model import WholeModel
 
 NAMES = ("first", "round10")
 _ROUNDS = 10

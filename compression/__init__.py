@@ -3,10 +3,10 @@
 Bytes are what the library makes: a codec's payload is one uint8 tensor, and its length is the traffic.
 """
 
-from .bucket import FlatBucket
 from .codec import Codec
+from .ddp.bucket import FlatBucket
+from .ddp.hooks import CodecHook, codec_hook
 from .errors import NonFiniteError, PayloadError
-from .hooks import CodecHook, codec_hook
 from .layout import Layout
 from .make import make_codec
 from .sender import Sender

@@ -6,19 +6,19 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import train
-    from .config import Config
+    from .common.config import Config
+    from .run.api import train
 
 __all__ = ["Config", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "train":
-        from .api import train
+        from .run.api import train
 
         return train
     if name == "Config":
-        from .config import Config
+        from .common.config import Config
 
         return Config
     raise AttributeError(f"module 'fl' has no attribute '{name}'")

@@ -25,7 +25,15 @@ import torch.multiprocessing as mp
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
 # The program's own modules, and what torch imports when an optimizer is first made.
-_PRELOADED = ["fl.run", "fl.report", "fl.data.digits", "fl.engine.plain", "sklearn.datasets", "torch._dynamo", "pytest"]
+_PRELOADED = [
+    "fl.run.loop",
+    "fl.output.report",
+    "fl.data.digits",
+    "fl.training.engine.plain",
+    "sklearn.datasets",
+    "torch._dynamo",
+    "pytest",
+]
 
 QUICK = {"dataset": "digits", "model": "lenet5", "threads": 1, "precision": "fp32", "quiet": True}
 """Options of a run that takes a fraction of a second."""
@@ -72,7 +80,7 @@ def _enter(rank: int, world_size: int, folder: str, function: Callable[..., None
         Path(folder, f"failed-{rank}").write_text(f"rank {rank} of {world_size}:\n{traceback.format_exc()}")
         raise
     finally:
-        from fl.ranks import leave_group
+        from fl.common.ranks import leave_group
 
         leave_group()
 
@@ -80,14 +88,14 @@ def _enter(rank: int, world_size: int, folder: str, function: Callable[..., None
 @contextlib.contextmanager
 def no_figures() -> Iterator[None]:
     """Runs in this block draw no figures, which take seconds; the launchers' tests look at these."""
-    import fl.report
+    import fl.output.report
 
-    original = fl.report.write_report
-    fl.report.write_report = lambda folder, **_: []
+    original = fl.output.report.write_report
+    fl.output.report.write_report = lambda folder, **_: []
     try:
         yield
     finally:
-        fl.report.write_report = original
+        fl.output.report.write_report = original
 
 
 def run_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, Any]:
@@ -104,8 +112,8 @@ def resume_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, An
 
 
 def _run(given: dict[str, Any]) -> dict[str, Any]:
-    from fl.config import Config
-    from fl.run import run
+    from fl.common.config import Config
+    from fl.run.loop import run
 
     with no_figures():
         return run(Config(**given), explicit=frozenset(given))
@@ -123,10 +131,10 @@ def _run_all(rank: int, world_size: int, output_dir: Path, runs: dict[str, dict[
 
 def make_federation(**options: Any) -> Any:
     """The parts of a quick run on this rank of the group that exists; nothing is written."""
-    from fl.assemble import assemble
-    from fl.checks import check_options, resolve
-    from fl.config import Config
-    from fl.ranks import Ranks
+    from fl.common.config import Config
+    from fl.common.ranks import Ranks
+    from fl.run.build import assemble
+    from fl.run.checks import check_options, resolve
 
     rank, world_size, cpu = dist.get_rank(), dist.get_world_size(), torch.device("cpu")
     ranks = Ranks(

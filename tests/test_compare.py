@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fl.errors import ConfigError, DataError
+from fl.common.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).parents[1] / "Bandwidth Analysis"
 MODULES = ("compare", "compare_break_even", "compare_clients", "compare_figure", "compare_report", "compare_runs")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fl.errors import DataError
+from fl.common.errors import DataError
 from tests import test_compare
 from tests.test_compare import make_run
 

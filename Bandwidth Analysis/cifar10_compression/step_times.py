@@ -13,10 +13,10 @@ import csv
 import statistics
 from pathlib import Path
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
+from fl.common.paths import expanded
 from fl.experiment.matrix import matrix
 from fl.experiment.spec import read_experiment
-from fl.paths import expanded
 
 WARM_UP = 5  # steps
 

@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from fl.common.paths import expanded
 from fl.experiment.matrix import matrix
 from fl.experiment.spec import read_experiment
 from fl.export import export_run
-from fl.paths import expanded
 
 BITS = (8, 4)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from compression.wire import Sparse
 
-from ..config import Config
+from ..common.config import Config
 
 
 class Algorithm:

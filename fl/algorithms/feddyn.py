@@ -19,9 +19,9 @@ from torch import Tensor
 from compression import Layout
 from compression.wire import Sparse
 
-from ..config import Config
+from ..common.config import Config
+from ..run.algorithm_rules import refuse_for_sums, refuse_usual, refuse_where
 from .base import Algorithm
-from .refusals import refuse_for_sums, refuse_usual, refuse_where
 from .views import Displacement, ParameterViews
 
 

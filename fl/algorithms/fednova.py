@@ -14,9 +14,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..config import Config
+from ..common.config import Config
+from ..run.algorithm_rules import refuse_usual, refuse_where
 from .base import Algorithm
-from .refusals import refuse_usual, refuse_where
 
 
 def steps_norm(steps: int, momentum: float) -> float:

@@ -11,11 +11,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from compression import Layout
-from compression.pruning.spec import SMALLER, parse_pruning
+from fl.pruning.spec import SMALLER, parse_pruning
 
-from ..config import Config
+from ..common.config import Config
+from ..run.algorithm_rules import refuse_usual, refuse_where
 from .base import Algorithm
-from .refusals import refuse_usual, refuse_where
 from .views import Displacement
 
 

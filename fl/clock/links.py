@@ -2,7 +2,7 @@
 
 import math
 
-from ..seeds import numpy_generator
+from ..common.seeds import numpy_generator
 from .profiles import Profile
 
 UP, DOWN = "up", "down"

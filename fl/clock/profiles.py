@@ -19,9 +19,9 @@ from pathlib import Path
 
 from compression.spec import SpecError, fraction, nearest
 
-from ..client_table import read_clients
-from ..errors import ConfigError
-from ..seeds import numpy_generator
+from ..common.client_table import read_clients
+from ..common.errors import ConfigError
+from ..common.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .share import Share
+from .bandwidth import Share
 
 Link = Callable[[int, str, int, int], float]
 """link(client, "down" or "up", how many starts of the client came before, bytes) -> seconds, always the same ones."""
@@ -38,7 +38,7 @@ class Simulator:
 
     A client that starts downloads, computes, and uploads; each begins at the moment the one before ends. Without limits
     transfers are independent, an event costs O(log n) for n clients in flight. Under a limit concurrent transfers share
-    it max-min fairly, none faster than its own link (`fl/clock/share.py`), and an event costs O(n log n); a transfer
+    it max-min fairly, none faster than its own link (`fl/clock/bandwidth.py`), and an event costs O(n log n); a transfer
     that the limit never slows ends at the same time, to the bit, as without it.
 
     Clients are numbered from 0; memory goes with the largest number. The order of calls is a function of the arguments

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from compression.spec import SpecError, nearest, parse
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 class Augment:

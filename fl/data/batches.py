@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fl.common.seeds import torch_generator
 from fl.data.augment import Augment
 from fl.data.dataset import Split
 from fl.data.normalise import Normaliser
-from fl.seeds import torch_generator
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fl.common.torchvision_shim import import_torchvision
 from fl.data.dataset import Dataset, Split
 from fl.data.files import obtain
-from fl.torchvision_shim import import_torchvision
 
 
 def load(data_dir: Path, download: bool) -> Dataset:

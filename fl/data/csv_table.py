@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.errors import DataError
 from fl.data.csv_cells import Names
 from fl.data.csv_columns import Rows, read_rows
 from fl.data.csv_numbers import COMMA, POINT
@@ -27,7 +28,6 @@ from fl.data.scaler import Scaler
 from fl.data.split import split_validation
 from fl.data.tables import ENDING, find_tables, refuse_lost
 from fl.data.windows import cut_starts, parts_in_time, take_windows
-from fl.errors import DataError
 
 _CHOICES = {"task": ("regression", "classification"), "decimal": (POINT, COMMA), "dayfirst": tuple(DAY_FIRST)}
 _LISTS = {"features": "column", "categories": "column", "missing": "value"}

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fl.errors import DataError
+from fl.common.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fl.common.errors import DataError
 from fl.data.dataset import Dataset, Split
 from fl.data.files import UNREADABLE, why_unreadable
-from fl.errors import DataError
 
 SIDE = 48
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fl.common.errors import DataError
 from fl.data.dataset import Dataset, Split
 from fl.data.files import UNREADABLE, why_unreadable
-from fl.errors import DataError
 
 SIDE = 28
 CLASSES = 62

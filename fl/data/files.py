@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from fl.errors import DataError
+from fl.common.errors import DataError
 
 T = TypeVar("T")
 

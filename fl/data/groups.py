@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import ConfigError
+from fl.common.seeds import numpy_generator
 from fl.data.dataset import Dataset
-from fl.errors import ConfigError
-from fl.seeds import numpy_generator
 
 
 def draw_groups(data: Dataset, options: DataOptions, minimum: int, seed: int) -> Dataset:

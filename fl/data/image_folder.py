@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from compression.spec import SpecError, Stage, parse_stage
+from fl.common.errors import DataError
+from fl.common.names import readable
 from fl.data.dataset import Dataset, Split
 from fl.data.pictures import count_channels, decode, endings
-from fl.errors import DataError
-from fl.names import readable
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 """Words that name a split rather than a class, in any case."""

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fl.common.torchvision_shim import import_torchvision
 from fl.data.dataset import Dataset, Split
 from fl.data.files import obtain
-from fl.torchvision_shim import import_torchvision
 
 FOLDER = "MNIST/raw"
 SUMS = {

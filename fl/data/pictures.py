@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fl.errors import DataError
+from fl.common.errors import DataError
 
 _MODES = {1: "L", 3: "RGB"}
 _GREY = ("1", "L", "LA")

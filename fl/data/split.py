@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from fl.common.seeds import numpy_generator
 from fl.data.dataset import Dataset, Split
 from fl.data.groups import share_of_each, take_of_each
-from fl.seeds import numpy_generator
 
 
 def divide(data: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, Split]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fl.common.errors import DataError
 from fl.data.csv_text import CANNOT_READ, read_text
-from fl.errors import DataError
 
 _MISSING = frozenset(
     {

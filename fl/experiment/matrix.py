@@ -7,9 +7,9 @@ from pathlib import Path
 
 from compression.spec import nearest
 
-from ..config import Config
-from ..errors import ConfigError
-from ..paths import expand, expand_paths
+from ..common.config import Config
+from ..common.errors import ConfigError
+from ..common.paths import expand, expand_paths
 from .spec import Arm, Experiment
 
 

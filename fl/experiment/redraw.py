@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..errors import ConfigError
-from ..tasks import score_of
+from ..common.errors import ConfigError
+from ..training.tasks import score_of
 from .matrix import matrix
 from .read_table import read_table
 from .results import Point, Results, Row

@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ..html_report.experiment_page import write_experiment_page
 from .figure import draw_accuracy
+from .page import write_experiment_page
 from .results import Results
 from .tables import Table, reference_arm, tables
 

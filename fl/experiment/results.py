@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
-from ..record import read_metrics
-from ..tasks import ACCURACY, Score, score_of
+from ..common.errors import ConfigError
+from ..output.record import read_metrics
+from ..training.tasks import ACCURACY, Score, score_of
 from .matrix import Run
 from .spec import Arm, Experiment
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from ..common.errors import ConfigError, DataError
 from ..data import load_dataset
-from ..errors import ConfigError, DataError
-from ..tasks import make_task
+from ..training.tasks import make_task
 from .matrix import Run
 from .results import one_score
 from .spec import Experiment

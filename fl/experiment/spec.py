@@ -9,12 +9,12 @@ from typing import Any
 
 from compression.spec import nearest
 
-from ..checks import check_options
-from ..config import Config
-from ..errors import ConfigError
-from ..paths import expand_paths, expanded
-from ..tasks import ACCURACY, SCORES, Score
-from ..yaml_file import load_yaml
+from ..common.config import Config
+from ..common.errors import ConfigError
+from ..common.paths import expand_paths, expanded
+from ..common.yaml_file import load_yaml
+from ..run.checks import check_options
+from ..training.tasks import ACCURACY, SCORES, Score
 from .options import REFUSED, plain_value
 
 _KEYS = ("name", "description", "base", "vary", "arms", "seeds", "target")

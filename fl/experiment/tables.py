@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..summary_table import duration
-from ..tasks import Score
+from ..output.summary_table import duration
+from ..training.tasks import Score
 from .results import Results, Row
 from .spec import Arm
 

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..errors import ConfigError, DataError
-from ..tasks import SCORES
-from ..terminal import lasting_output
+from ..common.errors import ConfigError, DataError
+from ..common.terminal import lasting_output
+from ..training.tasks import SCORES
 from .write import export_run
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import ModelOptions
-from ..errors import DataError
+from ..common.config import ModelOptions
+from ..common.errors import DataError
 from ..models import build_model
 
 STRUCTURE_FILE = "structure.json"

@@ -9,19 +9,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from compression.pruning.dead import Reduced, remove_dead
+from fl.models.surgery.dead import Reduced, remove_dead
 
-from ..checkpoint import read_tensors, write_json, write_tensors
-from ..config import Config
+from ..common.config import Config
+from ..common.errors import ConfigError, DataError
+from ..common.paths import expand, expanded
+from ..common.ranks import Ranks
 from ..data import Split, load_dataset
 from ..data.normalise import make_normaliser
 from ..data.split import divide
-from ..errors import ConfigError, DataError
-from ..evaluate import Forward, evaluate
-from ..paths import expand, expanded
-from ..quantise import MAX_BITS, MIN_BITS, dequantise, quantise
-from ..ranks import Ranks
-from ..tasks import make_task
+from ..models.quantise import MAX_BITS, MIN_BITS, dequantise, quantise
+from ..output.checkpoint import read_tensors, write_json, write_tensors
+from ..training.evaluate import Forward, evaluate
+from ..training.tasks import make_task
 from .load import KINDS, SCALE, load, quantised_layouts
 from .payload import pack
 from .structure import STRUCTURE_FILE, Structure

@@ -7,20 +7,20 @@ import torch
 from torch import nn
 
 from compression.spec import nearest
-from fl.config import ModelOptions
+from fl.common.config import ModelOptions
+from fl.common.errors import ConfigError
+from fl.common.plugin import load_function, reason
+from fl.common.seeds import seeded
+from fl.common.surroundings import kept_surroundings
 from fl.data.dataset import channels_of, colours_last, size_of
-from fl.errors import ConfigError
 from fl.models import sequence, small
 from fl.models.emotion import emotion_cnn
+from fl.models.own_state import seed_generators
 from fl.models.resnet import resnet
 from fl.models.resnet12 import resnet12
 from fl.models.trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers
 from fl.models.vgg import vgg11
 from fl.models.weights import check_weights, load_weights
-from fl.own_state import seed_generators
-from fl.plugin import load_function, reason
-from fl.seeds import seeded
-from fl.surroundings import kept_surroundings
 
 __all__ = ["MODELS", "build_model", "check_model"]
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from fl.torchvision_shim import import_torchvision
+from fl.common.torchvision_shim import import_torchvision
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

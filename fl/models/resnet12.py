@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fl.torchvision_shim import import_torchvision
+from fl.common.torchvision_shim import import_torchvision
 
 
 def resnet12(*, classes: int, in_channels: int) -> nn.Module:

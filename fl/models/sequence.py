@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from compression.pruning.attention import HeadAttention
+from fl.models.surgery.attention import HeadAttention
 
 
 class TemperatureLSTM(nn.Module):

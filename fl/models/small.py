@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 def at_least(name: str, image_size: int, smallest: int) -> None:

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compression.pruning.submodel import AVERAGED_COUNTS, FIXED_TABLES, averaged
-from fl.errors import ConfigError
-from fl.own_state import OwnState
-from fl.plugin import reason
+from fl.common.errors import ConfigError
+from fl.common.plugin import reason
+from fl.models.own_state import OwnState
+from fl.models.surgery.cut import AVERAGED_COUNTS, FIXED_TABLES, averaged
 
 
 def run_once(name: str, model: nn.Module, x: Tensor, *, training: bool) -> Any:

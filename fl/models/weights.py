@@ -6,7 +6,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 def check_weights(path: str) -> None:

@@ -7,15 +7,15 @@ from torch import Tensor
 from compression import Codec, Layout
 from compression.codec import SparseCodec
 from compression.draws import derive_key
-from compression.pruning.after import PrunedWeights
-from compression.pruning.schedule import parse_prune_schedule, pruning_at
-from compression.pruning.score import magnitude, random
-from compression.pruning.spec import Pruning
+from compression.masks.weights import PrunedWeights
 from compression.select import Threshold
 from compression.wire import Kind
+from fl.pruning.schedule import parse_prune_schedule, pruning_at
+from fl.pruning.score import magnitude, random
+from fl.pruning.spec import Pruning
 
-from ..model_state import ModelState
-from .chooser import choose, refuse_early
+from ..models.state import ModelState
+from .select import choose, refuse_early
 
 
 class AfterTraining:

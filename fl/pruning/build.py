@@ -5,31 +5,31 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from compression.pruning.layer_times import layer_times
-from compression.pruning.spec import SMALLER, Pruning, parse_pruning
-from compression.pruning.width import class_layers
+from fl.models.surgery.layer_times import layer_times
+from fl.pruning.spec import SMALLER, Pruning, parse_pruning
+from fl.pruning.width import class_layers
 
-from ..capabilities import capabilities, parse_capabilities
-from ..client import ClientTrainer
+from ..clock.adaptive import OnlineShares, Shares
+from ..clock.equal_time import equal_time
 from ..clock.profiles import profiles
-from ..cost import samples_trained
-from ..engine import make_engine
-from ..equal_time import equal_time
-from ..federation import Federation
-from ..local import LocalModel, MaskedModel, SmallModel
-from ..recovery import Recovery
-from ..seeds import torch_generator
-from ..shares import OnlineShares, Shares
+from ..common.seeds import torch_generator
+from ..models.submodel import Part
+from ..run.federation import Federation
+from ..training.cost import samples_trained
+from ..training.engine import make_engine
+from ..training.gradients import MaskedGradients
+from ..training.local_gradient import local_gradient
+from ..training.local_model import LocalModel, MaskedModel, SmallModel
+from ..training.trainer import ClientTrainer
 from .after import AfterTraining
-from .base import Masks
-from .chooser import at_capability, make_chooser, refuse_early
-from .gradients import MaskedGradients
-from .levels import LevelMasks
-from .local_gradient import local_gradient
-from .own import OwnMasks
-from .part import Part
+from .capacity import capabilities, parse_capabilities
+from .nested import LevelMasks
+from .per_client import OwnMasks
+from .plan import Masks
 from .prunefl import PruneFLMask
-from .shared import SharedMask
+from .recovery import Recovery
+from .select import at_capability, make_chooser, refuse_early
+from .shared_mask import SharedMask
 
 
 class LocalModels:

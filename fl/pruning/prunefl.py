@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from compression import PayloadError, make_codec
-from compression.pruning.choose import protected_layers
-from compression.pruning.mask_wire import encode_mask
-from compression.pruning.prunefl import reconfigure
+from compression.masks.payload import encode_mask
+from fl.pruning.choose import protected_layers
+from fl.pruning.reconfigure import reconfigure
 
-from ..local import LocalModel
-from .part import WHOLE
-from .shared import SharedMask
+from ..models.submodel import WHOLE
+from ..training.local_model import LocalModel
+from .shared_mask import SharedMask
 
 _SQUARES = make_codec("bf16+zstd")
 
@@ -26,7 +26,7 @@ class PruneFLMask(SharedMask):
     weights are kept too, which would cost a model more. `train_flops` leaves this training out.) Reconfiguration: in the
     round before one, every client adds up the squared gradients of all coordinates, held or not, over its local steps and
     sends them in bf16 beside its update; rank 0 takes their mean, weighted as that of the updates, and makes the next mask
-    (`compression.pruning.prunefl.reconfigure`). A coordinate that comes in starts at zero. A run cannot know whether it
+    (`fl.pruning.reconfigure.reconfigure`). A coordinate that comes in starts at zero. A run cannot know whether it
     will be continued: where it ends just before a reconfiguration, its last round sends squared gradients too.
 
     `times`: the declared cost of a coordinate of each layer, float64 [layers]. `make_watched`: (part, squares) -> a local

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compression import Layout, NonFiniteError
 from compression.csr import csr_bytes, decode_csr, encode_csr
-from fl.config import ModelOptions
+from fl.common.config import ModelOptions
 from fl.models import build_model
 from tests.compression.cases import EXAMPLES, bits, layers, vectors
 

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from compression import Layout, Sender, make_codec
-from compression.pruning.channels import find_groups
-from compression.pruning.structured import shrink
+from fl.models.surgery.channels import find_groups
+from fl.pruning.structured import shrink
 from tests.compression.cases import ROUNDED, SPECS
 
 LAYOUT = Layout(("conv.weight", "conv.bias", "linear.weight"), ((6, 2, 3, 3), (6,), (10, 31)))

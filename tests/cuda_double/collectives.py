@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
-from .double import DEVICE, CudaTensor, inner
-from .recorder import recorder
+from tests.cuda_double.double import DEVICE, CudaTensor, inner
+from tests.cuda_double.recorder import recorder
 
 
 def collective(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

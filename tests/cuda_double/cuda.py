@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from . import double
-from .recorder import recorder
+from tests.cuda_double import double
+from tests.cuda_double.recorder import recorder
 
 
 class Stream:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_iter, tree_map
 
-from .recorder import recorder
+from tests.cuda_double.recorder import recorder
 
 DEVICE = torch.device("cuda", 0)
 INEXACT = False
@@ -109,7 +109,7 @@ def inner(value: Any) -> Any:
 def dispatch(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Run an operator on what lies behind its arguments, after the checks that a GPU makes."""
     if func.namespace == "c10d":
-        from .collectives import collective
+        from tests.cuda_double.collectives import collective
 
         return collective(func, args, kwargs)
     name = func._schema.name.partition("::")[2]
@@ -253,7 +253,7 @@ def install(library: str, *, triton: bool) -> None:
 
     `triton`: whether Triton works on it; its kernels are then compiled for an H100, and run by Triton's interpreter.
     """
-    from . import collectives, cuda
+    from tests.cuda_double import collectives, cuda
 
     _installed.append(ctypes.CDLL(library))
     cuda.install()
@@ -278,7 +278,7 @@ def install(library: str, *, triton: bool) -> None:
 
     Tensor.__deepcopy__, torch.nn.Module._apply = deep, move  # type: ignore[method-assign]
     if triton:
-        from . import triton_launches
+        from tests.cuda_double import triton_launches
 
         triton_launches.install()
     else:

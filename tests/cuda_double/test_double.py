@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from .build import build, missing
+from tests.cuda_double.build import build, missing
 
 ROOT = Path(__file__).parents[2]
 CHECKS = sorted(Path(__file__).parent.glob("checks/check_*.py"))

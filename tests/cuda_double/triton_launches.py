@@ -12,8 +12,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import interpreter
 from triton.runtime.jit import JITFunction
 
-from .double import CudaTensor, inner
-from .recorder import recorder
+from tests.cuda_double.double import CudaTensor, inner
+from tests.cuda_double.recorder import recorder
 
 _lock = threading.Lock()  # the interpreter is one for the process
 _interpreted: dict[Any, Any] = {}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.fl.engine.deepspeed_files import AUTOCAST, AUTOCAST_FP16, BF16, FP16, FP32
+from tests.fl.training.engine.deepspeed_files import AUTOCAST, AUTOCAST_FP16, BF16, FP16, FP32
 
 _RANK = """
 import json, sys

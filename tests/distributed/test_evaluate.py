@@ -4,12 +4,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fl.client_eval import evaluate_clients
+from fl.common.ranks import Ranks
 from fl.data.dataset import Split
 from fl.data.normalise import Identity, Normaliser
-from fl.evaluate import Forward, evaluate
-from fl.ranks import Ranks
-from fl.tasks import Classification, Regression
+from fl.training.client_eval import evaluate_clients
+from fl.training.evaluate import Forward, evaluate
+from fl.training.tasks import Classification, Regression
 from tests.support import on_ranks
 
 CPU = torch.device("cpu")

@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-import fl.server_exchange
+import fl.rounds.server_exchange
 from compression import NonFiniteError, PayloadError
-from fl.errors import RoundError
-from fl.federated_rounds import FederatedRounds
+from fl.common.errors import RoundError
+from fl.rounds.sync import FederatedRounds
 from tests.support import TIMES, make_federation, on_ranks, resume_here, rows, run_here
 
 _OPTIONS: dict[str, Any] = {
@@ -63,7 +63,9 @@ def _break(rounds: FederatedRounds, way: str, client: int) -> type[Exception]:
 
 
 def _fail_one_round(rank: int, world_size: int, way: str, client: int) -> None:
-    fl.server_exchange._WAITING_BYTES = 1  # batches as small as they get, so that some are on their way when it fails
+    fl.rounds.server_exchange._WAITING_BYTES = (
+        1  # batches as small as they get, so that some are on their way when it fails
+    )
     reference, rounds = (FederatedRounds(make_federation(**_OPTIONS)) for _ in range(2))
     cohort = list(range(5))
     for each in (reference, rounds):

@@ -3,7 +3,7 @@
 import torch
 import torch.distributed as dist
 
-from fl.foreign_hook import count_collectives
+from fl.comm.ddp_hooks import count_collectives
 from tests.support import on_ranks
 
 

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from fl.errors import ConfigError
-from fl.federated_rounds import FederatedRounds
-from fl.foreign_hook import load_hook
+from fl.comm.ddp_hooks import load_hook
+from fl.common.errors import ConfigError
+from fl.rounds.sync import FederatedRounds
 from tests.support import make_federation, on_ranks, rows, run_here
 
 _HOOKS = "torch.distributed.algorithms.ddp_comm_hooks."

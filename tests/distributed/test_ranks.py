@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fl import ranks
-from fl.config import Config
-from fl.errors import LaunchError, RoundError
-from fl.launch import Place, detect_launcher
-from fl.ranks import Ranks, _each_has_a_gpu, join_ranks, leave_group
+from fl.common import ranks
+from fl.common.config import Config
+from fl.common.errors import LaunchError, RoundError
+from fl.common.launch import Place, detect_launcher
+from fl.common.ranks import Ranks, _each_has_a_gpu, join_ranks, leave_group
 from tests.support import free_port, on_ranks
 
 

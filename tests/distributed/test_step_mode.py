@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from fl.common.errors import ConfigError
+from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
-from fl.errors import ConfigError
-from fl.federation import Federation
-from fl.seeds import derive_seed
-from fl.step_mode import StepMode
+from fl.rounds.ddp import StepMode
+from fl.run.federation import Federation
 from tests.support import make_federation, on_ranks, rows, run_here
 
 _OPTIONS: dict[str, Any] = {

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
-from fl.engine.optimizer import make_optimizer
-from fl.errors import ConfigError
-from fl.step_mode import StepMode
+from fl.common.errors import ConfigError
+from fl.rounds.ddp import StepMode
+from fl.training.engine.optimizer import make_optimizer
 from tests.distributed.hook_cases import ONE_BUCKET, same_on_all_ranks
 from tests.distributed.test_step_mode import batches
 from tests.support import make_federation, on_ranks

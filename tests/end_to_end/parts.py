@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from fl.federated_rounds import FederatedRounds
-from fl.federation import Federation
+from fl.rounds.sync import FederatedRounds
+from fl.run.federation import Federation
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import make_federation
 

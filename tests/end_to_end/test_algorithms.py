@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from tests.end_to_end.parts import start_rounds
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS

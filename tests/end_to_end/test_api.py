@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fl import Config, train
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from tests.support import QUICK, ROOT, no_figures, on_ranks, rows
 
 
@@ -100,13 +100,13 @@ assert "torch" not in sys.modules
 import torch
 state = torch.get_rng_state()
 from fl import Config, train
-import fl.cli, fl.run
+import fl.run.cli, fl.run.loop
 assert not torch.distributed.is_initialized() and not torch.cuda.is_initialized()
 assert not {"matplotlib", "deepspeed", "accelerate"} & set(sys.modules)
 
 from pathlib import Path
-import fl.report
-fl.report.write_report = lambda folder: []
+import fl.output.report
+fl.output.report.write_report = lambda folder: []
 threads = torch.get_num_threads()
 train(dataset="digits", model="lenet5", rounds=1, limit_train=50, quiet=True, threads=threads + 1, output_dir=sys.argv[1])
 assert torch.equal(state, torch.get_rng_state())

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl.client import Update
-from fl.federated_rounds import FederatedRounds
-from fl.federation import Federation
-from fl.local import WholeModel
-from fl.model_state import ModelState
+from fl.models.state import ModelState
+from fl.rounds.sync import FederatedRounds
+from fl.run.federation import Federation
+from fl.training.local_model import WholeModel
+from fl.training.trainer import Update
 from tests.support import make_federation, on_ranks
 
 _DROPOUT: dict[str, Any] = {

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import rows, run_here

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fl.cli import main
 from fl.data import DATASETS
+from fl.run.cli import main
 from tests.support import ROOT, no_figures
 
 PAGE = (ROOT / "docs" / "data.md").read_text()

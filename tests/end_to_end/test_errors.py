@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-import fl.run
+import fl.run.loop
 from compression import NonFiniteError
-from fl.cli import main
+from fl.run.cli import main
 from tests.support import PYTHON, flags, program
 
 
@@ -199,7 +199,7 @@ def test_divergence_is_told_by_the_rank_that_sees_it(
     def diverging(config: Any, explicit: Any) -> None:
         raise NonFiniteError("the update holds NaN")
 
-    monkeypatch.setattr(fl.run, "run", diverging)
+    monkeypatch.setattr(fl.run.loop, "run", diverging)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit) as caught:
         main(flags())

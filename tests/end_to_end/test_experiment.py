@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from fl.experiment import read_experiment, run_experiment
 from fl.experiment.__main__ import main
 from fl.experiment.results import TIMES
@@ -94,7 +94,7 @@ def test_a_choice_then_the_rest(whole: Path, count: list[str], tmp_path: Path) -
 @pytest.mark.parametrize("finished", [0, 2])
 def test_a_failure_in_the_middle(whole: Path, tmp_path: Path, finished: int) -> None:
     """The third run fails in some round: two rows are there, and the same command goes on in that run, at that round."""
-    from fl.client import ClientTrainer
+    from fl.training.trainer import ClientTrainer
 
     train, names = ClientTrainer.train, []
 

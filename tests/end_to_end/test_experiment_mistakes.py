@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compression import NonFiniteError
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from fl.experiment.__main__ import main
 from tests.end_to_end.experiments import FILE, perform, rows, write
 from tests.support import ROOT

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
-from fl.federation import Federation
-from fl.seeds import derive_seed
+from fl.run.federation import Federation
 from tests.support import make_federation, on_ranks, run_here
 
 _OPTIONS = {

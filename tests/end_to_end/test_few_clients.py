@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fl.errors import RoundError
+from fl.common.errors import RoundError
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import rows, run_here
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fl.pruning.levels import LevelMasks
-from fl.server_exchange import ServerExchange
+from fl.pruning.nested import LevelMasks
+from fl.rounds.server_exchange import ServerExchange
 from tests.end_to_end.parts import start_rounds
 from tests.support import on_ranks
 

@@ -131,7 +131,7 @@ def test_states_that_leave_memory_change_nothing(tmp_path: Path, monkeypatch: py
     model and the same bytes, also where the run is stopped and goes on."""
     all_of = {**_TINY, "clients": 6, "clients_per_round": 2, "uplink": "topk:0.05", **options, "rounds": 6}
     expected = run_here(tmp_path, "whole", **all_of)
-    monkeypatch.setattr("fl.client_states.IN_MEMORY", 0)
+    monkeypatch.setattr("fl.output.client_states.IN_MEMORY", 0)
     for name, every in (("kept", 1), ("never", 0)):
         summary = run_here(tmp_path, name, **all_of, checkpoint_every=every)
         for key in ("model_sha256", "total_uplink_bytes", "total_downlink_bytes"):

@@ -14,20 +14,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from fl.record import CLIENTS, metrics_columns
-from fl.tasks import Classification
-from tests.support import (
-    PYTHON,
-    ROOT,
-    TIMES,
-    accelerate,
-    deepspeed,
-    flags,
-    program,
-    rows,
-    run_on_ranks,
-    torchrun,
-)
+from fl.output.record import CLIENTS, metrics_columns
+from fl.training.tasks import Classification
+from tests.support import PYTHON, ROOT, TIMES, accelerate, deepspeed, flags, program, rows, run_on_ranks, torchrun
 
 _OPTIONS: dict[str, Any] = {
     "clients": 4,

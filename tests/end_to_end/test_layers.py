@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from fl.report import write_report
+from fl.output.report import write_report
 from tests.end_to_end.replay import run_all_here
 from tests.end_to_end.test_resume import OPTIONS, contents
 from tests.support import resume_here, rows, run_here, run_on_ranks

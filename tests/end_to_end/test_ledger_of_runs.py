@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from compression.wire import dense_bytes
-from fl.at_work import AtWork
-from fl.buffered import BufferedRounds
-from fl.buffered_exchange import BufferedExchange
+from fl.clock.in_flight import AtWork
 from fl.clock.simulator import Simulator
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
+from fl.rounds.buffered import BufferedRounds
+from fl.rounds.buffered_exchange import BufferedExchange
 from tests.support import resume_here, rows, run_here
 
 _COMMON: dict[str, Any] = {

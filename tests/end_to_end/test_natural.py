@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from fl.checks import resolve
-from fl.config import Config
-from fl.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 from fl.experiment.options import first_difference
 from fl.export import export_run
+from fl.run.checks import resolve
 from tests.end_to_end.test_resume import OPTIONS, stop_after
 from tests.fl.data.test_femnist import arrays, write_archive
 from tests.support import resume_here, rows, run_here, run_on_ranks

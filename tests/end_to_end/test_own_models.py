@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from fl import train
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from fl.export import export_run, load
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.support import no_figures, run_here

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from compression import make_codec
-from compression.pruning.mask_wire import encode_mask
-from fl.federated_rounds import FederatedRounds
-from fl.pruning.levels import LevelMasks
-from fl.pruning.own import OwnMasks
+from compression.masks.payload import encode_mask
+from fl.pruning.nested import LevelMasks
+from fl.pruning.per_client import OwnMasks
 from fl.pruning.prunefl import PruneFLMask
+from fl.rounds.sync import FederatedRounds
 from tests.end_to_end.parts import start_rounds
 from tests.support import on_ranks
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from compression.pruning.schedule import parse_prune_schedule, sparsity_at
-from compression.pruning.spec import parse_pruning
-from fl.cli import parse
-from fl.config import Config
+from fl.common.config import Config
+from fl.pruning.schedule import parse_prune_schedule, sparsity_at
+from fl.pruning.spec import parse_pruning
+from fl.run.cli import parse
 from tests.support import ROOT, rows, run_here
 
 PRESETS = sorted(path.stem for path in (ROOT / "configs").glob("*.yaml"))

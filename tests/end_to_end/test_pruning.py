@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from compression import Layout, NonFiniteError
-from compression.pruning.choose import protected_layers
-from compression.pruning.schedule import parse_prune_schedule, sparsity_at
-from fl.config import ModelOptions
-from fl.errors import ConfigError
-from fl.federated_rounds import FederatedRounds
+from fl.common.config import ModelOptions
+from fl.common.errors import ConfigError
 from fl.models import build_model
+from fl.pruning.choose import protected_layers
+from fl.pruning.schedule import parse_prune_schedule, sparsity_at
+from fl.rounds.sync import FederatedRounds
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import make_federation, on_ranks, rows, run_here

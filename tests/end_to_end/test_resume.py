@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from fl.errors import ConfigError, DataError
+from fl.common.errors import ConfigError, DataError
 from tests.support import TIMES, on_ranks, resume_here, rows, run_here
 
 OPTIONS: dict[str, Any] = {
@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stop_after(folder: Path, name: str, finished: int, **options: Any) -> None:
     """A run that fails, as a full disk or a bug would make it, in the round after the `finished`-th."""
-    from fl.client import ClientTrainer
+    from fl.training.trainer import ClientTrainer
 
     train = ClientTrainer.train
 

@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from fl.data.batches import iterate_batches
-from fl.local import SmallModel
-from fl.pruning.levels import LevelMasks
-from fl.pruning.local_gradient import local_gradient
-from fl.pruning.part import WHOLE
-from fl.pruning.shared import SharedMask
-from fl.static_statistics import ask_statistics
+from fl.models.submodel import WHOLE
+from fl.pruning.nested import LevelMasks
+from fl.pruning.shared_mask import SharedMask
+from fl.training.local_gradient import local_gradient
+from fl.training.local_model import SmallModel
+from fl.training.static_batchnorm import ask_statistics
 from tests.end_to_end.parts import start_rounds
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import on_ranks
@@ -126,7 +126,7 @@ def _gradients_by_hand(rank: int, world_size: int) -> None:
 
 
 def _seed_of_batches() -> int:
-    from fl.seeds import derive_seed
+    from fl.common.seeds import derive_seed
 
     return derive_seed(OPTIONS.get("seed", 0), "batches", 0, 1)
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 from sklearn import metrics
 
+from fl.common.errors import ConfigError
 from fl.data import Split
-from fl.errors import ConfigError
 from fl.export import export_run, load
-from fl.record import read_metrics
+from fl.output.record import read_metrics
 from tests.end_to_end.replay import check_resumed, check_two_ranks
 from tests.support import rows, run_here
 from tests.user_tasks import NAMES, last, slopes, waves

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from tests.end_to_end.replay import check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run, stop_after
 from tests.support import resume_here, rows, run_here

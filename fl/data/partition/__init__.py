@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.errors import ConfigError
+from fl.common.seeds import numpy_generator
 from fl.data.partition.labels import by_labels
 from fl.data.partition.minimum import raise_to_minimum
 from fl.data.partition.schemes import dirichlet, iid, quantity, shards
-from fl.errors import ConfigError
-from fl.seeds import numpy_generator
 
 __all__ = ["BY_LABEL", "NATURAL", "PARTITIONS", "Partition", "check_partition", "partition"]
 

@@ -4,7 +4,7 @@ import heapq
 
 import numpy as np
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 def by_labels(labels: np.ndarray, clients: int, per_client: int, generator: np.random.Generator) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 def iid(labels: np.ndarray, clients: int, generator: np.random.Generator) -> np.ndarray:

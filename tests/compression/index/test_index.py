@@ -13,17 +13,7 @@ from torch import Tensor
 from compression import PayloadError, bits
 from compression.draws import random_positions
 from compression.entropy import compress
-from compression.index import (
-    IndexFormat,
-    bitmap,
-    choose,
-    decode_index,
-    elias_fano,
-    encode_index,
-    mixed,
-    rice,
-    seeded,
-)
+from compression.index import IndexFormat, bitmap, choose, decode_index, elias_fano, encode_index, mixed, rice, seeded
 from tests.compression.cases import EXAMPLES
 
 WRITTEN = [IndexFormat.BITMAP, IndexFormat.ELIAS_FANO, IndexFormat.RICE, IndexFormat.GAPS]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import fl.report
+import fl.output.report
 from fl import train
-from fl.client import ClientTrainer
-from fl.engine.plain import PlainEngine
+from fl.training.engine.plain import PlainEngine
+from fl.training.trainer import ClientTrainer
 from tests.cuda_double.recorder import recorder
 from tests.cuda_double.runs import RUNS, SMALL
 
@@ -18,7 +18,7 @@ from tests.cuda_double.runs import RUNS, SMALL
 @pytest.fixture(autouse=True)
 def _regions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts apart for the steps of a client and for what is around them; no pictures at the end."""
-    monkeypatch.setattr(fl.report, "write_report", lambda folder: None)
+    monkeypatch.setattr(fl.output.report, "write_report", lambda folder: None)
     recorder.regions.clear()
 
     def counted(owner: Any, name: str, region: str) -> None:

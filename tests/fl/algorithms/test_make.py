@@ -13,8 +13,8 @@ from fl.algorithms.fednova import FedNova
 from fl.algorithms.fedprox import FedProx
 from fl.algorithms.make import check_algorithm, make_algorithm, parse_algorithm
 from fl.algorithms.scaffold import Scaffold
-from fl.config import Config
-from fl.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 from tests.fl.algorithms.quadratic import LAYOUT
 
 PLAIN = Config(uplink="none", momentum=0.0)

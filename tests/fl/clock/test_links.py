@@ -7,7 +7,7 @@ import pytest
 
 from fl.clock.links import DOWN, UP, jitter, transfer_s
 from fl.clock.profiles import NAMED, NO_LIMITS, Profile
-from fl.seeds import derive_seed
+from fl.common.seeds import derive_seed
 
 LINK = Profile(compute_flops=1e9, up_bytes=1000, down_bytes=4000, latency_s=0.5, loss=0.2, jitter=0.3)
 

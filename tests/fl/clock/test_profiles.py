@@ -7,7 +7,7 @@ import pytest
 
 from compression.spec import SpecError
 from fl.clock.profiles import NAMED, NO_LIMITS, PR_FL, Profile, Profiles, parse_profiles, profiles
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 
 HEADER = "client,compute_flops,up_bytes,down_bytes,latency_s,loss,jitter\n"
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
 from fl.data import Dataset, load_dataset
 
 

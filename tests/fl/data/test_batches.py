@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression.spec import SpecError
+from fl.common.errors import ConfigError
 from fl.data.augment import Augment
 from fl.data.batches import batch_sizes, count_steps, iterate_batches
 from fl.data.dataset import Split
 from fl.data.normalise import Identity, Normaliser, make_normaliser
-from fl.errors import ConfigError
 
 
 def images(count, channels=3, height=8, width=8, seed=0):

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import ConfigError, DataError
 from fl.data import check_dataset
-from fl.errors import ConfigError, DataError
 from tests.fl.data.csv_files import read, write
 
 

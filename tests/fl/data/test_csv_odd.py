@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from fl.common.errors import DataError
 from fl.data import Dataset
-from fl.errors import DataError
 from tests.fl.data.csv_files import read, write
 
 ROWS = [(n * 37 % 100 + 0.25, n * 53 % 97 - 40.5, "yes" if n % 3 else "no") for n in range(60)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fl.common.errors import DataError
 from fl.data import Dataset
-from fl.errors import DataError
 from tests.fl.data.csv_files import read, write
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import DataError
 from fl.data import Dataset, load_dataset
 from fl.data.csv_time import describe_gaps, read_compact, read_times
 from fl.data.windows import find_gaps
-from fl.errors import DataError
 
 
 def read(path: Path, words: str) -> Dataset:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import ConfigError, DataError
 from fl.data import Dataset, Split, check_dataset, load_dataset, mnist
 from fl.data.digits import enlarge
-from fl.errors import ConfigError, DataError
 from fl.models.torchvision_shim import import_torchvision
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import DataError
 from fl.data import load_dataset
 from fl.data.emotion import load
-from fl.errors import DataError
 
 NAMES = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 PARTS = {"train": (5, 0), "public": (2, 100), "private": (3, 200)}

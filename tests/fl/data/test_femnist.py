@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import DataError
 from fl.data import Dataset, load_dataset
 from fl.data.femnist import load
-from fl.errors import DataError
 
 SIZES = (5, 4, 3, 1)
 """Training samples of the four writers of a made-up archive; each has one to test on."""

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression.spec import SpecError
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import ConfigError
+from fl.common.seeds import numpy_generator
 from fl.data import Dataset, Split, check_dataset, load_dataset
 from fl.data.groups import draw_groups, share_of_each, take_of_each
 from fl.data.partition import check_partition, partition
 from fl.data.split import split_validation
-from fl.errors import ConfigError
-from fl.seeds import numpy_generator
 
 SIZES = {3: 6, 7: 1, 8: 4, 20: 9, 21: 2, 40: 5}
 """Training samples of each group of `made_up`, by the group's number."""

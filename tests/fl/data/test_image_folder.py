@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import ConfigError, DataError
 from fl.data import Dataset, check_dataset, load_dataset
-from fl.errors import ConfigError, DataError
 
 SHADES = {"cat": 10, "dog": 60, "owl": 110}
 

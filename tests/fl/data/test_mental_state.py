@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import DataError
 from fl.data import Dataset, load_dataset
 from fl.data.mental_state import CHANNELS, LENGTH, STATES, load, read_recordings
-from fl.errors import DataError
 
 HEADER = "timestamps,TP9,AF7,AF8,TP10,Right AUX"
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import DataOptions, ModelOptions
+from fl.common.config import DataOptions, ModelOptions
+from fl.common.errors import ConfigError, DataError
 from fl.data import Dataset, Split, load_dataset
-from fl.errors import ConfigError, DataError
 from fl.models import build_model
 from tests.support import ROOT
 

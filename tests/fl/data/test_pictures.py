@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fl.common.errors import DataError
 from fl.data import pictures
 from fl.data.pictures import count_channels, decode, progress_bars
-from fl.errors import DataError
 
 
 def save(path: Path, pixels: np.ndarray, **options: object) -> Path:

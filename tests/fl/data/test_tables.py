@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fl.common.errors import DataError
 from fl.data.tables import find_tables, is_missing, is_no_word, read_table, refuse_huge, to_numbers
-from fl.errors import DataError
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import DataError
 from fl.data import Dataset, Split, load_dataset
 from fl.data.temperature import HORIZON, LENGTH, load, persistence
-from fl.errors import DataError
 
 HEADER = '"No","year","month","day","hour","PM2.5","TEMP","PRES","DEWP","RAIN","wd","WSPM","station"'
 HOURS = 400

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from fl.config import DataOptions
+from fl.common.config import DataOptions
+from fl.common.errors import DataError
 from fl.data import load_dataset
 from fl.data.tiny_imagenet import load
-from fl.errors import DataError
 
 WORDS = {"n03": "goldfish, Carassius auratus", "n01": "bullfrog", "n02": "tarantula"}
 

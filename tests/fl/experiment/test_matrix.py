@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fl.config import Config
-from fl.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 from fl.experiment.matrix import Run, choose, matrix
 from fl.experiment.options import REFUSED, first_difference
 from fl.experiment.spec import Experiment, parse_experiment

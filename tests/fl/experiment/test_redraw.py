@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from fl.experiment.__main__ import main
 from fl.experiment.figure import draw_accuracy
 from fl.experiment.matrix import matrix
 from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.results import Point, Results, Row
 from fl.experiment.spec import parse_experiment
-from fl.tasks import ACCURACY, R2, Score
+from fl.training.tasks import ACCURACY, R2, Score
 from tests.fl.experiment.test_spec import changed
 
 EXPERIMENT = parse_experiment(changed())

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fl.checks import check_options, resolve
 from fl.experiment.matrix import matrix
 from fl.experiment.spec import Experiment, read_experiment
-from fl.schedule import parse_schedule
+from fl.run.checks import check_options, resolve
+from fl.training.schedule import parse_schedule
 from tests.support import ROOT
 
 FILES = sorted((ROOT / "experiments").glob("*.yaml"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fl.errors import ConfigError
+from fl.common.errors import ConfigError
 from fl.experiment.spec import Target, parse_experiment, read_experiment
 from tests.support import ROOT
 

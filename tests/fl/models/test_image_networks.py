@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from compression.pruning.structured import shrink
-from fl.config import ModelOptions
-from fl.errors import ConfigError
+from fl.common.config import ModelOptions
+from fl.common.errors import ConfigError
 from fl.models import build_model
+from fl.pruning.structured import shrink
 
 _SHAPES = {"vgg11": (10, 3, 32), "emotion_cnn": (7, 1, 48)}
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fl.config import ModelOptions
-from fl.model_state import ModelState
+from fl.common.config import ModelOptions
+from fl.common.torchvision_shim import import_torchvision
 from fl.models import build_model
-from fl.tasks import Classification
-from fl.torchvision_shim import import_torchvision
+from fl.models.state import ModelState
+from fl.training.tasks import Classification
 
 NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "mobilenet_v2": lambda m: m.mobilenet_v2(num_classes=3, width_mult=0.25),

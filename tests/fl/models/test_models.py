@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from fl.config import ModelOptions
-from fl.errors import ConfigError
+from fl.common.config import ModelOptions
+from fl.common.errors import ConfigError
 from fl.models import build_model, check_model
 from fl.models.resnet import group_norm
 from fl.models.torchvision_shim import import_torchvision

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from compression.pruning.channels import find_groups
-from fl.config import ModelOptions
+from fl.common.config import ModelOptions
 from fl.models import build_model
 from fl.models.sequence import ResidualBlock, SqueezeExcite
+from fl.models.surgery.channels import find_groups
 
 
 def build(name: str, *, classes: int, features: int, length: int, seed: int = 0) -> nn.Module:

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from fl.config import ModelOptions
-from fl.errors import ConfigError
+from fl.common.config import ModelOptions
+from fl.common.errors import ConfigError
 from fl.models import build_model
 
 

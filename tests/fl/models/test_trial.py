@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl.config import ModelOptions
-from fl.errors import ConfigError
-from fl.model_state import ModelState
+from fl.common.config import ModelOptions
+from fl.common.errors import ConfigError
 from fl.models import build_model
-from fl.tasks import Classification
+from fl.models.state import ModelState
+from fl.training.tasks import Classification
 from tests.user_models import Answering, Counting, Head
 
 MADE: dict[str, Any] = {}

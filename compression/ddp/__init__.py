@@ -1,0 +1,1 @@
+"""Communication hooks for DistributedDataParallel that send a codec's payloads."""

@@ -1,0 +1,230 @@
+"""Every option, declared once.
+
+The command line, the YAML file, the environment and the help text are all made from these fields (see `fl.run.cli`).
+A component takes the narrowest group it needs (`TrainOptions`, say); `Config` is all of them together.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+_WHOLE = "(.*)"
+_CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*compute\s*=.*)?"
+_OWN_DATA = "(?:csv|imagefolder):([^,]*)(?:,.*)?"
+
+
+def option(
+    default: Any, text: str, *, low: float | None = None, high: float | None = None, path: str | None = None
+) -> Any:
+    """A dataclass field with its help text, for numbers its inclusive range, and for paths where in the value they stand:
+    the first group of a regular expression."""
+    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "path": path})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which data, and how they are shared out among the clients."""
+
+    dataset: str = option(
+        "cifar10",
+        "cifar10, mnist, femnist, tiny_imagenet, emotion, mental_state, temperature, digits, imagefolder:PATH, "
+        "csv:PATH,target=COLUMN, or package.module:function",
+        path=_OWN_DATA,
+    )
+    data_dir: str = option(
+        "data", "folder of all data sets; each is looked for in it and in DIR/<dataset>", path=_WHOLE
+    )
+    download: bool = option(True, "fetch a missing data set where its source allows it")
+    limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
+    limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)
+    partition: str = option("iid", "iid, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA or natural")
+    clients: int | None = option(
+        None, "number of clients (default: one per rank; 4 in a single process; natural: one per group)", low=1
+    )
+    clients_per_round: int | None = option(
+        None, "clients sampled each round (default: all); buffered and async: clients at work at once", low=1
+    )
+    sampling: str = option(
+        "uniform",
+        "who takes part: uniform, samples, power:D, diurnal:PERIOD[s],SHARE, or a CSV file of who is up when",
+        path=_CSV_FILE,
+    )
+    val_fraction: float = option(
+        0.1, "fraction of the training samples held out for decisions, unless the data set has its own", low=0, high=0.5
+    )
+    client_eval: float = option(
+        0.0, "fraction of each client's samples held out to judge the global model on (0: none)", low=0, high=0.5
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which network, and where its first weights come from."""
+
+    model: str = option(
+        "resnet18",
+        "resnet18, resnet50, resnet12, vgg11, lenet5, simple_cnn, pfl_cnn, conv2, emotion_cnn, mental_state, "
+        "temperature_lstm, mlp, or package.module:function",
+    )
+    stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
+    norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
+    init: str | None = option(None, "safetensors file to start from instead of random weights", path=_WHOLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a client trains locally."""
+
+    rounds: int = option(10, "number of rounds", low=1)
+    finetune_rounds: int = option(0, "rounds after --rounds, under the final mask", low=0)
+    finetune_lr: float = option(0.1, "learning rate of these rounds, as a fraction of --lr", low=0)
+    local_epochs: int | None = option(None, "passes over the client's data a round (default 1)", low=1)
+    local_steps: int | None = option(None, "optimizer steps a round, instead of --local-epochs", low=1)
+    batch_size: int = option(64, "samples a step", low=1)
+    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer, started afresh every round")
+    lr: float | None = option(None, "local learning rate (default 0.05 for sgd, 0.001 for adam and adamw)", low=0)
+    momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
+    weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)
+    clip_norm: float = option(0.0, "clip the local gradient to this norm (0: off)", low=0)
+    lr_schedule: str = option("constant", "learning rate by round: constant, cosine, or step:EVERY,FACTOR")
+    algorithm: str = option(
+        "fedavg",
+        "fedavg, fedprox:MU, fednova, scaffold or feddyn:ALPHA: what clients and server do about unequal clients",
+    )
+    augment: str = option("auto", "none, or stages of crop:PIXELS and flip (crop:4+flip); auto: the data set's own")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
+        "auto", "arithmetic of local training (auto: bf16 where the device has it, else fp32)"
+    )
+    qat: int = option(0, "quantisation-aware training with so many bits, 4 to 8 (0: off)", low=0, high=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExchangeOptions:
+    """How updates travel."""
+
+    mode: str = option(
+        "sync",
+        "sync (federated rounds), buffered:K, async:ALPHA, or step (a gradient exchange every step, as DDP does)",
+    )
+    buffer: Literal["all", "latest"] = option(
+        "all", "what buffered:K takes of a client that arrives twice: both updates, or its latest (PR-FL)"
+    )
+    staleness: str = option("constant", "weight of late updates: constant, poly:A or hinge:A,B (buffered, async)")
+    exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
+    hook: str | None = option(None, "any DDP hook for --exchange hook, as package.module:function")
+    uplink: str = option("topk:0.01", "codec of what clients send: [SELECTOR+]FORMAT[+zstd], see docs/compression.md")
+    uplink_warmup: int = option(0, "rounds over which the kept fraction of --uplink falls from a quarter", low=0)
+    uplink_shares: str = option(
+        "none", "fraction of --uplink's coordinates that each client sends: none, equal_time:FLOOR or online:FLOOR"
+    )
+    downlink: str = option("none", "codec of what the server sends")
+    error_feedback: str = option(
+        "residual", "what becomes of what a codec dropped: none, residual (it is added next time) or dgc:MOMENTUM"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions:
+    """Which weights are pruned, when, and by whom; or what each client holds of the model."""
+
+    prune: str = option(
+        "none",
+        "METHOD:SPARSITY, METHOD magnitude, random, snip, gradient, filters, structured or prunefl, or width:FRACTION; "
+        "see docs/pruning.md",
+    )
+    prune_schedule: str = option(
+        "constant", "constant, cubic:BEGIN,END,EVERY, linear:..., iterative:... (rounds), or oneshot:ROUND"
+    )
+    prune_rewind: bool = option(False, "with every new mask, the weights of the run's beginning (lottery ticket)")
+    capabilities: str = option(
+        "none",
+        "fraction of the model that each client can hold: uniform:LOW,HIGH, groups:1.0x2+0.3x4, "
+        "equal_time:FLOOR, online:FLOOR, or a CSV file",
+        path=_CSV_FILE,
+    )
+    part_mean: Literal["holders", "cohort"] = option(
+        "holders", "the mean of a coordinate that not all hold: over its holders, or over all clients of the round"
+    )
+    recover: str = option(
+        "none", "when smaller clients hold more: plateau:PATIENCE[,DELTA] (validation), or schedule:BEGIN,EVERY"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """The optimizer on rank 0."""
+
+    server: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = option(
+        "fedavg", "server optimizer (Reddi et al. 2020)"
+    )
+    server_lr: float | None = option(None, "server learning rate (default 1 for fedavg and fedavgm, else 0.01)", low=0)
+    server_momentum: float = option(0.9, "momentum of fedavgm", low=0, high=0.9999)
+    beta1: float = option(0.9, "first-moment decay of fedadagrad, fedadam and fedyogi", low=0, high=0.9999)
+    beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)
+    tau: float = option(1e-3, "adaptivity floor: v starts at tau^2, the step divides by sqrt(v) + tau", low=1e-12)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockOptions:
+    """How fast clients compute and send, in virtual time."""
+
+    profiles: str = option(
+        "none", "none, a NAME, mix:good=0.5+2g=0.5, pr-fl, or a CSV file; see docs/clock.md", path=_CSV_FILE
+    )
+    deadline: float = option(0.0, "virtual seconds after which a round ends (0: when all have arrived)", low=0)
+    over_select: float = option(1.0, "start so many times --clients-per-round, and take the first to arrive", low=1)
+    late: Literal["drop", "carry"] = option("drop", "what becomes of an update that is late for its round")
+    lost: float = option(0.0, "probability that a client that starts never comes back", low=0, high=0.99)
+    timeout: float = option(0.0, "virtual seconds after which the server gives up on a client (0: never)", low=0)
+    server_up_limit: float = option(0.0, "bytes/s that the server receives from all clients together (0: any)", low=0)
+    server_down_limit: float = option(0.0, "bytes/s that the server sends to all clients together (0: any)", low=0)
+    cost_model: Literal["dense", "sparse"] = option(
+        "dense", "whether a mask over single weights shortens computing (sparse) or not"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where and how the program runs, and what it leaves behind."""
+
+    seed: int = option(0, "seed of every random choice", low=0)
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train")
+    threads: int | None = option(None, "CPU threads per rank (default: cores / local ranks)", low=1)
+    engine: Literal["auto", "ddp", "accelerate", "deepspeed"] = option("auto", "what runs the local steps")
+    deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)", path=_WHOLE)
+    output_dir: str = option("outputFolder", "folder of all run folders", path=_WHOLE)
+    run_name: str | None = option(None, "name of the run folder (default: made from the options and the time)")
+    resume: str | None = option(
+        None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint", path=_WHOLE
+    )
+    eval_every: int = option(1, "evaluate every this many rounds", low=1)
+    checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
+    quiet: bool = option(False, "no progress bar and no table")
+    tensorboard: bool = option(False, "TensorBoard event files in the run folder, a scalar for every column and round")
+    track: str = option(
+        "none", "trackers to tell of every round, joined by +: wandb, mlflow, ...; see docs/tracking.md"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(
+    DataOptions, ModelOptions, TrainOptions, PruneOptions, ExchangeOptions, ServerOptions, ClockOptions, RunOptions
+):
+    """All options of a run."""
+
+    @property
+    def all_rounds(self) -> int:
+        """Rounds of the run, those of fine-tuning included."""
+        return self.rounds + self.finetune_rounds
+
+
+GROUPS = (
+    DataOptions,
+    ModelOptions,
+    TrainOptions,
+    PruneOptions,
+    ExchangeOptions,
+    ServerOptions,
+    ClockOptions,
+    RunOptions,
+)

@@ -1,0 +1,58 @@
+"""Paths as people write them: `~`, `$VAR` and `${VAR}` in options are expanded, wherever the option comes from."""
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from .config import Config
+from .errors import ConfigError
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
+
+
+def expand(path: str, where: str) -> str:
+    """`path` with its home folder and variables; ConfigError, which begins with `where`, if there are none of that name."""
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if not os.environ.get(name):
+            raise ConfigError(f"{where} {path}: there is no environment variable {name}")
+        return os.environ[name]
+
+    if "${" in _VARIABLE.sub("", path):
+        raise ConfigError(f"{where} {path}: a variable is $NAME or ${{NAME}}")
+    expanded = os.path.expanduser(_VARIABLE.sub(value, path))
+    if expanded.startswith("~"):
+        raise ConfigError(f"{where} {path}: there is no user {Path(expanded).parts[0][1:]}")
+    return expanded
+
+
+def expand_paths(config: Config) -> Config:
+    """`config` with the paths in it expanded: those of the options that `fl.common.config` declares with `path`."""
+    changes: dict[str, Any] = {}
+    for name, match in _matches(config).items():
+        path = expand(match[1], f"--{name.replace('_', '-')}")
+        changes[name] = match.string[: match.start(1)] + path + match.string[match.end(1) :]
+    return dataclasses.replace(config, **changes)
+
+
+def paths_in(config: Config) -> dict[str, Path]:
+    """The paths that options hold, by the option's name."""
+    return {name: Path(match[1]) for name, match in _matches(config).items()}
+
+
+def _matches(config: Config) -> dict[str, re.Match[str]]:
+    found = {}
+    for field in dataclasses.fields(config):
+        value, pattern = getattr(config, field.name), field.metadata["path"]
+        match = re.fullmatch(pattern, value) if pattern and isinstance(value, str) else None
+        if match is not None:
+            found[field.name] = match
+    return found
+
+
+def expanded(text: str) -> Path:
+    """For `type=` of an argparse option: the path, expanded."""
+    return Path(expand(text, "path"))

@@ -1,4 +1,0 @@
-"""Pictures of a run: one module per figure, each drawing on axes that it is given.
-
-Only `fl.report` imports this package, and only when it draws, because matplotlib takes a second to load.
-"""

@@ -1,0 +1,1 @@
+"""Smaller networks cut out of a network."""

@@ -1,0 +1,170 @@
+"""Checkpoints: a manifest, one file for the server and one for each client's state, all replaced atomically.
+
+A client's file is written again only when its state changed (`ClientStates`). The manifest is written last, by rank 0,
+after every rank has its files on disk: a checkpoint without a manifest does not exist.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+
+from ..common.errors import DataError
+from ..common.names import readable
+from ..common.ranks import Ranks
+from ..common.to_host import to_host
+
+_FORMAT = 6
+_KEPT = 2
+
+
+@dataclass
+class Manifest:
+    """What a checkpoint consists of. `next_round` is the first round that is still to be run."""
+
+    next_round: int
+    server_file: str
+    client_files: dict[int, str]
+    record: dict[str, int]  # length in bytes of each csv file
+    accounts: dict[str, Any]
+    plan: dict[str, Any]
+    last_round: dict[str, Any] = field(default_factory=dict)  # `Record.last_round`, at the end of a run
+    format: int = field(default=_FORMAT)
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; the last two are kept."""
+
+    def __init__(self, folder: Path, ranks: Ranks) -> None:
+        self.folder = folder / "checkpoints"
+        self.ranks = ranks
+
+    def save(
+        self,
+        next_round: int,
+        *,
+        server: dict[str, Tensor],
+        client_files: dict[int, str],
+        record: Callable[[], tuple[dict[str, int], dict[str, Any]]],
+        accounts: dict[str, Any],
+        plan: dict[str, Any],
+    ) -> None:
+        """Write a checkpoint; collective. `server`, `record` and `accounts` are used on rank 0 alone.
+
+        `client_files`: the file of each client that has a state; this rank's own are written already. `record`: adds the
+        round to the csv files and returns their lengths and the last round; called when only the manifest is still to be
+        written, so that the time of a round holds its checkpoint.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stamp = f"{next_round:06d}"
+        server_file = f"server-{stamp}.safetensors"
+        if self.ranks.is_server:
+            write_bytes(self.folder / server_file, _to_bytes(server))
+        self.ranks.wait_for_all()
+        if self.ranks.is_server:
+            lengths, last_round = record()
+            manifest = Manifest(next_round, server_file, client_files, lengths, accounts, plan, last_round)
+            write_bytes(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
+        self.ranks.wait_for_all()
+        self._forget_old()
+
+    def next_round(self) -> int:
+        """The round that the newest complete checkpoint goes on with; -1 without one."""
+        manifests = self._manifests()
+        return int(manifests[-1].stem.partition("-")[2]) if manifests else -1
+
+    def latest(self) -> Manifest | None:
+        """The newest complete checkpoint, or None."""
+        manifests = self._manifests()
+        if not manifests:
+            return None
+        path = manifests[-1]
+        try:
+            values = json.loads(path.read_text())
+            manifest = Manifest(**values)
+        except (ValueError, TypeError) as error:
+            raise DataError(f"{path} is not a manifest of this program: {error}") from None
+        if manifest.format != _FORMAT:
+            raise DataError(f"{path} has format {manifest.format}; this program reads format {_FORMAT}")
+        manifest.client_files = {int(client): name for client, name in manifest.client_files.items()}
+        return manifest
+
+    def load(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of the manifest's files, on the CPU."""
+        return load_tensors(self.folder / name)
+
+    def _manifests(self) -> list[Path]:
+        return sorted(self.folder.glob("manifest-*.json"))
+
+    def _forget_old(self) -> None:
+        """Each rank deletes its own clients' files that no kept manifest names; rank 0 also the rest.
+
+        A rank that sees no manifest writes to a folder of its own; what is there may be needed, and stays.
+        """
+        kept = self._manifests()[-_KEPT:]
+        named: set[str] = {path.name for path in kept}
+        for path in kept:
+            values = json.loads(path.read_text())
+            named |= {values["server_file"], *values["client_files"].values()}
+        self.ranks.wait_for_all()
+        for path in self.folder.iterdir():
+            kind, _, rest = path.name.partition("-")
+            owner = int(rest.split("-")[0]) if kind == "client" else 0
+            mine = self.ranks.hosts(owner) if kind == "client" else self.ranks.is_server
+            if kept and mine and path.name not in named:
+                path.unlink(missing_ok=True)
+
+
+def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's file, on the CPU; DataError if it cannot be read."""
+    try:
+        return read_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"checkpoint file {path} cannot be read ({error}); with several machines, "
+            "--output-dir must be a folder that all of them share"
+        ) from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
+    return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    write_bytes(path, _to_bytes(tensors))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.part")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk, say, on which the part must not stay
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,104 @@
+"""What clients keep between rounds (residuals, control variates): a few in memory, all in files of the checkpoint.
+
+A state is as large as the model, and every client that ever took part has one. So only the states used last stay in
+memory; a client that takes part again has its own read from its file before it trains.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..common.ranks import Ranks
+from ..rounds.base import Rounds
+from .checkpoint import load_tensors, write_tensors
+
+IN_MEMORY = 64_000_000
+"""Bytes of idle clients' states that a rank keeps in memory; a round's own are there besides."""
+
+
+class ClientStates:
+    """The states of the clients that this rank hosts, and the names of everybody's files.
+
+    A state that changed and has to leave memory between two checkpoints waits in a file of its own, which the next
+    checkpoint renames: a checkpoint never names a file that is written again.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, rounds: Rounds) -> None:
+        self.folder = folder
+        self._ranks = ranks
+        self._rounds = rounds
+        self._bytes_each = 0  # all states are of about one size
+        self._here: dict[int, None] = {}  # clients whose state is in memory, the least recently used first
+        self._busy: set[int] = set()  # trained in the round that is not over yet
+        self._changed: set[int] = set()  # since the last checkpoint, on any rank
+        self._waiting: set[int] = set()  # changed, and in a file that no checkpoint names yet
+        self._files: dict[int, str] = {}
+        self._parks = rounds.attach_states(self)
+
+    def fetch(self, client: int) -> None:
+        """Have the state of `client`, hosted here, in memory before it trains."""
+        self._busy.add(client)
+        if client not in self._here:
+            name = _waiting_name(client) if client in self._waiting else self._files.get(client)
+            if name is not None:
+                self._rounds.load_client_state(client, load_tensors(self.folder / name))
+        self._here.pop(client, None)
+        self._here[client] = None
+        self._make_room()
+
+    def end_round(self, changed: Iterable[int]) -> None:
+        """The round is over, and the states of these clients, on any rank, are new."""
+        for client in changed:
+            self._changed.add(client)
+            if self._ranks.hosts(client):
+                self._waiting.discard(client)
+                self._here.setdefault(client, None)
+        self._busy = set()
+        self._make_room()
+
+    def save(self, next_round: int) -> dict[int, str]:
+        """Write the states that changed since the last call; the file of every client, the same on every rank."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for client in self._changed:
+            self._files[client] = f"client-{client:06d}-{next_round:06d}.safetensors"
+            if not self._ranks.hosts(client):
+                continue
+            path = self.folder / self._files[client]
+            if client in self._waiting:
+                os.replace(self.folder / _waiting_name(client), path)
+            else:
+                write_tensors(path, self._rounds.client_state(client))
+        self._changed, self._waiting = set(), set()
+        return dict(self._files)
+
+    def close(self) -> None:
+        """The run is over: states that no checkpoint is to name are needed no more."""
+        for client in self._waiting:
+            (self.folder / _waiting_name(client)).unlink(missing_ok=True)
+
+    def load(self, files: dict[int, str]) -> None:
+        """Go on from a checkpoint's files; each is read, so that a damaged one is told now."""
+        self._files = dict(files)
+        for client in filter(self._ranks.hosts, files):
+            self.fetch(client)
+            self._busy = set()
+
+    def _make_room(self) -> None:
+        if not self._parks or not self._here:
+            return
+        if not self._bytes_each:
+            state = self._rounds.client_state(next(iter(self._here)))
+            self._bytes_each = sum(tensor.nbytes for tensor in state.values())
+        room = IN_MEMORY // max(1, self._bytes_each)
+        idle = [client for client in self._here if client not in self._busy]
+        for client in idle[: max(0, len(self._here) - room)]:
+            if client in self._changed and client not in self._waiting:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                write_tensors(self.folder / _waiting_name(client), self._rounds.client_state(client))
+                self._waiting.add(client)
+            self._rounds.load_client_state(client, {})
+            del self._here[client]
+
+
+def _waiting_name(client: int) -> str:
+    return f"client-{client:06d}-waiting.safetensors"

@@ -1,0 +1,111 @@
+"""The pictures of a run folder, and one page of HTML with all of them."""
+
+import contextlib
+import functools
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..common.terminal import try_to_write
+from .checkpoint import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_NO_GLYPH = re.compile("Glyph .* missing from")  # how matplotlib's warning begins
+
+
+def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
+    """Draw the figures of the run in `folder` from its csv and JSON files; return their paths: six, and one more
+    each with pruning, with virtual time, with predictions of the test samples, and with `--client-eval`.
+
+    Every run gets a report.html here too, one file that needs no other, and a run that prunes its pruning.json. Works
+    after any round, so a run cut short can be drawn too. Needs metrics.csv; config.json, clients.csv, layers.csv,
+    client_eval.csv, confusion.csv, predictions.csv, partition.json and summary.json are used where they exist. DataError
+    if one of them is malformed or metrics.csv is missing. A figure that fails does not keep the others from being
+    written: the first failure is raised at the end.
+    """
+    # Here, so that importing the package does not load matplotlib.
+    from fl.output.figures import accuracy, partition, style, timing, traffic
+    from fl.output.figures.dashboard import draw_dashboard
+    from fl.output.figures.judgements import draw_judgements
+    from fl.output.figures.layers import draw_layers
+    from fl.output.figures.run_data import read_run
+    from fl.output.figures.timeline import draw_timeline
+    from fl.output.html.run_page import write_run_page
+    from fl.output.pruning_record import write_pruning_record
+
+    run = read_run(folder)
+    score = run.score
+    paths: list[Path] = []
+
+    def save(drawn: "Mapping[str, Figure]") -> None:
+        for name, figure in drawn.items():
+            paths.append(_save(figure, folder / f"{name}.png", dpi))
+
+    def draw_plain(name: str, title: str, draw: Callable[..., None], size: tuple[float, float]) -> None:
+        figure = style.new_figure(size[0], size[1], f"{run.name}: {title}", run.subtitle)
+        draw(figure.add_subplot(), run)
+        save({name: figure})
+
+    plain = (
+        (f"{score.name}_vs_round", f"{score.title} by round", accuracy.draw_accuracy_vs_round, (8.0, 5.0)),
+        (f"{score.name}_vs_bytes", f"{score.title} by bytes sent", accuracy.draw_accuracy_vs_bytes, (8.0, 5.0)),
+        ("bytes_per_round", "bytes by round", traffic.draw_bytes_per_round, (8.0, 5.0)),
+        ("time_per_round", "time by round", timing.draw_time_per_round, (8.0, 5.0)),
+        ("partition", "partition", partition.draw_partition, (9.0, 5.5)),
+    )
+    steps: list[Callable[[], object]] = [functools.partial(draw_plain, *each) for each in plain]
+    steps.append(lambda: save({"dashboard": draw_dashboard(run)}))
+    if run.layers is not None:
+        steps.append(lambda: write_pruning_record(run, folder))
+        steps.append(lambda: save({"layers": draw_layers(run)}))
+    if run.times is not None:
+        steps.append(lambda: save({"timeline": draw_timeline(run)}))
+    steps.append(lambda: save(draw_judgements(run, folder)))
+    steps.append(lambda: write_run_page(folder, run, paths))
+
+    failures = []
+    with _missing_glyphs_in_the_log():
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                failures.append(error)
+    if failures:
+        raise failures[0]
+    return paths
+
+
+def try_report(folder: Path, remedy: str) -> None:
+    """`write_report` of a run whose results are whole: what fails costs a sentence that ends in `remedy`."""
+    try_to_write(f"figures or report.html of {folder}", lambda: write_report(folder), remedy)
+
+
+def _save(figure: "Figure", path: Path, dpi: int) -> Path:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=dpi, format="png")
+    write_bytes(path, drawn.getvalue())
+    return path
+
+
+@contextlib.contextmanager
+def _missing_glyphs_in_the_log() -> Iterator[None]:
+    """One sentence in run.log where matplotlib has a warning for each letter; other warnings stay what they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", _NO_GLYPH.pattern)
+        yield
+    letters = {str(each.message) for each in caught if _NO_GLYPH.match(str(each.message))}
+    if letters:
+        words = "%d characters of names are not in matplotlib's font; figures show boxes in their place"
+        logging.getLogger("leanfed").info(words, len(letters))
+    for each in caught:
+        if str(each.message) not in letters:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)

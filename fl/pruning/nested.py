@@ -1,0 +1,260 @@
+"""`--prune ...,by=server --capabilities ...`: nested parts of the global model, each as large as its client can hold."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compression.draws import derive_key
+from compression.masks.inside import Inside
+from compression.masks.payload import decode_mask, encode_mask
+from fl.pruning.schedule import changes_at, parse_prune_schedule, pruning_at
+from fl.pruning.score import accumulate, gradient
+from fl.pruning.spec import Pruning
+from fl.pruning.width import AbsentClasses, put_scalers, windows
+
+from ..clock.adaptive import Shares
+from ..comm.ledger import Holding
+from ..common.ranks import Ranks
+from ..models.state import ModelState
+from ..models.submodel import Part, without_buffers
+from ..training.local_model import LocalModel
+from .plan import Masks
+from .recovery import Recovery, density_at
+from .select import ChannelChooser, Chooser, at_capability
+
+
+class Level:
+    """What all clients of one capability hold. `mask_bytes`: the payload that tells them.
+
+    `part` is made where it is used: a rank needs only those of its own clients, rank 0 those of the cohort.
+    """
+
+    def __init__(self, make: Callable[[], Part], mask_bytes: int) -> None:
+        self._make = make
+        self.mask_bytes = mask_bytes
+        self.local: LocalModel | None = None
+
+    @functools.cached_property
+    def part(self) -> Part:
+        """Coordinates, buffers and the smaller model."""
+        return self._make()
+
+
+class LevelMasks(Masks):
+    """Every client holds a part of a size of its own; the parts are nested, and the global model is whole.
+
+    Rank 0 ranks all weights, or channels, when the schedule says so. A client of capability c holds the best of them,
+    1 - (1 - S) c being its sparsity. `recovery` lets the capabilities grow: what a client then holds more is sent to it in
+    fp32, the same payload for all that grow from one level to the next (PR-FL). `width` has no ranking: the channels
+    follow from the width and, if rolling, the round (HeteroFL, FedRolex), so no mask is ever sent. A client then neither
+    sends nor votes on the rows of `class_layers` (parameters by name) for the classes that it lacks: they are in what it
+    downloads, but not in its `part`.
+    """
+
+    alike = False
+
+    def __init__(
+        self,
+        pruning: Pruning,
+        schedule: str,
+        chooser: Chooser,
+        ranks: Ranks,
+        state: ModelState,
+        make_local: Callable[[Part], LocalModel],
+        *,
+        seed: int,
+        capabilities: Shares,
+        recovery: Recovery | None = None,
+        absent: Sequence[Tensor] | None = None,
+        class_layers: Sequence[str] = (),
+        last_round: int | None = None,
+    ) -> None:
+        super().__init__(state)
+        self.pruning = pruning
+        self.schedule = parse_prune_schedule(schedule)
+        self.chooser = chooser
+        self.ranks = ranks
+        self.seed = seed
+        self.capabilities = self.shares = capabilities
+        self.recovery = recovery
+        self.last_round = last_round  # parts stay from this one on
+        self._absent = absent  # classes that each client lacks
+        self._class_layers = [state.layout.names.index(name) for name in class_layers]
+        self._newest: tuple[int, Part, Part] | None = None  # a client, what it holds, and of that what it has a say in
+        self._make_local = make_local
+        self._levels: dict[float, Level] = {}
+        self._ranking = 0  # how many there have been
+        self._begun = -1  # the last round that began
+        self._scores: Tensor | None = None  # of the present ranking, on rank 0
+        watches = ranks.is_server and "gradient" in (pruning.method, pruning.score)
+        self._squares = torch.zeros_like(state.parameters) if watches else None
+
+    def capability(self, client: int) -> float:
+        """As in `Masks.capability`."""
+        own = self.capabilities[client]
+        return own if self.recovery is None else density_at(own, self.recovery.stage)
+
+    def begin(self, round_: int, cohort: Sequence[int]) -> None:
+        """As in `Masks.begin`: a new ranking where the schedule says so, then the levels that this cohort needs."""
+        rolls = self.pruning.method == "width" and self.pruning.shift == "rolling"
+        last, self._begun, self._newest = self._begun, round_, None
+        # Where nobody starts in the round of a change, it comes with the next start.
+        changes = any(changes_at(self.schedule, each) for each in range(last + 1, round_ + 1))
+        if self.last_round is not None and round_ >= self.last_round:
+            round_ = self.last_round - 1
+        elif last == round_:
+            pass  # with further clients
+        elif not self._ranking or changes or rolls:
+            self._ranking += 1
+            self._levels, self._scores = {}, None
+        needed = sorted({self.capability(client) for client in cohort})
+        # Only those of this cohort are kept: each may be as large as the model.
+        self._levels = {c: self._levels.get(c) or self._level(c, round_) for c in needed}
+
+    def _rank(self) -> Tensor:
+        if self._squares is not None and self._ranking > 1:
+            return gradient(self._squares).clone()
+        # Until there are gradients to look at, the ranking is by magnitude.
+        return self.chooser.scores(self.state.parameters, derive_key(self.seed)).clone()
+
+    def _level(self, capability: float, round_: int) -> Level:
+        if self.pruning.method == "width":
+            ratio = (1 - self.pruning.sparsity) * capability
+            shift = round_ if self.pruning.shift == "rolling" else 0
+            return Level(lambda: self._window(ratio, shift), 0)
+        pruning = at_capability(pruning_at(self.pruning, self.schedule, round_), capability)
+        payload = self.ranks.share(lambda: encode_mask(self.chooser.choose(pruning, self._ranked(), None)))
+        size = self.chooser.size
+        return Level(lambda: self._alone(self.chooser.part(decode_mask(payload, size))), payload.numel())
+
+    def _window(self, ratio: float, shift: int) -> Part:
+        assert isinstance(self.chooser, ChannelChooser)
+        part = self.chooser.part(self.chooser.mask(windows(self.chooser.groups, ratio, shift)))
+        assert part.sub is not None
+        if ratio < 1:
+            put_scalers(part.sub, self.chooser.groups, ratio)
+        return self._alone(part)
+
+    def _ranked(self) -> Tensor:
+        """The scores of the present ranking."""
+        if self._scores is None:
+            self._scores = self._rank()
+        return self._scores
+
+    @property
+    def static_statistics(self) -> bool:
+        """Whether clients send no running statistics, because those of different widths are not of the same inputs."""
+        return isinstance(self.chooser, ChannelChooser)
+
+    def _alone(self, part: Part) -> Part:
+        return replace(part, buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else part
+
+    @property
+    def able(self) -> list[float]:
+        """As in `Masks.able`."""
+        return list(self.capabilities)
+
+    @property
+    def common(self) -> Part:
+        """As in `Masks.common`."""
+        return Part(buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else Part()
+
+    def part(self, client: int) -> Part:
+        """As in `Masks.part`."""
+        whole = self._levels[self.capability(client)].part
+        if not self._is_silent(client):
+            return whole
+        # Only the newest is kept: each may be as large as the model.
+        if self._newest is None or self._newest[:2] != (client, whole):
+            assert whole.inside is not None
+            mask = self._without_absent(client, whole.inside.mask.clone())
+            self._newest = client, whole, replace(whole, inside=Inside(mask, self.state.layout))
+        return self._newest[2]
+
+    def remembered(self, client: int) -> Tensor | None:
+        """As in `Masks.remembered`: weight decay alone moves the rows of classes that a client lacks."""
+        if not self._is_silent(client):
+            return None
+        return self._without_absent(client, torch.ones_like(self.state.parameters, dtype=torch.bool))
+
+    def _is_silent(self, client: int) -> bool:
+        return bool(self._class_layers) and self._absent is not None and self._absent[client].numel() > 0
+
+    def _without_absent(self, client: int, mask: Tensor) -> Tensor:
+        """`mask`, changed in place: False in the rows of classes that a client lacks."""
+        assert self._absent is not None
+        views = self.state.layout.views(mask)
+        for at in self._class_layers:
+            views[at].index_fill_(0, self._absent[client], False)
+        return mask
+
+    def local(self, client: int, round_: int) -> LocalModel:
+        """As in `Masks.local`."""
+        level = self._levels[self.capability(client)]
+        if level.local is None:
+            level.local = self._make_local(level.part)
+            if self._absent is not None:
+                level.local.engine.model.register_forward_hook(AbsentClasses())
+        if self._absent is not None:
+            for hook in level.local.engine.model._forward_hooks.values():
+                if isinstance(hook, AbsentClasses):
+                    hook.absent = self._absent[client]
+        return level.local
+
+    def close(self, mean_update: Tensor | None) -> None:
+        """As in `Masks.close`: the mean update is the only gradient that a server knows."""
+        if self._squares is not None and mean_update is not None:
+            accumulate(self._squares, mean_update, squared=True)
+
+    def evaluated(self, round_: int, val_accuracy: float | None) -> None:
+        """As in `Masks.evaluated`: a plateau, or the schedule, lets the parts grow."""
+        if self.recovery is not None and (self.last_round is None or round_ < self.last_round - 1):
+            self.recovery.observe(round_, val_accuracy)
+
+    def snapshot(self, round_: int) -> Any:
+        """As in `Masks.snapshot`."""
+        return dict(self._levels), self._ranking, self._scores, self._begun
+
+    def restore(self, before: Any) -> None:
+        """As in `Masks.restore`."""
+        self._levels, self._ranking, self._scores, self._begun = before
+
+    def held(self, client: int) -> int:
+        """As in `Masks.held`."""
+        return self._levels[self.capability(client)].part.held(self.state.layout.total)
+
+    def holdings(self, cohort: Sequence[int]) -> dict[int, Holding]:
+        """As in `Masks.holdings`."""
+        buffers = self.common.buffer_count(self.state.buffers.numel())
+        return {
+            client: Holding(self.held(client), buffers, self._ranking, self._levels[self.capability(client)].mask_bytes)
+            for client in cohort
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The ranking, and how far the parts have grown."""
+        state = {"mask.ranking": torch.tensor(self._ranking), "mask.begun": torch.tensor(self._begun)}
+        if self._scores is not None:
+            state["mask.scores"] = self._scores
+        if self._squares is not None:
+            state["mask.squares"] = self._squares
+        if self.recovery is not None:
+            state.update({f"recovery.{name}": value for name, value in self.recovery.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict()`; the levels are made again when they are needed."""
+        self._ranking, self._begun = int(state["mask.ranking"]), int(state["mask.begun"])
+        self._levels = {}
+        if self.ranks.is_server and "mask.scores" in state:
+            self._scores = state["mask.scores"].to(self.state.parameters.device)
+        if self._squares is not None:
+            self._squares.copy_(state["mask.squares"])
+        if self.recovery is not None:
+            prefix = "recovery."
+            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+            self.recovery.load_state_dict(own)

@@ -1,0 +1,103 @@
+"""What rank 0 learns of a round."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compression import Layout
+from compression.wire import Sparse
+
+from ..comm.ledger import Holding
+from ..common.ranks import Ranks
+from ..models.submodel import Part
+from .layer_counts import count_by_layer
+
+COLUMNS = 7
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """What rank 0 learns of a client's round besides its update."""
+
+    client: int
+    samples: int
+    train_loss: float
+    train_s: float
+    uplink_bytes: int
+    kept: int
+    side_bytes: int = 0  # of uplink_bytes: what came beside the update
+    moved: bool = True
+
+    def row(self) -> list[float]:
+        """The numbers that travel, all exact in float64."""
+        numbers = [self.uplink_bytes, self.samples, self.train_loss, self.train_s, self.kept, self.side_bytes]
+        return [*numbers, self.moved]
+
+    @classmethod
+    def of_row(cls, client: int, row: list[float]) -> "ClientReport":
+        """The inverse of `row`."""
+        size, samples, loss, seconds, kept, side, *moved = row
+        return cls(client, int(samples), loss, seconds, int(size), int(kept), int(side), all(moved))
+
+
+@dataclass(frozen=True)
+class Wasted:
+    """A client whose update was dropped, or had not arrived when the run ended: the bytes that it downloaded and sent all
+    the same."""
+
+    client: int
+    download_bytes: int
+    upload_bytes: int
+
+
+@dataclass
+class RoundOutcome:
+    """A finished round: a report for each client in cohort order, and the size of what the server sent."""
+
+    reports: list[ClientReport] = field(default_factory=list)
+    change_bytes: int = 0
+    buffers_bytes: int = 0
+    update_norm: float = 0.0
+    received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
+    # Where updates arrive in their own time: bytes that each client downloaded when it started, its columns of clients.csv
+    # and its operations, when the step was, and whose training the step waited for.
+    begin_bytes: list[int] | None = None
+    times: list[dict[str, float]] | None = None
+    flops: list[int] | None = None
+    virtual_time_s: float | None = None
+    trained: list[int] | None = None
+    shares: list[dict[str, float]] = field(default_factory=list)  # further columns of clients.csv, for each report
+    memory_bytes: int | None = None  # of the client that needs most, where it is not one of `models`
+    wasted: list[Wasted] = field(default_factory=list)
+    told_bytes: int = 0  # what clients need besides the model from the next round on
+    exchanges: int = 0  # between clients, through a hook
+    mask_bytes: int = 0  # of the mask that began the round, if one did
+    held: float | None = None  # coordinates inside the mask; where clients differ, their mean
+    holdings: dict[int, Holding] | None = None  # where clients hold different parts
+    rewound_bytes: int = 0  # of the weights that began the round, if they were others than before
+    held_buffers: int | None = None  # of the global model, where all clients hold the same
+    told_by: tuple[int, int] | None = None  # the client that chose the mask, and the bytes that it sent for that
+    # On rank 0 of a run that prunes: coordinates of each layer that each client held, in cohort order, and its smaller model
+    # if it had one; coordinates of each layer in their payloads, all together, int64 [layers]; and whether the payloads
+    # were weights, pruned after training.
+    held_by_layer: list[tuple[int, ...]] = field(default_factory=list)
+    models: list[nn.Module | None] = field(default_factory=list)
+    sent_by_layer: Tensor | None = None
+    pruned_after: bool = False
+
+    def add_layers(self, update: Sparse, part: Part, layout: Layout) -> None:
+        """Rank 0 has decoded the update of the next client, which holds `part`."""
+        counts = count_by_layer(update, layout)
+        self.sent_by_layer = counts if self.sent_by_layer is None else self.sent_by_layer + counts
+        self.held_by_layer.append(layout.sizes if part.inside is None else part.inside.layout.sizes)
+        self.models.append(None if part.sub is None else part.sub.model)
+        self.pruned_after = update.sent_at is not None
+
+    def gather(self, ranks: Ranks, report: ClientReport, received_bytes: int) -> None:
+        """Where every rank is one client: collect each one's report and what it received from the others; collective."""
+        table = torch.zeros(ranks.world_size, COLUMNS + 1, dtype=torch.float64)
+        table[ranks.rank] = torch.tensor([*report.row(), received_bytes], dtype=torch.float64)
+        for client, row in enumerate(ranks.sum(table).tolist()):
+            self.reports.append(ClientReport.of_row(client, row[:-1]))
+            self.received_bytes[client] = int(row[-1])

@@ -1,0 +1,150 @@
+"""Puts a run together: data, model, engine, all from the options."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..algorithms.make import make_algorithm
+from ..common.config import Config
+from ..common.errors import ConfigError
+from ..common.ranks import Ranks
+from ..common.seeds import seeded
+from ..data import Dataset, Split, load_dataset
+from ..data.augment import Augment
+from ..data.normalise import Normaliser, make_normaliser
+from ..data.partition import BY_LABEL, check_partition, partition
+from ..data.split import divide
+from ..models import MODELS, build_model
+from ..models.own_state import OwnState
+from ..models.quantise import fake_quantise
+from ..models.state import ModelState
+from ..rounds.sampling import counts_alike, make_sampler
+from ..training.client_eval import hold_out
+from ..training.engine import choose_engine, make_engine
+from ..training.engine.precision import autocast_dtype, resolve_precision
+from ..training.local_plan import Course
+from ..training.tasks import Task, make_task
+from .checks import with_clients
+from .federation import Federation
+
+
+def assemble(config: Config, ranks: Ranks) -> Federation:
+    """Load the data, share them out, build the model and the engine; `config` is a resolved one.
+
+    Raises DataError for missing data and ConfigError for data and options that do not fit together.
+    """
+    data = load_dataset(config, seed=config.seed, quiet=config.quiet or not ranks.is_server)
+    groups = None if data.groups is None else data.groups.numpy()
+    if groups is not None:
+        config = with_clients(config, int(groups.max()) + 1)
+    task = make_task(data)
+    train_at, validation = divide(data, config.val_fraction, config.seed)
+    train = data.train.take(torch.from_numpy(train_at)).to(ranks.device)
+    parts = _share_out(data, train, config, None if groups is None else groups[train_at])
+    parts, held = hold_out(parts, config.client_eval, config.seed)
+    augment = data.augment if config.augment == "auto" else config.augment
+    Augment(augment).check_shape(data.sample_shape)
+    normalise = make_normaliser(train.x)
+    model = build_model(
+        config,
+        classes=data.classes,
+        in_channels=data.channels,
+        image_size=data.image_size,
+        sample_shape=data.sample_shape,
+        seed=config.seed,
+    )
+    _try_model(config, model, task, data, normalise, ranks.device)
+    _check_lone_samples(config, model, parts, normalise(data.train.x[:1]))
+    if config.qat:
+        fake_quantise(model, config.qat)
+    engine = make_engine(config, model, ranks, task.loss)
+    engine_name = choose_engine(config, ranks.launcher)
+    state = ModelState(engine.model, ranks.device)
+    algorithm = make_algorithm(
+        config.algorithm, state.layout, ranks.device, clients=config.clients or 1, momentum=config.momentum
+    )
+    return Federation(
+        config=dataclasses.replace(config, precision=engine.precision, engine=engine_name, augment=augment),
+        ranks=ranks,
+        train=train,
+        validation=validation.to(ranks.device),
+        test=data.test.to(ranks.device),
+        parts=parts,
+        held=held,
+        task=task,
+        classes=data.classes,
+        augment=Augment(augment),
+        normalise=normalise,
+        engine=engine,
+        state=state,
+        course=Course(algorithm, config, alike=counts_alike(config)),
+        sampler=make_sampler(config, [len(part) for part in parts]),
+        notes=(*data.notes, _sizes(data, train, validation, held)),
+        left_out=data.left_out,
+    )
+
+
+def _try_model(
+    config: Config, model: nn.Module, task: Task, data: Dataset, normalise: Normaliser, device: torch.device
+) -> None:
+    """ConfigError if the model does not fit the data, or cannot be trained as these options say."""
+    is_synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    if is_synchronised and config.mode != "step":
+        raise ConfigError(
+            f"--model {config.model} has SyncBatchNorm, which joins the batches of all ranks, and in --mode {config.mode} "
+            "each client trains alone: take BatchNorm, whose statistics are averaged"
+        )
+    x, y = normalise(data.train.x[:2]), data.train.y[:2]
+    # The built-in networks are known to train; and a lone sample is looked at next, SyncBatchNorm works on GPUs alone.
+    trains = config.model not in MODELS and len(y) > 1 and not is_synchronised
+    dtype = autocast_dtype(resolve_precision(config.precision, device)) if device.type == "cpu" else torch.float32
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+        task.check_model(config.model, model, x, y if trains else None)
+
+
+def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], sample: Tensor) -> None:
+    """ConfigError if a client trains on single samples and the model cannot: BatchNorm needs more than one value a channel.
+
+    `sample`: [1, ...], a normalised one.
+    """
+    lone = next((client for client, part in enumerate(parts) if len(part) == 1), None)
+    if lone is None and config.batch_size > 1:
+        return
+    was_training, before = model.training, OwnState(model)
+    try:
+        with torch.no_grad(), seeded(0, "trial"):
+            model.train()(sample)
+    except Exception as error:
+        where = "--batch-size 1" if config.batch_size == 1 else f"--partition {config.partition}: client {lone}"
+        raise ConfigError(
+            f"{where} trains on one sample at a time, and --model {config.model} cannot ({error}): give clients more "
+            "samples each, or take a model without BatchNorm (--norm group)"
+        ) from error
+    finally:
+        before.put_back()
+        model.train(was_training)
+
+
+def _sizes(data: Dataset, train: Split, validation: Split, held: list[Tensor]) -> str:
+    """How many samples are for what, in a sentence."""
+    own = "the data set's own split, --val-fraction is not used" if data.validation is not None else "--val-fraction"
+    clients = sum(len(part) for part in held)
+    of_these = f", {clients} of them held out by clients (--client-eval)" if clients else ""
+    return f"{len(train)} training samples{of_these}, {len(validation)} validation ({own}), {len(data.test)} test"
+
+
+def _share_out(data: Dataset, train: Split, config: Config, groups: np.ndarray | None) -> list[Tensor]:
+    """For each client, positions of its samples in `train`, all that it has."""
+    assert config.clients is not None, "a resolved configuration has a number of clients"
+    labels = train.y.cpu().numpy()
+    if not data.classes:
+        if check_partition(config.partition).stage.name in BY_LABEL:
+            raise ConfigError(
+                f"--partition {config.partition} shares samples out by class, and {data.name} has numbers to predict: "
+                "use iid, quantity:SIGMA or natural"
+            )
+        labels = np.zeros(len(train), dtype=np.int64)
+    parts = partition(labels, config.clients, config.partition, config.seed, groups)
+    return [torch.from_numpy(part) for part in parts]

@@ -1,0 +1,235 @@
+"""Everything that can be refused before a run starts, and the defaults that depend on other options."""
+
+import dataclasses
+import os
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from compression import Sender, make_codec
+from compression.sender import parse_feedback
+from compression.spec import SpecError, nearest
+from fl.pruning.schedule import parse_prune_schedule
+from fl.pruning.spec import parse_pruning
+
+from ..algorithms.make import check_algorithm, parse_algorithm
+from ..clock.profiles import parse_profiles
+from ..clock.uplink_fractions import check_uplink_shares, parse_uplink_shares
+from ..comm.codecs import Uplink
+from ..comm.ddp_hooks import check_hook
+from ..common.config import Config
+from ..common.errors import ConfigError
+from ..common.launch import detect_launcher
+from ..common.names import readable
+from ..data import check_dataset, is_natural
+from ..data.augment import Augment
+from ..data.partition import check_partition
+from ..models import check_model
+from ..models.quantise import MAX_BITS, MIN_BITS
+from ..output.trackers import check_trackers
+from ..pruning.capacity import parse_capabilities
+from ..pruning.recovery import parse_recovery
+from ..rounds.modes import check_mode, parse_mode
+from ..rounds.sampling import parse_sampling
+from ..rounds.staleness import parse_staleness
+from ..server.optimizers import server_learning_rate
+from ..training.engine import choose_engine
+from ..training.schedule import first_learning_rate, parse_schedule
+from .pruning_rules import check_pruning
+
+_CLIENTS_OF_ONE_PROCESS = 4
+_LONGEST_NAME = 255  # of a file or folder, in bytes, on all usual file systems
+
+
+def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> None:
+    """Refuse values out of range, unreadable specifications and combinations that cannot work, whatever the ranks.
+
+    `explicit`: names of the options that the user gave, as opposed to defaults. Raises ConfigError.
+    """
+    _check_types(config)
+    _check_ranges(config)
+    _check_specs(config)
+    if config.local_epochs is not None and config.local_steps is not None:
+        raise ConfigError(
+            "--local-epochs and --local-steps contradict each other: give one of them, and switch off what a "
+            "configuration file gives, with --local-epochs null or --local-steps null"
+        )
+    if config.resume == "auto" and config.run_name is None:
+        raise ConfigError("--resume auto needs --run-name: the name of the run to go on with if it has a checkpoint")
+    if config.run_name is not None and ("/" in config.run_name or config.run_name in ("", ".", "..")):
+        raise ConfigError(f"--run-name '{config.run_name}' must be the name of one folder inside --output-dir")
+    if config.run_name is not None and config.resume in (None, "auto"):
+        _check_run_name(config.run_name)
+    if config.hook is not None:
+        if config.exchange != "hook":
+            raise ConfigError(f"--hook {config.hook} works with --exchange hook, not --exchange {config.exchange}")
+        if "uplink" in explicit and config.uplink != "none":
+            raise ConfigError(f"--hook and --uplink {config.uplink} both say how updates travel: give one of them")
+        if config.uplink_warmup or config.error_feedback.startswith("dgc"):
+            raise ConfigError(
+                f"--uplink-warmup {config.uplink_warmup} and --error-feedback {config.error_feedback} are for the codec of "
+                "--uplink; a --hook of your own does without: leave them out"
+            )
+    if 0 < config.qat < MIN_BITS:
+        raise ConfigError(f"--qat {config.qat} must be 0 (off) or {MIN_BITS} to {MAX_BITS} bits")
+    check_pruning(config)
+    check_uplink_shares(config)
+    check_algorithm(config.algorithm, config)
+    if config.error_feedback.startswith("dgc"):
+        _check_one_momentum(config)
+    if config.mode == "step":
+        _check_step_mode(config)
+
+
+def _check_run_name(name: str) -> None:
+    if readable(name) != name:
+        raise ConfigError(f"--run-name '{readable(name)}' must hold no control character, and be UTF-8")
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        raise ConfigError(
+            f"--run-name {name[:40]}... must have at most {_LONGEST_NAME} bytes, not {len(os.fsencode(name))}"
+        )
+
+
+def _check_one_momentum(config: Config) -> None:
+    """DGC's momentum correction takes the place of every other momentum (Lin et al. 2018, section 3.2)."""
+    try:
+        Sender(make_codec(config.uplink), config.error_feedback)
+    except SpecError as error:
+        raise ConfigError(f"--error-feedback {error}") from None
+    if config.optimizer != "sgd":
+        raise ConfigError(f"--error-feedback {config.error_feedback} corrects plain SGD: --optimizer must be sgd")
+    if config.momentum:
+        raise ConfigError(
+            f"--error-feedback {config.error_feedback} brings its own momentum: --momentum {config.momentum:g} must be 0"
+        )
+    if config.server == "fedavgm" and config.server_momentum:
+        raise ConfigError(
+            f"--error-feedback {config.error_feedback} brings its own momentum: --server fedavgm must be fedavg"
+        )
+    if config.server in ("fedadagrad", "fedadam", "fedyogi") and config.beta1:
+        raise ConfigError(
+            f"--error-feedback {config.error_feedback} brings its own momentum: --beta1 {config.beta1:g} of "
+            f"--server {config.server} must be 0"
+        )
+
+
+def _check_types(config: Config) -> None:
+    """The command line's values have the right types already; those of a Python program need not."""
+    for name, kind in get_type_hints(Config).items():
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            if value not in choices:
+                hint = nearest(str(value), choices)
+                raise ConfigError(
+                    f"{option} {value} must be one of {', '.join(choices)}{hint if 'mean' in hint else ''}"
+                )
+            continue
+        kinds = get_args(kind) or (kind,)
+        fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+        if not fits or (isinstance(value, bool) and bool not in kinds):  # a bool is an int to Python
+            words = " or ".join(each.__name__ for each in kinds if each is not type(None))
+            raise ConfigError(f"{option} {value!r} must be of type {words}")
+
+
+def _check_ranges(config: Config) -> None:
+    for field in dataclasses.fields(config):
+        value, low, high = getattr(config, field.name), field.metadata["low"], field.metadata["high"]
+        if value is None or isinstance(value, (str, bool)):
+            continue
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
+            wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+            raise ConfigError(f"--{field.name.replace('_', '-')} {value} must be {wanted}")
+
+
+def _check_specs(config: Config) -> None:
+    checks = {
+        "partition": check_partition,
+        "uplink": make_codec,
+        "uplink_shares": parse_uplink_shares,
+        "downlink": make_codec,
+        "error_feedback": parse_feedback,
+        "uplink_warmup": lambda rounds: Uplink(config.uplink, rounds),
+        "lr_schedule": parse_schedule,
+        "algorithm": parse_algorithm,
+        "prune": lambda spec: spec == "none" or parse_pruning(spec),
+        "prune_schedule": parse_prune_schedule,
+        "sampling": parse_sampling,
+        "profiles": parse_profiles,
+        "staleness": lambda text: parse_staleness(text),
+        "capabilities": parse_capabilities,
+        "recover": parse_recovery,
+        "augment": lambda spec: spec == "auto" or Augment(spec),
+    }
+    for name, check in checks.items():
+        try:
+            check(getattr(config, name))
+        except SpecError as error:
+            raise ConfigError(f"--{name.replace('_', '-')} {error}") from None
+    check_mode(config)
+    check_dataset(config)
+    check_model(config)
+    choose_engine(config, detect_launcher())
+    check_trackers(config)
+    if config.hook is not None:
+        check_hook(config.hook)
+
+
+def _check_step_mode(config: Config) -> None:
+    refused = {
+        f"--server {config.server}": config.server != "fedavg",
+        f"--downlink {config.downlink}": config.downlink != "none",
+        f"--exchange {config.exchange}": config.exchange != "server",
+        f"--profiles {config.profiles}": config.profiles != "none",
+        f"--precision {config.precision}": config.precision == "fp16",
+        f"--engine {config.engine}": config.engine in ("deepspeed", "accelerate"),
+        f"--deepspeed-config {config.deepspeed_config}": config.deepspeed_config is not None,
+        f"--server-lr {config.server_lr}": config.server_lr not in (None, 1.0),
+    }
+    for words, wrong in refused.items():
+        if wrong:
+            raise ConfigError(
+                f"--mode step exchanges gradients between all ranks, without a server, through DDP's own hook: "
+                f"{words} has no meaning there"
+            )
+
+
+def resolve(config: Config, *, world_size: int, threads: int, explicit: frozenset[str] = frozenset()) -> Config:
+    """Fill in the defaults that depend on other options or on the ranks; refuse what does not fit the ranks.
+
+    `clients` stays None where only the data can tell: with `--partition natural`, whose groups are the clients.
+    """
+    one_each = config.mode == "step" or config.exchange == "hook"
+    clients = config.clients
+    if clients is None and (one_each or not is_natural(config)):
+        clients = world_size if one_each or world_size > 1 else _CLIENTS_OF_ONE_PROCESS
+    if clients is not None:
+        config = with_clients(config, clients)
+    if one_each and not clients == world_size == config.clients_per_round:
+        name = "--mode step" if config.mode == "step" else "--exchange hook"
+        raise ConfigError(
+            f"{name} means one client per rank, all in every round: --clients {clients} and --clients-per-round "
+            f"{config.clients_per_round} must both be {world_size}, the number of ranks"
+        )
+    epochs = config.local_epochs
+    if epochs is None and config.local_steps is None:
+        epochs = 1
+    return dataclasses.replace(
+        config,
+        local_epochs=epochs,
+        lr=first_learning_rate(config),
+        server_lr=server_learning_rate(config, config.mode),
+        threads=threads,
+        engine="ddp" if config.mode == "step" else config.engine,
+        uplink="none" if config.hook is not None else config.uplink,
+    )
+
+
+def with_clients(config: Config, clients: int) -> Config:
+    """`config` for so many clients, all of them in every round by default; ConfigError if a round needs more."""
+    per_round = config.clients_per_round or clients
+    if per_round > clients:
+        raise ConfigError(f"--clients-per-round {per_round} is more than --clients {clients}")
+    if config.buffer == "latest" and int(parse_mode(config.mode).args[0]) > clients:
+        raise ConfigError(
+            f"--mode {config.mode} with --buffer latest counts clients: there are only --clients {clients}"
+        )
+    return dataclasses.replace(config, clients=clients, clients_per_round=per_round)

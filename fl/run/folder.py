@@ -1,0 +1,128 @@
+"""Which run folder a run writes to, and which one it goes on with."""
+
+import dataclasses
+import itertools
+import json
+import re
+import time
+from pathlib import Path
+
+import torch
+
+from ..common.config import Config
+from ..common.errors import ConfigError
+from ..common.ranks import Ranks
+
+FREE = frozenset(
+    {
+        *("resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "checkpoint_every"),
+        *("tensorboard", "track"),
+    }
+)
+"""Options in which two runs that count as the same may differ, and a run that goes on from how it began."""
+
+
+def stored_options(folder: Path) -> Config:
+    """The options of the run in `folder`, from its config.json; ConfigError if there are none."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+        return Config(**values)
+    except OSError as error:
+        raise ConfigError(f"--resume {folder}: cannot read {path} ({error.strerror})") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"--resume {folder}: {path} does not hold the options of a run ({error})") from None
+
+
+def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, Path | None]:
+    """The options to run with, and the folder to continue, if `--resume` names one that has a checkpoint.
+
+    A continued run keeps its stored options; what the user gives anew must agree with them, except for the number of
+    rounds and what cannot change a result. ConfigError names the first option that does not.
+    """
+    if config.resume is None:
+        return config, None
+    auto = config.resume == "auto"
+    folder = Path(config.output_dir) / (config.run_name or "") if auto else Path(config.resume).resolve()
+    manifests = sorted((folder / "checkpoints").glob("manifest-*.json"))
+    if not manifests:
+        if auto and (folder / "summary.json").exists():
+            raise ConfigError(f"--resume auto: {folder} holds a finished run without checkpoints; choose another name")
+        if auto:
+            return config, None
+        raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
+    place = {"run_name": folder.name, "output_dir": str(folder.parent)}
+    stored = stored_options(folder)
+    if stored.hook is not None:
+        raise ConfigError(
+            f"--resume {config.resume}: {folder} was run with --hook {stored.hook}, whose state cannot be saved; "
+            "start a new run"
+        )
+    changes = {}
+    for name in sorted(explicit):
+        given, kept = getattr(config, name), getattr(stored, name)
+        if name in FREE or name == "rounds":  # more of them may follow
+            changes[name] = given
+        elif given != kept and given != "auto":
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {given} differs from {kept}, with which {folder} was begun: "
+                "leave it out, or start a new run"
+            )
+    finished = int(manifests[-1].stem.removeprefix("manifest-"))
+    if changes.get("rounds", finished) + stored.finetune_rounds < finished:
+        raise ConfigError(f"--rounds {config.rounds} must be at least {finished}: {folder} has so many rounds already")
+    depends = (
+        "the cosine schedule" if stored.lr_schedule == "cosine" else "fine-tuning" if stored.finetune_rounds else ""
+    )
+    if changes.get("rounds", stored.rounds) != stored.rounds and depends:
+        raise ConfigError(
+            f"--rounds {config.rounds} differs from {stored.rounds}, on which {depends} of {folder} depends: "
+            "leave it out, or start a new run"
+        )
+    return dataclasses.replace(stored, **{**changes, **place, "resume": config.resume}), folder
+
+
+def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:
+    """Make the folder of a new run; collective. Returns it and its name. ConfigError if it exists already.
+
+    `--resume auto` takes over a folder that has no checkpoint yet.
+    """
+    told = torch.zeros(
+        3, dtype=torch.int64
+    )  # second of the start, folders of that name and second before, what is wrong
+    if ranks.is_server:
+        told[0] = int(time.time())
+        told[1:] = torch.tensor(_make(config, int(told[0])))
+    second, before, problem = ranks.sum(told).tolist()
+    name = _name(config, second, before)
+    folder = Path(config.output_dir) / name
+    if problem == 1:
+        raise ConfigError(f"--run-name {name}: {folder} exists; choose another name, or --resume auto to go on with it")
+    if problem:
+        raise ConfigError(f"--output-dir {config.output_dir}: cannot create a folder there")
+    return folder, name
+
+
+def _make(config: Config, second: int) -> tuple[int, int]:
+    """Make the folder: how many of that name are there already, and what is wrong (1: it exists, 2: it cannot be made)."""
+    for before in itertools.count():
+        try:
+            folder = Path(config.output_dir) / _name(config, second, before)
+            folder.mkdir(parents=True, exist_ok=config.resume == "auto")
+            return before, 0
+        except FileExistsError:
+            # Jobs of an array start in the same second: each takes the next name that is free.
+            if config.run_name is not None:
+                return before, 1
+        except OSError:
+            return before, 2
+    raise AssertionError("there is always another name")
+
+
+def _name(config: Config, second: int, before: int) -> str:
+    """--run-name, or a name made from the options and the time."""
+    if config.run_name is not None:
+        return config.run_name
+    words = re.sub(r"[^A-Za-z0-9.=-]+", "_", f"{config.dataset}-{config.model}-{config.uplink}-{config.server}")
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(second))
+    return f"{words[:200]}-{stamp}" + (f"-{before + 1}" if before else "")

@@ -1,0 +1,183 @@
+"""Server optimizers: what rank 0 does with the mean pseudo-gradient of a round.
+
+Reddi et al. 2020, "Adaptive Federated Optimization", Algorithm 2; FedAvgM is Hsu et al. 2019, "Measuring the
+Effects of Non-Identical Data Distribution for Federated Visual Classification". Each is an ordinary
+`torch.optim.Optimizer`: the parameters are the global model (usually one flat fp32 vector, but any list of
+floating tensors works) and `p.grad` is the sample-weighted mean update D, global minus local. The paper
+writes Delta for -D and *adds* the step; the two signs cancel, so here every step is `p -= lr * ...`.
+
+As published there is no bias correction, and tau stands beside the square root, `sqrt(v) + tau`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fl.common.config import ServerOptions
+from fl.common.errors import ConfigError
+
+
+class ServerOptimizer(torch.optim.Optimizer, ABC):
+    """Common part of the five: the loop over parameters, the checks, and one scratch buffer.
+
+    The scratch is kept between steps because allocating it costs more than the arithmetic done in it; it is
+    no part of `state_dict()`. As with every torch optimizer, `state_dict()` refers to the live tensors and
+    `load_state_dict()` may adopt the ones it is given: copy them where the old values must survive a step.
+    ConfigError for a learning rate, decay or tau outside its range.
+    """
+
+    def __init__(self, params: Iterable[Tensor], **defaults: float) -> None:
+        self._buffer: Tensor | None = None
+        _require(defaults["lr"] >= 0, "server_lr", defaults["lr"], "0 or more")
+        for name, text in (("momentum", "server_momentum"), ("beta1", "beta1"), ("beta2", "beta2")):
+            if name in defaults:
+                _require(0 <= defaults[name] < 1, text, defaults[name], "at least 0 and below 1")
+        if "tau" in defaults:
+            _require(defaults["tau"] > 0, "tau", defaults["tau"], "above 0")
+        super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._buffer = None  # a copied optimizer must not lack it, nor share it
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every parameter that has a gradient, in place; return what `closure`, if any, returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, p.grad, self.state[p], group)
+        return loss
+
+    @abstractmethod
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        """One step of `p`, whose pseudo-gradient `d` has its shape; only `p` and `state` change."""
+
+    def _scratch(self, p: Tensor) -> Tensor:
+        """Uninitialised memory shaped like `p`, valid until the next call."""
+        buffer = self._buffer
+        fits = buffer is not None and (buffer.dtype, buffer.device) == (p.dtype, p.device)
+        if buffer is None or not fits or buffer.numel() < p.numel():
+            buffer = self._buffer = torch.empty(p.numel(), dtype=p.dtype, device=p.device)
+        return buffer[: p.numel()].view(p.shape)
+
+
+class FedAvg(ServerOptimizer):
+    """p -= lr * D; with lr = 1 the new model is the weighted mean of the clients' (McMahan et al. 2017)."""
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = 1.0) -> None:
+        super().__init__(params, lr=lr)
+
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        p.sub_(d, alpha=group["lr"])
+
+
+class FedAvgM(ServerOptimizer):
+    """Server momentum (Hsu et al. 2019): m = momentum * m + D, then p -= lr * m."""
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = 1.0, momentum: float = 0.9) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)
+
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        if not state:
+            state["m"] = torch.zeros_like(p)
+        p.sub_(state["m"].mul_(group["momentum"]).add_(d), alpha=group["lr"])
+
+
+class _Adaptive(ServerOptimizer):
+    """Algorithm 2 of Reddi et al.; the subclasses differ in how the second moment v grows.
+
+    m = beta1 * m + (1 - beta1) * D, then v, then p -= lr * m / (sqrt(v) + tau); at first m = 0 and v = tau^2.
+    """
+
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        tau = group["tau"]
+        if not state:
+            state["m"] = torch.zeros_like(p)
+            state["v"] = torch.full_like(p, tau * tau)
+        m, v, scratch = state["m"], state["v"], self._scratch(p)
+        m.lerp_(d, 1 - group["beta1"])
+        self._grow(v, d, group, scratch)
+        torch.sqrt(v, out=scratch)
+        p.addcdiv_(m, scratch.add_(tau), value=-group["lr"])
+
+    @abstractmethod
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
+        """Take D into the second moment, in place; `scratch` may be overwritten."""
+
+
+class FedAdagrad(_Adaptive):
+    """v += D^2."""
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = 0.01, beta1: float = 0.9, tau: float = 1e-3) -> None:
+        super().__init__(params, lr=lr, beta1=beta1, tau=tau)
+
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
+        v.addcmul_(d, d)
+
+
+class FedAdam(_Adaptive):
+    """v = beta2 * v + (1 - beta2) * D^2."""
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float = 0.01,
+        beta1: float = 0.9,
+        beta2: float = 0.99,
+        tau: float = 1e-3,
+    ) -> None:
+        super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, tau=tau)
+
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
+        v.mul_(group["beta2"]).addcmul_(d, d, value=1 - group["beta2"])
+
+
+class FedYogi(FedAdam):
+    """v -= (1 - beta2) * D^2 * sign(v - D^2): v moves by a bounded amount, so it forgets slowly."""
+
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
+        torch.addcmul(v, d, d, value=-1, out=scratch)
+        v.addcmul_(scratch.sign_().mul_(d), d, value=group["beta2"] - 1)
+
+
+def server_learning_rate(options: ServerOptions, mode: str | None = None) -> float:
+    """`--server-lr`; without one ALPHA of --mode async:ALPHA, 1 for fedavg and fedavgm, 0.01 for the adaptive three."""
+    if options.server_lr is not None:
+        return options.server_lr
+    if mode is not None and mode.startswith("async:"):
+        return float(mode.partition(":")[2])
+    return 1.0 if options.server in ("fedavg", "fedavgm") else 0.01
+
+
+def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> ServerOptimizer:
+    """The optimizer that `options` names, over `params`.
+
+    ConfigError for an unknown name or a value outside its range.
+    """
+    lr = server_learning_rate(options)
+    match options.server:
+        case "fedavg":
+            return FedAvg(params, lr=lr)
+        case "fedavgm":
+            return FedAvgM(params, lr=lr, momentum=options.server_momentum)
+        case "fedadagrad":
+            return FedAdagrad(params, lr=lr, beta1=options.beta1, tau=options.tau)
+        case "fedadam":
+            return FedAdam(params, lr=lr, beta1=options.beta1, beta2=options.beta2, tau=options.tau)
+        case "fedyogi":
+            return FedYogi(params, lr=lr, beta1=options.beta1, beta2=options.beta2, tau=options.tau)
+    raise ConfigError(f"server is '{options.server}'; it must be fedavg, fedavgm, fedadagrad, fedadam or fedyogi")
+
+
+def _require(holds: bool, name: str, value: float, right: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name} is {value:g}; it must be {right}")

@@ -1,0 +1,2 @@
+"""What a client does: local training, its engines and tasks, and evaluation; it imports `models`, `algorithms`, `data`
+and what lies below."""

@@ -1,0 +1,116 @@
+"""What every engine does, whatever runs the arithmetic."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...common.errors import ConfigError
+from .precision import Precision, lay_out, memory_format_for
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss over a batch, fp32 [], of outputs and targets."""
+
+
+class LocalEngine(ABC):
+    """Runs the optimizer steps of one client after another on one fp32 model.
+
+    The caller loads the global weights into `model` before `start` and reads the client's from it after `finish`.
+    Nothing passes from one client to the next but what the caller leaves in `model`: optimizer, loss scaler and
+    schedule begin anew at every `start`. No engine communicates in `start`, `step` or `finish`, so ranks may take
+    different numbers of steps.
+
+    Constructing an engine moves `model` to `device` in the fastest memory format for `precision`, in place: weights
+    of convolutions may become channels-last, so copy into them (`copy_`), and take no flat views of them. On a GPU it
+    also makes cuDNN deterministic for the whole process, since a run must replay.
+
+    `moved`: whether the client has taken a step. In fp16 it may skip all of them, where gradients are not finite.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, precision: Precision, loss: Loss = F.cross_entropy
+    ) -> None:
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+            torch.backends.cudnn.allow_tf32 = precision != "fp32"
+        self.precision = precision
+        self.loss = loss
+        self.memory_format = memory_format_for(device, precision, model)
+        self.model = model.to(device=device)
+        lay_out(self.model, self.memory_format)
+        want_dense_gradients(self.model)
+        self.device = device
+        self.moved = True
+
+    @abstractmethod
+    def start(self, lr: float, done: int = 0) -> None:
+        """Begin a client in a round at learning rate `lr`: everything but the weights in `model` is fresh.
+
+        `done`: steps that it takes in all rounds before, for schedules by step.
+        """
+
+    @abstractmethod
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One optimizer step on inputs `x` [batch, ...] and their targets `y` [batch].
+
+        Returns the mean loss before the step, detached, fp32 [], on the device. The host does not wait for the
+        device, except where fp16 loss scaling (in the first step, or DeepSpeed's optimizers) must look for an overflow.
+        """
+
+    @abstractmethod
+    def finish(self) -> None:
+        """End the client: afterwards `model` holds its fp32 weights and buffers."""
+
+    def _first_step(
+        self,
+        loss: Tensor,
+        attempt: Callable[[], object],
+        scale: Callable[[], float],
+        taken: Callable[[], bool] | None = None,
+    ) -> None:
+        """In fp16, `attempt` the first step of a client again until the loss scale is low enough for it.
+
+        A scale begins high and is halved by each overflow. If every overflow took a step, a client with few of them would
+        never move. Once a step was `taken` (by default: the scale was not lowered), a later overflow is skipped.
+        """
+        while not self.moved:
+            tried = scale()
+            attempt()
+            self.moved = scale() >= tried if taken is None else taken()
+            if not 1 <= scale() < tried or not loss.isfinite():
+                return
+
+    def _layout(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
+
+
+def want_dense_gradients(model: nn.Module) -> None:
+    """Have no sparse gradients in `model`: updates are dense, and so are masks, corrections, weight decay and Adam.
+
+    ConfigError in the backward pass for those that no layer's `sparse` decides about.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.sparse = False
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            _watch_gradient(name, parameter)
+
+
+def _watch_gradient(name: str, parameter: nn.Parameter) -> None:
+    """Refuse a sparse gradient of `parameter`; one look at the first one is enough."""
+
+    def look(gradient: Tensor | None) -> None:
+        if gradient is None:  # not defined: what was computed has no influence on the loss
+            return
+        handle.remove()
+        if gradient.layout is not torch.strided:
+            raise ConfigError(f"--model: the gradient of its parameter {name} is sparse; leave out sparse=True there")
+
+    handle = parameter.register_hook(look)

@@ -1,0 +1,75 @@
+"""DeepSpeed made quiet, and made to believe that every rank is a world of its own."""
+
+import contextlib
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ...common.errors import ConfigError
+
+
+class Alone:
+    """The model-parallel unit by which DeepSpeed learns its groups: data and model parallel over this rank alone.
+
+    Switching the gradient all-reduce off is not enough: without such a unit, the overflow check of the 16-bit
+    optimizers still reduces over all ranks in every step, and so does gradient clipping.
+    """
+
+    def __init__(self, rank: int) -> None:
+        # With local synchronisation no other rank takes part: a thousand ranks make one group each, not a thousand.
+        self._group = dist.new_group([rank], use_local_synchronization=True)
+
+    def get_data_parallel_group(self) -> Any:
+        """The group of this rank."""
+        return self._group
+
+    def get_model_parallel_group(self) -> Any:
+        """The group of this rank."""
+        return self._group
+
+    def get_data_parallel_world_size(self) -> int:
+        """One."""
+        return 1
+
+    def get_model_parallel_world_size(self) -> int:
+        """One."""
+        return 1
+
+    def get_data_parallel_rank(self) -> int:
+        """Zero."""
+        return 0
+
+    def get_model_parallel_rank(self) -> int:
+        """Zero."""
+        return 0
+
+
+@contextlib.contextmanager
+def quiet_deepspeed(device: torch.device, local_rank: int) -> Iterator[ModuleType]:
+    """DeepSpeed, to be initialised inside, for `device`: without messages, and without compiling what is never called.
+
+    Sets DS_ACCELERATOR and LOCAL_RANK in the environment unless they are set: DeepSpeed reads them from nowhere else.
+    ConfigError if DeepSpeed has chosen another kind of device already.
+    """
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
+    os.environ.setdefault("LOCAL_RANK", str(local_rank))
+    deepspeed = importlib.import_module("deepspeed")
+    # A `log_level` in the JSON file is applied later and wins.
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    found = importlib.import_module("deepspeed.accelerator").get_accelerator().device_name()
+    if found != device.type:
+        raise ConfigError(f"--device {device.type}: DeepSpeed has chosen {found}; set DS_ACCELERATOR={device.type}")
+    # On a CPU its first use would compile a shared-memory all-reduce for 20 to 40 s, which only inference calls.
+    backend = importlib.import_module("deepspeed.comm.torch")
+    build = backend.build_shm_op
+    backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
+    try:
+        yield deepspeed
+    finally:
+        backend.build_shm_op = build  # type: ignore[attr-defined]

@@ -1,0 +1,79 @@
+"""Local training with PyTorch alone."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ...common.config import TrainOptions
+from .base import LocalEngine, Loss
+from .optimizer import make_optimizer
+from .precision import autocast_dtype, resolve_precision
+
+
+class PlainEngine(LocalEngine):
+    """A bare PyTorch loop: autocast, gradient clipping, torch.optim, and a GradScaler for fp16."""
+
+    name: ClassVar[str] = "ddp"
+
+    def __init__(
+        self, options: TrainOptions, model: nn.Module, device: torch.device, loss: Loss = F.cross_entropy
+    ) -> None:
+        super().__init__(model, device, resolve_precision(options.precision, device), loss)
+        self._options = options
+        self._network: nn.Module = self.model  # what a batch goes through
+        self._params = [p for p in self.model.parameters() if p.requires_grad]
+        self._dtype = autocast_dtype(self.precision)
+        self._optimizer: Optimizer | None = None
+        self._scaler: torch.amp.GradScaler | None = None
+
+    def start(self, lr: float, done: int = 0) -> None:
+        """Begin a client: a new optimizer and, for fp16, a new loss scaler."""
+        self.model.train()
+        self._optimizer = make_optimizer(self._options, self._params, lr)
+        self._optimizer.zero_grad()
+        self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+        self.moved = self._scaler is None
+
+    def step(self, x: Tensor, y: Tensor) -> Tensor:
+        """One step; see `LocalEngine.step`."""
+        optimizer, scaler = self._optimizer, self._scaler
+        assert optimizer is not None, "start() comes before step()"
+        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            loss = self.loss(self._network(self._layout(x)), y)
+        if scaler is None:
+            self._backward(loss)
+            self._clip()
+            optimizer.step()
+            optimizer.zero_grad()
+        elif self.moved:
+            self._scaled_step(optimizer, scaler, loss)
+        else:
+            self._first_step(
+                loss, lambda: self._scaled_step(optimizer, scaler, loss, keep_graph=True), scaler.get_scale
+            )
+        return loss.detach()
+
+    def finish(self) -> None:
+        """End the client; the weights are in `model` already."""
+        self._optimizer = self._scaler = None
+
+    def _scaled_step(
+        self, optimizer: Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, *, keep_graph: bool = False
+    ) -> None:
+        scaler.scale(loss).backward(retain_graph=keep_graph)
+        if self._options.clip_norm:
+            scaler.unscale_(optimizer)
+            self._clip()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+    def _backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def _clip(self) -> None:
+        if self._options.clip_norm:
+            nn.utils.clip_grad_norm_(self._params, self._options.clip_norm)

@@ -1,0 +1,121 @@
+"""The model that a client trains: the whole one, the whole one under a mask, or a smaller one."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compression import Layout
+from fl.models.surgery.cut import SubModel, averaged
+
+from ..models.own_state import OwnState
+from ..models.state import ModelState
+from ..models.submodel import Part
+from .engine.base import LocalEngine
+from .gradients import MaskedGradients
+
+
+class LocalModel(ABC):
+    """`load`, then train `engine.model` with `engine`, then `read`."""
+
+    engine: LocalEngine
+
+    @abstractmethod
+    def load(self) -> None:
+        """Copy the client's part of the global model into `engine.model`."""
+
+    @abstractmethod
+    def read(self) -> tuple[Tensor, Tensor]:
+        """The client's update, fp32 [n], global minus local and zero outside its part, and the buffers it holds, [b]."""
+
+
+class WholeModel(LocalModel):
+    """All of it."""
+
+    def __init__(self, engine: LocalEngine, state: ModelState) -> None:
+        self.engine = engine
+        self.state = state
+
+    def load(self) -> None:
+        """As in `LocalModel.load`."""
+        self.state.load_into(self.engine.model)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """As in `LocalModel.read`."""
+        return self.state.subtract_local(self.engine.model)
+
+
+class MaskedModel(WholeModel):
+    """The whole model with zeros outside `part`. `squares`, fp32 [n]: g^2 of every step is added to it."""
+
+    def __init__(
+        self,
+        engine: LocalEngine,
+        state: ModelState,
+        gradients: MaskedGradients,
+        part: Part,
+        squares: Tensor | None = None,
+    ) -> None:
+        super().__init__(engine, state)
+        self.gradients = gradients
+        self.part = part
+        self.squares = squares
+
+    def load(self) -> None:
+        """As in `LocalModel.load`."""
+        super().load()
+        layout = self.state.layout
+        masks = None if self.part.inside is None else layout.views(self.part.inside.mask)
+        self.gradients.use(masks, None if self.squares is None else layout.views(self.squares))
+        if masks is not None:
+            zero_outside(self.engine.model, layout, masks)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """As in `LocalModel.read`."""
+        values, buffers = super().read()
+        self.gradients.use(None)
+        if self.part.inside is not None:
+            values.mul_(self.part.inside.mask)
+        return values, self.part.gather_buffers(buffers)
+
+
+@torch.no_grad()
+def zero_outside(model: nn.Module, layout: Layout, masks: Sequence[Tensor]) -> None:
+    """Zero the parameters of `model` that `layout` names where these masks, bool in their shapes, are False."""
+    named = dict(model.named_parameters())
+    for name, mask in zip(layout.names, masks, strict=True):
+        named[name].mul_(mask)
+
+
+class SmallModel(LocalModel):
+    """A smaller dense model. `buffers`: whether its running statistics are the client's to send."""
+
+    def __init__(self, engine: LocalEngine, state: ModelState, sub: SubModel, *, buffers: bool = True) -> None:
+        self.engine = engine
+        self.state = state
+        self.sub = sub
+        self.buffers = buffers
+        # As the sub-model orders them; an engine may have changed their memory format, not their names.
+        named = dict(engine.model.named_parameters())
+        self._tensors = [named[name] for name, p in sub.model.named_parameters() if p.requires_grad]
+        self._layout = Layout.of((str(i), tensor) for i, tensor in enumerate(self._tensors))
+        exchanged = [name for name, _ in averaged(engine.model)] if buffers else []
+        self._own = OwnState(engine.model, exchanged)
+
+    def load(self) -> None:
+        """As in `LocalModel.load`."""
+        self._own.put_back()
+        buffers = self.state.whole_buffers() if self.buffers else None
+        self.sub.gather_into(self.engine.model, self.state.parameters, buffers)
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """As in `LocalModel.read`."""
+        held = self.state.parameters.index_select(0, self.sub.coordinates)
+        held -= self._layout.gather(self._tensors, torch.empty_like(held))
+        values = torch.zeros_like(self.state.parameters).index_copy_(0, self.sub.coordinates, held)
+        if not self.buffers:
+            return values, values.new_empty(0)
+        named = averaged(self.engine.model)
+        layout = Layout.of(named)
+        return values, layout.gather([b for _, b in named], values.new_empty(layout.total))

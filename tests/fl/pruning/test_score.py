@@ -1,0 +1,60 @@
+"""Scores. Oracles: the papers' definitions, in NumPy or by torch's own derivatives."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compression.draws import uniform
+from fl.pruning.score import accumulate, gradient, magnitude, random, snip
+
+
+def numbers(n: int, seed: int) -> torch.Tensor:
+    return torch.randn(n, generator=torch.Generator().manual_seed(seed))
+
+
+def test_magnitude_is_the_absolute_value() -> None:
+    """Also into a buffer that is there already."""
+    weights, buffer = numbers(100, 0), torch.full((100,), float("nan"))
+    assert np.array_equal(magnitude(weights).numpy(), np.abs(weights.numpy()))
+    assert magnitude(weights, out=buffer) is buffer
+    assert np.array_equal(buffer.numpy(), np.abs(weights.numpy()))
+    assert magnitude(weights.bfloat16()).dtype == torch.float32
+
+
+def test_random_is_a_function_of_the_key() -> None:
+    """The draws of the library, and others for another key."""
+    assert torch.equal(random(7, 50, "cpu"), uniform(7, 50, "cpu"))
+    assert not torch.equal(random(7, 50, "cpu"), random(8, 50, "cpu"))
+
+
+def test_snip_is_the_derivative_by_a_gate_on_each_weight() -> None:
+    """Lee et al. 2019, equation 4: |dL / dc| at c = 1 for the network with weights c * w, by autograd on c."""
+    x, y, w = numbers(60, 1).view(20, 3), numbers(20, 2), numbers(3, 3)
+    gates = torch.ones(3, requires_grad=True)
+    nn.functional.mse_loss((x @ (gates * w)).tanh(), y).backward()
+    weights = w.clone().requires_grad_()
+    nn.functional.mse_loss((x @ weights).tanh(), y).backward()
+    assert gates.grad is not None
+    assert weights.grad is not None
+    torch.testing.assert_close(snip(w, weights.grad), gates.grad.abs())
+    buffer = torch.empty(3)
+    assert snip(w, weights.grad, out=buffer) is buffer
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_gradient_is_what_was_accumulated(squared: bool) -> None:
+    """The sum of |g| or g^2 over three steps, in fp64."""
+    steps = [numbers(40, seed) for seed in range(3)]
+    total, scratch = torch.zeros(40), torch.empty(40)
+    for i, step in enumerate(steps):
+        assert accumulate(total, step, squared=squared, scratch=scratch if i else None) is total
+    exact = sum(step.double().numpy() ** 2 if squared else np.abs(step.double().numpy()) for step in steps)
+    np.testing.assert_allclose(gradient(total).numpy(), exact, rtol=1e-6)
+
+
+def test_gradient_refuses_signed_sums() -> None:
+    """Sums that can cancel say nothing; none at all are no sum."""
+    with pytest.raises(ValueError, match="one of them is negative"):
+        gradient(torch.tensor([1.0, -1.0]))
+    assert gradient(torch.empty(0)).numel() == 0

@@ -1,0 +1,129 @@
+"""The end of a run. Oracles: the files of an undisturbed run; the words that say what is missing."""
+
+import errno
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import fl.output.checkpoint
+import fl.output.report
+import fl.run.loop
+from fl.common.errors import ConfigError, RoundError
+from fl.output.report import write_report
+from tests.support import QUICK, resume_here, rows, run_here
+
+OPTIONS: dict[str, Any] = {"limit_train": 40, "clients": 2, "rounds": 2, "batch_size": 10}
+
+
+def failing(error: BaseException) -> Any:
+    """A function that only raises."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+def run_with_figures(folder: Path, name: str, **options: Any) -> dict[str, Any]:
+    """As `run_here`, which draws none."""
+    given = {**QUICK, **OPTIONS, "output_dir": str(folder), "run_name": name, **options}
+    return fl.run.loop.run(fl.run.loop.Config(**given), explicit=frozenset(given))
+
+
+def test_nothing_is_lost_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither figures nor predictions can be written. Model, checkpoint and summary are those of an undisturbed run, a
+    sentence for each says how to get the rest, and --resume does get it."""
+    whole, folder = run_here(tmp_path, "whole", **OPTIONS), tmp_path / "a"
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            fl.run.loop, "write_predictions", failing(UnicodeEncodeError("utf-8", "\udce9", 0, 1, "no surrogates"))
+        )
+        patched.setattr(fl.output.report, "write_report", failing(OSError(errno.ENOSPC, "No space left on device")))
+        summary = run_with_figures(tmp_path, "a")
+    assert summary["model_sha256"] == whole["model_sha256"]
+    for name in ("final_model.safetensors", "summary.json", "checkpoints/manifest-000002.json"):
+        assert (folder / name).exists()
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(" could not")[0] for line in told] == [
+        "what the model says of the test samples",
+        f"figures or report.html of {folder}",
+    ]
+    remedy = f"; the model and summary.json are whole, and --resume {folder} writes what is missing"
+    assert all(line.endswith(remedy) for line in told)
+    assert "Traceback" in (folder / "run.log").read_text()
+    again = resume_here(tmp_path, "a")
+    assert again["model_sha256"] == whole["model_sha256"]
+    assert (folder / "confusion.csv").read_bytes() == (tmp_path / "whole" / "confusion.csv").read_bytes()
+    assert rows(folder) == rows(tmp_path / "whole")
+
+
+def test_ctrl_c_while_figures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the program, as everywhere; the results are there."""
+    monkeypatch.setattr(fl.output.report, "write_report", failing(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        run_with_figures(tmp_path, "a", rounds=1)
+    assert (tmp_path / "a" / "summary.json").exists()
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room for the model: one sentence with the way on, nothing half-written; with room again, the same model."""
+    whole = run_here(tmp_path, "whole", **OPTIONS)
+    with monkeypatch.context() as patched:
+        patched.setattr(fl.run.loop, "write_tensors", failing(OSError(errno.ENOSPC, "No space left on device")))
+        with pytest.raises(RoundError) as caught:
+            run_here(tmp_path, "a", **OPTIONS)
+    folder = tmp_path / "a"
+    assert str(caught.value) == (
+        f"{folder} cannot be written to (No space left on device): make room, then --resume {folder} goes on after the last "
+        "checkpoint"
+    )
+    assert resume_here(tmp_path, "a")["model_sha256"] == whole["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a\nb", r"--run-name 'a\\nb' must hold no control character"),
+        ("a\x1b[31m", r"--run-name 'a\\x1b\[31m' must hold no control character"),
+        (os.fsdecode(b"caf\xe9"), r"--run-name 'caf\\xe9' must hold no control character, and be UTF-8"),
+        ("é" * 128, r"--run-name éé.* must have at most 255 bytes, not 256"),
+    ],
+)
+def test_names_of_runs(tmp_path: Path, name: str, says: str) -> None:
+    """Oracle: refused before anything starts, in the words of the option."""
+    for resume in (None, "auto"):
+        with pytest.raises(ConfigError, match=says):
+            run_here(tmp_path, name, **OPTIONS, resume=resume)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
+    """A run there, and its figures, are whole; so is what is read back from there when it goes on."""
+    output = tmp_path / os.fsdecode(b"caf\xe9")
+    run_here(output, "a", **{**OPTIONS, "rounds": 1})
+    assert resume_here(output, "a", rounds=2)["rounds"] == 2
+    assert len(write_report(output / "a", dpi=20)) == 7
+    assert "\\udce9" in (output / "a" / "report.html").read_text()
+
+
+def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock by which each of the server's files takes a thousand seconds."""
+    waited = [0.0]
+    write = fl.output.checkpoint.write_bytes
+
+    def slowly(path: Path, data: bytes) -> None:
+        waited[0] += 1000.0 * path.name.startswith("server")
+        write(path, data)
+
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
+    monkeypatch.setattr(fl.output.checkpoint, "write_bytes", slowly)
+    monkeypatch.setattr(fl.run.loop, "time", clock)
+    run_here(tmp_path, "a", **OPTIONS, checkpoint_every=2)
+    first, second = (float(row["time_s"]) for row in rows(tmp_path / "a", without=()))
+    assert first < 1000 <= second < 2000
