@@ -65,7 +65,7 @@ def _set_threads(threads: int | None) -> None:
 def _random(model: str) -> tuple[Layout, Tensor]:
     # The networks are the trainer's; the library itself never imports it.
     try:
-        models, config, errors = (import_module(f"fl.{name}") for name in ("models", "config", "errors"))
+        models, config, errors = (import_module(f"fl.{name}") for name in ("models", "common.config", "common.errors"))
     except ImportError as error:
         raise SpecError(
             f"--model {model}: the networks come with the trainer, which is not there ({error}); "

@@ -17,8 +17,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from compression.wire import Sparse
-
-from ..common.config import Config
+from fl.common.config import Config
 
 
 class Algorithm:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from compression import Layout
 from compression.wire import Sparse
+from fl.common.config import Config
+from fl.run.algorithm_rules import refuse_for_sums, refuse_usual, refuse_where
 
-from ..common.config import Config
-from ..run.algorithm_rules import refuse_for_sums, refuse_usual, refuse_where
 from .base import Algorithm
 from .views import Displacement, ParameterViews
 

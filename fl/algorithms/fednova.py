@@ -14,8 +14,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..common.config import Config
-from ..run.algorithm_rules import refuse_usual, refuse_where
+from fl.common.config import Config
+from fl.run.algorithm_rules import refuse_usual, refuse_where
+
 from .base import Algorithm
 
 

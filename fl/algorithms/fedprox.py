@@ -11,10 +11,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from compression import Layout
+from fl.common.config import Config
 from fl.pruning.spec import SMALLER, parse_pruning
+from fl.run.algorithm_rules import refuse_usual, refuse_where
 
-from ..common.config import Config
-from ..run.algorithm_rules import refuse_usual, refuse_where
 from .base import Algorithm
 from .views import Displacement
 

@@ -11,8 +11,8 @@ import torch
 
 from compression import Layout
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.config import Config
 
-from ..common.config import Config
 from .base import Algorithm
 from .feddyn import FedDyn
 from .fednova import FedNova

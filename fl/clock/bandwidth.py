@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..common.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 def fair_level(caps: Sequence[float], limit: float) -> float:

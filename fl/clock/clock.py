@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..rounds.modes import is_buffered, takes_time
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.rounds.modes import is_buffered, takes_time
+
 from .links import DOWN, jitter, transfer_s
 from .profiles import Profile, profiles
 from .simulator import Arrival, Simulator

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..common.config import Config
-from ..common.errors import RoundError
-from ..common.seeds import numpy_generator
+from fl.common.config import Config
+from fl.common.errors import RoundError
+from fl.common.seeds import numpy_generator
+
 from .clock import make_link
 from .profiles import profiles
 from .simulator import Arrival, Simulator

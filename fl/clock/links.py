@@ -2,7 +2,8 @@
 
 import math
 
-from ..common.seeds import numpy_generator
+from fl.common.seeds import numpy_generator
+
 from .profiles import Profile
 
 UP, DOWN = "up", "down"

@@ -18,10 +18,9 @@ from itertools import accumulate
 from pathlib import Path
 
 from compression.spec import SpecError, fraction, nearest
-
-from ..common.client_table import read_clients
-from ..common.errors import ConfigError
-from ..common.seeds import numpy_generator
+from fl.common.client_table import read_clients
+from fl.common.errors import ConfigError
+from fl.common.seeds import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ No client sends less than FLOOR of what --uplink says.
 
 from compression import make_codec
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 
-from ..common.config import Config
-from ..common.errors import ConfigError
 from .adaptive import OnlineShares, Shares
 from .equal_time import equal_uploads
 from .profiles import profiles

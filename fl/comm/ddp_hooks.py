@@ -19,9 +19,8 @@ import yaml
 from torch import Tensor
 
 from compression.ddp.hooks import Traffic
-
-from ..common.errors import ConfigError
-from ..common.plugin import load_function
+from fl.common.errors import ConfigError
+from fl.common.plugin import load_function
 
 Hook = Callable[[Any, Any], Any]
 # Its own default compresses only after 1,000 iterations: a short run would be dense throughout.

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..data.csv_text import CANNOT_READ, read_text
+from fl.data.csv_text import CANNOT_READ, read_text
+
 from .errors import ConfigError
 
 T = TypeVar("T")

@@ -32,7 +32,7 @@ def explained(option: str) -> Iterator[None]:
         yield
     except Exception as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        if Path(__file__).parent in Path(frame.f_code.co_filename).parents:
+        if Path(__file__).parents[1] in Path(frame.f_code.co_filename).parents:
             raise
         text = " ".join(str(error).split()).partition(" For further information visit")[0]  # pydantic's last words
         known = isinstance(error, (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError)) and text

@@ -10,14 +10,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fl.common.errors import ConfigError
-from fl.common.seeds import seeded
-from fl.common.surroundings import kept_surroundings
-from fl.common.torchvision_shim import prepare_torchvision
+from .errors import ConfigError
+from .seeds import seeded
+from .surroundings import kept_surroundings
+from .torchvision_shim import prepare_torchvision
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NOT_THE_USERS = tuple(
-    str(folder) for folder in (Path(__file__).parent, *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+    str(folder) for folder in (Path(__file__).parents[1], *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 )
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import torch
 
-from fl.common.errors import ConfigError
+from .errors import ConfigError
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

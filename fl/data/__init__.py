@@ -14,10 +14,11 @@ from fl.common.errors import ConfigError, DataError
 from fl.common.plugin import line_of, load_function, reason
 from fl.common.seeds import numpy_generator, seeded
 from fl.common.surroundings import kept_surroundings
-from fl.data.dataset import Dataset, Split
-from fl.data.groups import draw_groups, share_of_each, take_of_each, without_groups
-from fl.data.partition import NATURAL, check_partition
-from fl.data.pictures import progress_bars
+
+from .dataset import Dataset, Split
+from .groups import draw_groups, share_of_each, take_of_each, without_groups
+from .partition import NATURAL, check_partition
+from .pictures import progress_bars
 
 __all__ = ["DATASETS", "Dataset", "Split", "check_dataset", "is_natural", "load_dataset"]
 

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from fl.common.seeds import torch_generator
-from fl.data.augment import Augment
-from fl.data.dataset import Split
-from fl.data.normalise import Normaliser
+
+from .augment import Augment
+from .dataset import Split
+from .normalise import Normaliser
 
 
 def batch_sizes(samples: int, batch_size: int) -> list[int]:

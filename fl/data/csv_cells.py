@@ -11,8 +11,9 @@ import numpy as np
 
 from compression.spec import closest, nearest
 from fl.common.errors import DataError
-from fl.data.csv_numbers import Numbers, settle
-from fl.data.tables import holds_numbers, is_missing, read_table, to_number
+
+from .csv_numbers import Numbers, settle
+from .tables import holds_numbers, is_missing, read_table, to_number
 
 BY_FILE = "@file"
 """Stands for a column that holds the name of the file."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from fl.common.errors import DataError
-from fl.data.csv_cells import BY_FILE, Cells, Names
-from fl.data.csv_time import describe_gaps, read_compact, read_times
-from fl.data.tables import is_missing, is_no_word, refuse_huge
-from fl.data.windows import find_gaps
+
+from .csv_cells import BY_FILE, Cells, Names
+from .csv_time import describe_gaps, read_compact, read_times
+from .tables import is_missing, is_no_word, refuse_huge
+from .windows import find_gaps
 
 FEW_CLASSES, MOST_CLASSES, ROWS_OF_A_CLASS = 20, 100, 10
 """Whole numbers of at most FEW_CLASSES values are taken for classes where nothing is said, of up to MOST_CLASSES where they

@@ -11,7 +11,7 @@ from itertools import chain
 
 import numpy as np
 
-from fl.data.tables import is_missing, to_number, to_numbers
+from .tables import is_missing, to_number, to_numbers
 
 POINT, COMMA = "point", "comma"
 

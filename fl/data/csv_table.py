@@ -19,15 +19,16 @@ import torch
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.errors import DataError
-from fl.data.csv_cells import Names
-from fl.data.csv_columns import Rows, read_rows
-from fl.data.csv_numbers import COMMA, POINT
-from fl.data.csv_time import DAY_FIRST
-from fl.data.dataset import Dataset, Split
-from fl.data.scaler import Scaler
-from fl.data.split import split_validation
-from fl.data.tables import ENDING, find_tables, refuse_lost
-from fl.data.windows import cut_starts, parts_in_time, take_windows
+
+from .csv_cells import Names
+from .csv_columns import Rows, read_rows
+from .csv_numbers import COMMA, POINT
+from .csv_time import DAY_FIRST
+from .dataset import Dataset, Split
+from .scaler import Scaler
+from .split import split_validation
+from .tables import ENDING, find_tables, refuse_lost
+from .windows import cut_starts, parts_in_time, take_windows
 
 _CHOICES = {"task": ("regression", "classification"), "decimal": (POINT, COMMA), "dayfirst": tuple(DAY_FIRST)}
 _LISTS = {"features": "column", "categories": "column", "missing": "value"}

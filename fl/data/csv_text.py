@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from fl.data.files import UNREADABLE
+from .files import UNREADABLE
 
 CANNOT_READ = (*UNREADABLE, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 """What reading a file that is damaged, or no table, can raise."""

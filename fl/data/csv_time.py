@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import numpy as np
 
-from fl.data.tables import is_missing
+from .tables import is_missing
 
 _ORDERS = ("ymd", "dmy", "mdy")
 """In which day, month and year may come; where the column does not tell, DAY_FIRST does."""

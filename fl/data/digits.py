@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fl.data.dataset import Dataset, Split
+from .dataset import Dataset, Split
 
 TEST_FRACTION = 0.2
 

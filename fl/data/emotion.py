@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from fl.common.errors import DataError
-from fl.data.dataset import Dataset, Split
-from fl.data.files import UNREADABLE, why_unreadable
+
+from .dataset import Dataset, Split
+from .files import UNREADABLE, why_unreadable
 
 SIDE = 48
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

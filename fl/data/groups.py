@@ -8,7 +8,8 @@ import torch
 from fl.common.config import DataOptions
 from fl.common.errors import ConfigError
 from fl.common.seeds import numpy_generator
-from fl.data.dataset import Dataset
+
+from .dataset import Dataset
 
 
 def draw_groups(data: Dataset, options: DataOptions, minimum: int, seed: int) -> Dataset:

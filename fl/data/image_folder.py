@@ -17,8 +17,9 @@ import torch
 from compression.spec import SpecError, Stage, parse_stage
 from fl.common.errors import DataError
 from fl.common.names import readable
-from fl.data.dataset import Dataset, Split
-from fl.data.pictures import count_channels, decode, endings
+
+from .dataset import Dataset, Split
+from .pictures import count_channels, decode, endings
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 """Words that name a split rather than a class, in any case."""

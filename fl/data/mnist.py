@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from fl.common.torchvision_shim import import_torchvision
-from fl.data.dataset import Dataset, Split
-from fl.data.files import obtain
+
+from .dataset import Dataset, Split
+from .files import obtain
 
 FOLDER = "MNIST/raw"
 SUMS = {

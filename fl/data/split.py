@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from fl.common.seeds import numpy_generator
-from fl.data.dataset import Dataset, Split
-from fl.data.groups import share_of_each, take_of_each
+
+from .dataset import Dataset, Split
+from .groups import share_of_each, take_of_each
 
 
 def divide(data: Dataset, fraction: float, seed: int) -> tuple[np.ndarray, Split]:

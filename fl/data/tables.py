@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fl.common.errors import DataError
-from fl.data.csv_text import CANNOT_READ, read_text
+
+from .csv_text import CANNOT_READ, read_text
 
 _MISSING = frozenset(
     {

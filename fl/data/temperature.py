@@ -16,10 +16,11 @@ import numpy as np
 import torch
 
 from fl.common.errors import DataError
-from fl.data.dataset import Dataset, Split
-from fl.data.scaler import Scaler
-from fl.data.tables import find_tables, read_table, refuse_huge, to_numbers
-from fl.data.windows import cut_starts, parts_in_time, take_windows
+
+from .dataset import Dataset, Split
+from .scaler import Scaler
+from .tables import find_tables, read_table, refuse_huge, to_numbers
+from .windows import cut_starts, parts_in_time, take_windows
 
 FEATURES = ("TEMP", "PRES", "DEWP", "WSPM")
 """Degrees Celsius, hPa, degrees Celsius, m/s; the first is also the target."""

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from fl.common.errors import DataError
-from fl.data.dataset import Dataset, Split
-from fl.data.pictures import decode
+
+from .dataset import Dataset, Split
+from .pictures import decode
 
 SIDE = 64
 _FOLDERS = (".", "tiny-imagenet-200", "tiny_imagenet", "tiny_imagenet_subset")

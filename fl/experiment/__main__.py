@@ -8,10 +8,10 @@ from typing import NoReturn
 
 from compression.errors import NonFiniteError
 from compression.spec import nearest
+from fl.common.errors import ConfigError, DataError, RoundError
+from fl.common.paths import expanded
+from fl.common.terminal import end_with_mistake, lasting_output
 
-from ..common.errors import ConfigError, DataError, RoundError
-from ..common.paths import expanded
-from ..common.terminal import end_with_mistake, lasting_output
 from .redraw import redraw
 from .runs import run_experiment
 from .spec import read_experiment

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ..output.figures import style
-from ..output.figures.run_data import Column
+from fl.output.figures import style
+from fl.output.figures.run_data import Column
+
 from .results import Point, Results
 from .tables import has_virtual_time
 

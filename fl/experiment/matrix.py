@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compression.spec import nearest
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.paths import expand, expand_paths
 
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..common.paths import expand, expand_paths
 from .spec import Arm, Experiment
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from typing import Any, get_args, get_type_hints
 
-from ..common.config import Config
-from ..run.folder import FREE
+from fl.common.config import Config
+from fl.run.folder import FREE
 
 REFUSED = {
     "seed": "list the seeds under the key seeds",

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..output.html.page import Page, Picture, SortableTable
-from ..output.html.run_page import NAME
+from fl.output.html.page import Page, Picture, SortableTable
+from fl.output.html.run_page import NAME
 
 if TYPE_CHECKING:  # which imports this package itself
     from .results import Results

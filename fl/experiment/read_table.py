@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..common.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 @dataclass(frozen=True)

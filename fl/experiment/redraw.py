@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ..common.errors import ConfigError
-from ..training.tasks import score_of
+from fl.common.errors import ConfigError
+from fl.training.tasks import score_of
+
 from .matrix import matrix
 from .read_table import read_table
 from .results import Point, Results, Row

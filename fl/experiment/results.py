@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..common.errors import ConfigError
-from ..output.record import read_metrics
-from ..training.tasks import ACCURACY, Score, score_of
+from fl.common.errors import ConfigError
+from fl.output.record import read_metrics
+from fl.training.tasks import ACCURACY, Score, score_of
+
 from .matrix import Run
 from .spec import Arm, Experiment
 

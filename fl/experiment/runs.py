@@ -9,19 +9,19 @@ import torch
 from tqdm import tqdm
 
 from compression.errors import NonFiniteError
+from fl.common.config import Config
+from fl.common.errors import ConfigError, DataError, RoundError
+from fl.common.paths import expanded
+from fl.common.ranks import Ranks, join_ranks
+from fl.common.terminal import try_to_write
+from fl.output.checkpoint import write_json
+from fl.run.checks import resolve
+from fl.run.folder import stored_options
+from fl.run.loop import run as run_to_the_end
+from fl.training.engine import choose_engine
+from fl.training.engine.deepspeed_config import reconcile
+from fl.training.engine.precision import resolve_precision
 
-from ..common.config import Config
-from ..common.errors import ConfigError, DataError, RoundError
-from ..common.paths import expanded
-from ..common.ranks import Ranks, join_ranks
-from ..common.terminal import try_to_write
-from ..output.checkpoint import write_json
-from ..run.checks import resolve
-from ..run.folder import stored_options
-from ..run.loop import run as run_to_the_end
-from ..training.engine import choose_engine
-from ..training.engine.deepspeed_config import reconcile
-from ..training.engine.precision import resolve_precision
 from .matrix import Run, choose, matrix
 from .options import first_difference
 from .results import Results, read_results
@@ -87,7 +87,7 @@ def _write_results(experiment: Experiment, runs: tuple[Run, ...], folder: Path) 
 
 def _draw(folder: Path) -> None:
     """The pictures of a run that was killed between its last round and these."""
-    from ..output.report import try_report
+    from fl.output.report import try_report
 
     try_report(folder, "the same command draws them")
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from ..common.errors import ConfigError, DataError
-from ..data import load_dataset
-from ..training.tasks import make_task
+from fl.common.errors import ConfigError, DataError
+from fl.data import load_dataset
+from fl.training.tasks import make_task
+
 from .matrix import Run
 from .results import one_score
 from .spec import Experiment

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from compression.spec import nearest
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.paths import expand_paths, expanded
+from fl.common.yaml_file import load_yaml
+from fl.run.checks import check_options
+from fl.training.tasks import ACCURACY, SCORES, Score
 
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..common.paths import expand_paths, expanded
-from ..common.yaml_file import load_yaml
-from ..run.checks import check_options
-from ..training.tasks import ACCURACY, SCORES, Score
 from .options import REFUSED, plain_value
 
 _KEYS = ("name", "description", "base", "vary", "arms", "seeds", "target")

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ..output.summary_table import duration
-from ..training.tasks import Score
+from fl.output.summary_table import duration
+from fl.training.tasks import Score
+
 from .results import Results, Row
 from .spec import Arm
 

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from ..common.errors import ConfigError, DataError
-from ..common.terminal import lasting_output
-from ..training.tasks import SCORES
+from fl.common.errors import ConfigError, DataError
+from fl.common.terminal import lasting_output
+from fl.training.tasks import SCORES
+
 from .write import export_run
 
 

@@ -7,11 +7,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from compression import Layout, PayloadError
+from fl.common.errors import ConfigError, DataError
+from fl.models.quantise import IntegerWeights, dequantise, fake_quantise, weight_names
 from fl.models.surgery.axes import fit
+from fl.output.checkpoint import read_tensors
 
-from ..common.errors import ConfigError, DataError
-from ..models.quantise import IntegerWeights, dequantise, fake_quantise, weight_names
-from ..output.checkpoint import read_tensors
 from .payload import unpack
 from .structure import Structure, read_structure
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.config import ModelOptions
-from ..common.errors import DataError
-from ..models import build_model
+from fl.common.config import ModelOptions
+from fl.common.errors import DataError
+from fl.models import build_model
 
 STRUCTURE_FILE = "structure.json"
 _FORMAT = 1

@@ -9,19 +9,19 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from fl.common.config import Config
+from fl.common.errors import ConfigError, DataError
+from fl.common.paths import expand, expanded
+from fl.common.ranks import Ranks
+from fl.data import Split, load_dataset
+from fl.data.normalise import make_normaliser
+from fl.data.split import divide
+from fl.models.quantise import MAX_BITS, MIN_BITS, dequantise, quantise
 from fl.models.surgery.dead import Reduced, remove_dead
+from fl.output.checkpoint import read_tensors, write_json, write_tensors
+from fl.training.evaluate import Forward, evaluate
+from fl.training.tasks import make_task
 
-from ..common.config import Config
-from ..common.errors import ConfigError, DataError
-from ..common.paths import expand, expanded
-from ..common.ranks import Ranks
-from ..data import Split, load_dataset
-from ..data.normalise import make_normaliser
-from ..data.split import divide
-from ..models.quantise import MAX_BITS, MIN_BITS, dequantise, quantise
-from ..output.checkpoint import read_tensors, write_json, write_tensors
-from ..training.evaluate import Forward, evaluate
-from ..training.tasks import make_task
 from .load import KINDS, SCALE, load, quantised_layouts
 from .payload import pack
 from .structure import STRUCTURE_FILE, Structure

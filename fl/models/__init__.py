@@ -14,13 +14,14 @@ from fl.common.seeds import seeded
 from fl.common.surroundings import kept_surroundings
 from fl.data.dataset import channels_of, colours_last, size_of
 from fl.models import sequence, small
-from fl.models.emotion import emotion_cnn
-from fl.models.own_state import seed_generators
-from fl.models.resnet import resnet
-from fl.models.resnet12 import resnet12
-from fl.models.trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers
-from fl.models.vgg import vgg11
-from fl.models.weights import check_weights, load_weights
+
+from .emotion import emotion_cnn
+from .own_state import seed_generators
+from .resnet import resnet
+from .resnet12 import resnet12
+from .trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers
+from .vgg import vgg11
+from .weights import check_weights, load_weights
 
 __all__ = ["MODELS", "build_model", "check_model"]
 

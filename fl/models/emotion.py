@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from fl.models.initial import he_weights
-from fl.models.small import at_least
+from .initial import he_weights
+from .small import at_least
 
 
 def emotion_cnn(*, classes: int, in_channels: int, image_size: int) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
-from ..common.seeds import derive_seed
+from fl.common.seeds import derive_seed
 
 _VALUES = (type(None), bool, int, float, complex, str, bytes)
 _CONTAINERS = (list, deque, set, dict, OrderedDict, defaultdict, Counter)

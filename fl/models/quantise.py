@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..common.errors import ConfigError
+from fl.common.errors import ConfigError
 
 MIN_BITS, MAX_BITS = 4, 8
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from fl.models.surgery.attention import HeadAttention
+from .surgery.attention import HeadAttention
 
 
 class TemperatureLSTM(nn.Module):

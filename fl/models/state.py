@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from compression import Layout
-from fl.models.surgery.cut import averaged
+from fl.common.errors import ConfigError
+from fl.common.to_host import to_host
 
-from ..common.errors import ConfigError
-from ..common.to_host import to_host
 from .own_state import OwnState
+from .surgery.cut import averaged
 
 
 class ModelState:

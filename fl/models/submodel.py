@@ -9,7 +9,8 @@ from compression import Codec
 from compression.masks.codec import MaskedCodec
 from compression.masks.inside import Inside
 from compression.wire import Sparse
-from fl.models.surgery.cut import SubModel
+
+from .surgery.cut import SubModel
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fl.common.errors import ConfigError
 from fl.common.plugin import reason
-from fl.models.own_state import OwnState
-from fl.models.surgery.cut import AVERAGED_COUNTS, FIXED_TABLES, averaged
+
+from .own_state import OwnState
+from .surgery.cut import AVERAGED_COUNTS, FIXED_TABLES, averaged
 
 
 def run_once(name: str, model: nn.Module, x: Tensor, *, training: bool) -> Any:

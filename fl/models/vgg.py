@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from fl.models.initial import he_weights
-from fl.models.small import at_least
+from .initial import he_weights
+from .small import at_least
 
 _STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 

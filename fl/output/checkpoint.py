@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
-from ..common.errors import DataError
-from ..common.names import readable
-from ..common.ranks import Ranks
-from ..common.to_host import to_host
+from fl.common.errors import DataError
+from fl.common.names import readable
+from fl.common.ranks import Ranks
+from fl.common.to_host import to_host
 
 _FORMAT = 6
 _KEPT = 2

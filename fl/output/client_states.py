@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..common.ranks import Ranks
-from ..rounds.base import Rounds
+from fl.common.ranks import Ranks
+from fl.rounds.base import Rounds
+
 from .checkpoint import load_tensors, write_tensors
 
 IN_MEMORY = 64_000_000

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from ..models.state import ModelState
-from ..rounds.layer_counts import mean_held
-from ..rounds.result import RoundOutcome
+from fl.models.state import ModelState
+from fl.rounds.layer_counts import mean_held
+from fl.rounds.result import RoundOutcome
 
 LAYERS = ("round", "layer", "size", "held", "sparsity", "non_zeros", "pruned_fraction", "sent_fraction")
 

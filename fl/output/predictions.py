@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from ..common.errors import DataError
-from ..common.names import readable
-from ..data.dataset import Split
-from ..training.client_eval import ClientScores, client_columns
-from ..training.evaluate import Evaluation
-from ..training.tasks import Classification, Task
+from fl.common.errors import DataError
+from fl.common.names import readable
+from fl.data.dataset import Split
+from fl.training.client_eval import ClientScores, client_columns
+from fl.training.evaluate import Evaluation
+from fl.training.tasks import Classification, Task
+
 from .checkpoint import write_bytes
 
 MOST_CLASSES = 100

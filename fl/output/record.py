@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import DataError
-from ..training.client_eval import COLUMNS as SCORES
-from ..training.client_eval import client_columns
-from ..training.tasks import Task
+from fl.common.errors import DataError
+from fl.training.client_eval import COLUMNS as SCORES
+from fl.training.client_eval import client_columns
+from fl.training.tasks import Task
+
 from .layers import LAYERS
 
 _BEFORE = ("round", "time_s", "train_s", "exchange_s", "eval_s", "train_loss")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.terminal import try_to_write
+from fl.common.terminal import try_to_write
+
 from .checkpoint import write_bytes
 
 if TYPE_CHECKING:
@@ -30,14 +31,14 @@ def write_report(folder: Path, *, dpi: int = 300) -> list[Path]:
     written: the first failure is raised at the end.
     """
     # Here, so that importing the package does not load matplotlib.
-    from fl.output.figures import accuracy, partition, style, timing, traffic
-    from fl.output.figures.dashboard import draw_dashboard
-    from fl.output.figures.judgements import draw_judgements
-    from fl.output.figures.layers import draw_layers
-    from fl.output.figures.run_data import read_run
-    from fl.output.figures.timeline import draw_timeline
-    from fl.output.html.run_page import write_run_page
-    from fl.output.pruning_record import write_pruning_record
+    from .figures import accuracy, partition, style, timing, traffic
+    from .figures.dashboard import draw_dashboard
+    from .figures.judgements import draw_judgements
+    from .figures.layers import draw_layers
+    from .figures.run_data import read_run
+    from .figures.timeline import draw_timeline
+    from .html.run_page import write_run_page
+    from .pruning_record import write_pruning_record
 
     run = read_run(folder)
     score = run.score

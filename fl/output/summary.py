@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..training.client_eval import client_columns
-from ..training.tasks import Score, score_of
+from fl.training.client_eval import client_columns
+from fl.training.tasks import Score, score_of
+
 from .checkpoint import write_json
 from .record import read_metrics
 

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from ..training.tasks import score_of
+from fl.training.tasks import score_of
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from compression.spec import nearest
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 
-from ..common.config import Config
-from ..common.errors import ConfigError
 from .checkpoint import write_json
 from .tensorboard_log import FOLDER, TensorBoardLog
 

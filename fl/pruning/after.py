@@ -10,12 +10,12 @@ from compression.draws import derive_key
 from compression.masks.weights import PrunedWeights
 from compression.select import Threshold
 from compression.wire import Kind
-from fl.pruning.schedule import parse_prune_schedule, pruning_at
-from fl.pruning.score import magnitude, random
-from fl.pruning.spec import Pruning
+from fl.models.state import ModelState
 
-from ..models.state import ModelState
+from .schedule import parse_prune_schedule, pruning_at
+from .score import magnitude, random
 from .select import choose, refuse_early
+from .spec import Pruning
 
 
 class AfterTraining:

@@ -5,22 +5,20 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fl.clock.adaptive import OnlineShares, Shares
+from fl.clock.equal_time import equal_time
+from fl.clock.profiles import profiles
+from fl.common.seeds import torch_generator
+from fl.models.submodel import Part
 from fl.models.surgery.layer_times import layer_times
-from fl.pruning.spec import SMALLER, Pruning, parse_pruning
-from fl.pruning.width import class_layers
+from fl.run.federation import Federation
+from fl.training.cost import samples_trained
+from fl.training.engine import make_engine
+from fl.training.gradients import MaskedGradients
+from fl.training.local_gradient import local_gradient
+from fl.training.local_model import LocalModel, MaskedModel, SmallModel
+from fl.training.trainer import ClientTrainer
 
-from ..clock.adaptive import OnlineShares, Shares
-from ..clock.equal_time import equal_time
-from ..clock.profiles import profiles
-from ..common.seeds import torch_generator
-from ..models.submodel import Part
-from ..run.federation import Federation
-from ..training.cost import samples_trained
-from ..training.engine import make_engine
-from ..training.gradients import MaskedGradients
-from ..training.local_gradient import local_gradient
-from ..training.local_model import LocalModel, MaskedModel, SmallModel
-from ..training.trainer import ClientTrainer
 from .after import AfterTraining
 from .capacity import capabilities, parse_capabilities
 from .nested import LevelMasks
@@ -30,6 +28,8 @@ from .prunefl import PruneFLMask
 from .recovery import Recovery
 from .select import at_capability, make_chooser, refuse_early
 from .shared_mask import SharedMask
+from .spec import SMALLER, Pruning, parse_pruning
+from .width import class_layers
 
 
 class LocalModels:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compression.spec import SpecError, nearest, parse_stage
-
-from ..common.client_table import read_clients
-from ..common.errors import ConfigError
-from ..common.seeds import numpy_generator
+from fl.common.client_table import read_clients
+from fl.common.errors import ConfigError
+from fl.common.seeds import numpy_generator
 
 _KNOWN = ("none", "uniform", "groups", "equal_time", "online")
 _GROUP = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)x([0-9]{1,9})")

@@ -11,20 +11,20 @@ from torch import Tensor
 from compression.draws import derive_key
 from compression.masks.inside import Inside
 from compression.masks.payload import decode_mask, encode_mask
-from fl.pruning.schedule import changes_at, parse_prune_schedule, pruning_at
-from fl.pruning.score import accumulate, gradient
-from fl.pruning.spec import Pruning
-from fl.pruning.width import AbsentClasses, put_scalers, windows
+from fl.clock.adaptive import Shares
+from fl.comm.ledger import Holding
+from fl.common.ranks import Ranks
+from fl.models.state import ModelState
+from fl.models.submodel import Part, without_buffers
+from fl.training.local_model import LocalModel
 
-from ..clock.adaptive import Shares
-from ..comm.ledger import Holding
-from ..common.ranks import Ranks
-from ..models.state import ModelState
-from ..models.submodel import Part, without_buffers
-from ..training.local_model import LocalModel
 from .plan import Masks
 from .recovery import Recovery, density_at
+from .schedule import changes_at, parse_prune_schedule, pruning_at
+from .score import accumulate, gradient
 from .select import ChannelChooser, Chooser, at_capability
+from .spec import Pruning
+from .width import AbsentClasses, put_scalers, windows
 
 
 class Level:

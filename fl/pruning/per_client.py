@@ -9,16 +9,16 @@ from torch import Tensor
 
 from compression.draws import derive_key
 from compression.masks.payload import decode_mask, encode_mask
-from fl.pruning.schedule import changes_at, parse_prune_schedule, pruning_at
-from fl.pruning.score import snip
-from fl.pruning.spec import Pruning
+from fl.comm.ledger import Holding
+from fl.models.state import ModelState
+from fl.models.submodel import WHOLE, Part, without_buffers
+from fl.training.local_model import LocalModel
 
-from ..comm.ledger import Holding
-from ..models.state import ModelState
-from ..models.submodel import WHOLE, Part, without_buffers
-from ..training.local_model import LocalModel
 from .plan import Masks
+from .schedule import changes_at, parse_prune_schedule, pruning_at
+from .score import snip
 from .select import ChannelChooser, Chooser, at_capability
+from .spec import Pruning
 
 
 class OwnMasks(Masks):

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..clock.adaptive import Shares
-from ..comm.ledger import Holding
-from ..models.state import ModelState
-from ..models.submodel import WHOLE, Part
-from ..training.local_model import LocalModel
+from fl.clock.adaptive import Shares
+from fl.comm.ledger import Holding
+from fl.models.state import ModelState
+from fl.models.submodel import WHOLE, Part
+from fl.training.local_model import LocalModel
 
 
 class Masks(ABC):

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from compression import PayloadError, make_codec
 from compression.masks.payload import encode_mask
-from fl.pruning.choose import protected_layers
-from fl.pruning.reconfigure import reconfigure
+from fl.models.submodel import WHOLE
+from fl.training.local_model import LocalModel
 
-from ..models.submodel import WHOLE
-from ..training.local_model import LocalModel
+from .choose import protected_layers
+from .reconfigure import reconfigure
 from .shared_mask import SharedMask
 
 _SQUARES = make_codec("bf16+zstd")

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from compression import Layout
 from compression.masks.inside import Inside
 from compression.spec import SpecError
+from fl.common.errors import ConfigError
+from fl.models.state import ModelState
+from fl.models.submodel import Part
 from fl.models.surgery.channels import find_groups
 from fl.models.surgery.cut import cut
 from fl.models.surgery.group import Group
-from fl.pruning.choose import budgets, choose_mask, protected_layers
-from fl.pruning.filters import choose_filters
-from fl.pruning.score import magnitude, random
-from fl.pruning.spec import AUTO, SMALLER, VECTORS, Pruning
-from fl.pruning.structured import best_channels, unit_scores
 
-from ..common.errors import ConfigError
-from ..models.state import ModelState
-from ..models.submodel import Part
+from .choose import budgets, choose_mask, protected_layers
+from .filters import choose_filters
+from .score import magnitude, random
+from .spec import AUTO, SMALLER, VECTORS, Pruning
+from .structured import best_channels, unit_scores
 
 
 class Chooser(ABC):

@@ -8,16 +8,16 @@ from torch import Tensor
 from compression.draws import derive_key
 from compression.masks.payload import decode_mask, encode_mask
 from compression.wire import dense_bytes
-from fl.pruning.schedule import changes_at, parse_prune_schedule, pruning_at, sparsity_at
-from fl.pruning.score import accumulate, gradient, snip
-from fl.pruning.spec import Pruning
+from fl.common.ranks import Ranks
+from fl.models.state import ModelState
+from fl.models.submodel import WHOLE, Part
+from fl.training.local_model import LocalModel
 
-from ..common.ranks import Ranks
-from ..models.state import ModelState
-from ..models.submodel import WHOLE, Part
-from ..training.local_model import LocalModel
 from .plan import Masks
+from .schedule import changes_at, parse_prune_schedule, pruning_at, sparsity_at
+from .score import accumulate, gradient, snip
 from .select import Chooser
+from .spec import Pruning
 
 Before = tuple[Tensor | None, Part, int, int, Tensor | None]
 MakeLocal = Callable[[Part], LocalModel]

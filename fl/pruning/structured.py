@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from compression.draws import derive_key, uniform
 from compression.layout import Layout
-
-from ..models.surgery.channels import find_groups
-from ..models.surgery.cut import SubModel, cut
-from ..models.surgery.group import Example, Group
+from fl.models.surgery.channels import find_groups
+from fl.models.surgery.cut import SubModel, cut
+from fl.models.surgery.group import Example, Group
 
 METHODS = ("l1", "l2", "random", "gradient")
 """What a channel is worth: sum of |w|, of w^2, nothing (random), or a sum of what the caller passes."""

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.surgery.channels import find_groups
-from ..models.surgery.cut import SubModel, cut
-from ..models.surgery.group import Example, Group
+from fl.models.surgery.channels import find_groups
+from fl.models.surgery.cut import SubModel, cut
+from fl.models.surgery.group import Example, Group
+
 from .structured import channels_of, units_kept
 
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from ..comm.ledger import Ledger
+from fl.comm.ledger import Ledger
+
 from .result import RoundOutcome, Wasted
 
 if TYPE_CHECKING:
-    from ..output.client_states import ClientStates
+    from fl.output.client_states import ClientStates
 
 
 class Rounds(Protocol):

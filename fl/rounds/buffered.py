@@ -18,15 +18,15 @@ from torch import Tensor
 from compression.masks.inside import Inside
 from compression.masks.payload import decode_mask, encode_mask
 from compression.spec import parse_stage
+from fl.clock.adaptive import Time
+from fl.clock.clock import columns
+from fl.clock.in_flight import AtWork, Work
+from fl.clock.simulator import Arrival
+from fl.comm.ledger import Ledger
+from fl.models.submodel import Part
+from fl.run.federation import Federation
+from fl.training.cost import samples_trained
 
-from ..clock.adaptive import Time
-from ..clock.clock import columns
-from ..clock.in_flight import AtWork, Work
-from ..clock.simulator import Arrival
-from ..comm.ledger import Ledger
-from ..models.submodel import Part
-from ..run.federation import Federation
-from ..training.cost import samples_trained
 from .buffered_exchange import BufferedExchange, Taken, Waiting
 from .result import ClientReport, RoundOutcome, Wasted
 from .staleness import weight

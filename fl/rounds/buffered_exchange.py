@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.submodel import WHOLE, Part
-from ..server.server import Mean, part_payloads
+from fl.models.submodel import WHOLE, Part
+from fl.server.server import Mean, part_payloads
+
 from .result import ClientReport, RoundOutcome
 from .server_exchange import ServerExchange
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..clock.clock import RoundClock, Work
-from ..comm.ledger import ClientBytes, Ledger
-from ..run.federation import Federation
-from ..training.cost import samples_trained
+from fl.clock.clock import RoundClock, Work
+from fl.comm.ledger import ClientBytes, Ledger
+from fl.run.federation import Federation
+from fl.training.cost import samples_trained
+
 from .result import ClientReport, RoundOutcome, Wasted
 
 

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
+from fl.comm.codecs import Uplink
+from fl.common.errors import ConfigError
+from fl.common.seeds import seeded
+from fl.data.batches import count_steps
+from fl.models.own_state import OwnState
+from fl.output.client_states import ClientStates
+from fl.run.federation import Federation
+from fl.training.engine.optimizer import make_optimizer
+from fl.training.engine.plain import PlainEngine
+from fl.training.local_model import WholeModel
+from fl.training.schedule import first_learning_rate
 
-from ..comm.codecs import Uplink
-from ..common.errors import ConfigError
-from ..common.seeds import seeded
-from ..data.batches import count_steps
-from ..models.own_state import OwnState
-from ..output.client_states import ClientStates
-from ..run.federation import Federation
-from ..training.engine.optimizer import make_optimizer
-from ..training.engine.plain import PlainEngine
-from ..training.local_model import WholeModel
-from ..training.schedule import first_learning_rate
 from .result import ClientReport, RoundOutcome, Wasted
 
 _TRIALS = 8

@@ -3,9 +3,10 @@
 import itertools
 import math
 
-from ..clock.simulator import Arrival
-from ..common.errors import RoundError
-from ..run.federation import Federation
+from fl.clock.simulator import Arrival
+from fl.common.errors import RoundError
+from fl.run.federation import Federation
+
 from .buffered import BufferedRounds, Landed
 from .result import RoundOutcome, Wasted
 from .sampling import asked

@@ -7,16 +7,16 @@ from torch import Tensor
 
 from compression import make_codec
 from compression.wire import dense_bytes
+from fl.clock.adaptive import Shares
+from fl.common.ranks import Ranks
+from fl.common.seeds import derive_seed
+from fl.models.state import ModelState
+from fl.models.submodel import WHOLE, Part
+from fl.pruning.after import AfterTraining
+from fl.pruning.plan import Masks
+from fl.server.server import Mean, Server, apply_change, part_payloads
+from fl.training.trainer import Update
 
-from ..clock.adaptive import Shares
-from ..common.ranks import Ranks
-from ..common.seeds import derive_seed
-from ..models.state import ModelState
-from ..models.submodel import WHOLE, Part
-from ..pruning.after import AfterTraining
-from ..pruning.plan import Masks
-from ..server.server import Mean, Server, apply_change, part_payloads
-from ..training.trainer import Update
 from .result import RoundOutcome
 
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from compression import CodecHook, FlatBucket, Layout, codec_hook
 from compression.ddp.hooks import Traffic
+from fl.comm.codecs import Uplink
+from fl.comm.ddp_hooks import Hook, count_collectives, load_hook
+from fl.common.errors import RoundError
+from fl.common.ranks import Ranks
+from fl.common.seeds import seeded
+from fl.models.state import ModelState
+from fl.server.server import Mean, Server
+from fl.training.trainer import Update
 
-from ..comm.codecs import Uplink
-from ..comm.ddp_hooks import Hook, count_collectives, load_hook
-from ..common.errors import RoundError
-from ..common.ranks import Ranks
-from ..common.seeds import seeded
-from ..models.state import ModelState
-from ..server.server import Mean, Server
-from ..training.trainer import Update
 from .exchange import Exchange
 from .result import ClientReport, RoundOutcome
 

@@ -7,10 +7,9 @@ step          a gradient exchange every step, as DDP does
 """
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 from fl.pruning.spec import parse_pruning
-
-from ..common.config import Config
-from ..common.errors import ConfigError
 
 _ARGUMENTS = {"sync": 0, "step": 0, "buffered": 1, "async": 1}
 

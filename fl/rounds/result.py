@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from compression import Layout
 from compression.wire import Sparse
+from fl.comm.ledger import Holding
+from fl.common.ranks import Ranks
+from fl.models.submodel import Part
 
-from ..comm.ledger import Holding
-from ..common.ranks import Ranks
-from ..models.submodel import Part
 from .layer_counts import count_by_layer
 
 COLUMNS = 7

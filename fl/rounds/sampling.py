@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.client_table import read_lines
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.seeds import derive_seed, numpy_generator
 
-from ..common.client_table import read_lines
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..common.seeds import derive_seed, numpy_generator
 from .result import ClientReport
 
 _Waits = Callable[[int, float], float]

@@ -8,17 +8,17 @@ from torch import Tensor
 
 from compression import Codec, Sender
 from compression.codec import BUFFERS
+from fl.algorithms.base import Algorithm
+from fl.comm.codecs import Uplink
+from fl.common.config import TrainOptions
+from fl.common.errors import RoundError
+from fl.common.ranks import Ranks
+from fl.common.seeds import derive_seed
+from fl.models.state import ModelState
+from fl.server.server import Mean, Server, join_payloads, part_payloads
+from fl.training.local_plan import Course
+from fl.training.trainer import Update
 
-from ..algorithms.base import Algorithm
-from ..comm.codecs import Uplink
-from ..common.config import TrainOptions
-from ..common.errors import RoundError
-from ..common.ranks import Ranks
-from ..common.seeds import derive_seed
-from ..models.state import ModelState
-from ..server.server import Mean, Server, join_payloads, part_payloads
-from ..training.local_plan import Course
-from ..training.trainer import Update
 from .exchange import Exchange
 from .result import COLUMNS, ClientReport, RoundOutcome
 

@@ -7,17 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from compression.wire import dense_bytes
+from fl.clock.adaptive import Time
+from fl.comm.ledger import Ledger
+from fl.common.errors import RoundError
+from fl.output.client_states import ClientStates
+from fl.pruning.build import make_after, make_masks
+from fl.run.federation import Federation
+from fl.training.algorithm_gradients import CorrectedGradients
+from fl.training.local_model import LocalModel, WholeModel
+from fl.training.static_batchnorm import ask_statistics, norms
+from fl.training.trainer import Update
 
-from ..clock.adaptive import Time
-from ..comm.ledger import Ledger
-from ..common.errors import RoundError
-from ..output.client_states import ClientStates
-from ..pruning.build import make_after, make_masks
-from ..run.federation import Federation
-from ..training.algorithm_gradients import CorrectedGradients
-from ..training.local_model import LocalModel, WholeModel
-from ..training.static_batchnorm import ask_statistics, norms
-from ..training.trainer import Update
 from .result import RoundOutcome, Wasted
 
 CAPABILITY, UPLINK_SHARE = "capability", "uplink_share"

@@ -1,9 +1,8 @@
 """Options that do not go with an algorithm."""
 
 from compression import make_codec
-
-from ..common.config import Config
-from ..common.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 
 
 def refuse_where(text: str, *reasons: tuple[bool, str, str]) -> None:

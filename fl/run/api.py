@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 from compression.spec import nearest
-
-from ..common.config import Config
-from ..common.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 
 
 def train(**options: Any) -> dict[str, Any]:

@@ -6,26 +6,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..algorithms.make import make_algorithm
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..common.ranks import Ranks
-from ..common.seeds import seeded
-from ..data import Dataset, Split, load_dataset
-from ..data.augment import Augment
-from ..data.normalise import Normaliser, make_normaliser
-from ..data.partition import BY_LABEL, check_partition, partition
-from ..data.split import divide
-from ..models import MODELS, build_model
-from ..models.own_state import OwnState
-from ..models.quantise import fake_quantise
-from ..models.state import ModelState
-from ..rounds.sampling import counts_alike, make_sampler
-from ..training.client_eval import hold_out
-from ..training.engine import choose_engine, make_engine
-from ..training.engine.precision import autocast_dtype, resolve_precision
-from ..training.local_plan import Course
-from ..training.tasks import Task, make_task
+from fl.algorithms.make import make_algorithm
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.ranks import Ranks
+from fl.common.seeds import seeded
+from fl.data import Dataset, Split, load_dataset
+from fl.data.augment import Augment
+from fl.data.normalise import Normaliser, make_normaliser
+from fl.data.partition import BY_LABEL, check_partition, partition
+from fl.data.split import divide
+from fl.models import MODELS, build_model
+from fl.models.own_state import OwnState
+from fl.models.quantise import fake_quantise
+from fl.models.state import ModelState
+from fl.rounds.sampling import counts_alike, make_sampler
+from fl.training.client_eval import hold_out
+from fl.training.engine import choose_engine, make_engine
+from fl.training.engine.precision import autocast_dtype, resolve_precision
+from fl.training.local_plan import Course
+from fl.training.tasks import Task, make_task
+
 from .checks import with_clients
 from .federation import Federation
 

@@ -7,32 +7,32 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from compression import Sender, make_codec
 from compression.sender import parse_feedback
 from compression.spec import SpecError, nearest
+from fl.algorithms.make import check_algorithm, parse_algorithm
+from fl.clock.profiles import parse_profiles
+from fl.clock.uplink_fractions import check_uplink_shares, parse_uplink_shares
+from fl.comm.codecs import Uplink
+from fl.comm.ddp_hooks import check_hook
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.launch import detect_launcher
+from fl.common.names import readable
+from fl.data import check_dataset, is_natural
+from fl.data.augment import Augment
+from fl.data.partition import check_partition
+from fl.models import check_model
+from fl.models.quantise import MAX_BITS, MIN_BITS
+from fl.output.trackers import check_trackers
+from fl.pruning.capacity import parse_capabilities
+from fl.pruning.recovery import parse_recovery
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import parse_pruning
+from fl.rounds.modes import check_mode, parse_mode
+from fl.rounds.sampling import parse_sampling
+from fl.rounds.staleness import parse_staleness
+from fl.server.optimizers import server_learning_rate
+from fl.training.engine import choose_engine
+from fl.training.schedule import first_learning_rate, parse_schedule
 
-from ..algorithms.make import check_algorithm, parse_algorithm
-from ..clock.profiles import parse_profiles
-from ..clock.uplink_fractions import check_uplink_shares, parse_uplink_shares
-from ..comm.codecs import Uplink
-from ..comm.ddp_hooks import check_hook
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..common.launch import detect_launcher
-from ..common.names import readable
-from ..data import check_dataset, is_natural
-from ..data.augment import Augment
-from ..data.partition import check_partition
-from ..models import check_model
-from ..models.quantise import MAX_BITS, MIN_BITS
-from ..output.trackers import check_trackers
-from ..pruning.capacity import parse_capabilities
-from ..pruning.recovery import parse_recovery
-from ..rounds.modes import check_mode, parse_mode
-from ..rounds.sampling import parse_sampling
-from ..rounds.staleness import parse_staleness
-from ..server.optimizers import server_learning_rate
-from ..training.engine import choose_engine
-from ..training.schedule import first_learning_rate, parse_schedule
 from .pruning_rules import check_pruning
 
 _CLIENTS_OF_ONE_PROCESS = 4

@@ -12,13 +12,12 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from compression.errors import NonFiniteError
 from compression.spec import SpecError, closest, nearest
-
-from ..common.config import GROUPS, Config
-from ..common.errors import ConfigError, DataError, RoundError
-from ..common.launch import start_all_of_accelerate
-from ..common.paths import expanded
-from ..common.terminal import end_with_mistake, lasting_output
-from ..common.yaml_file import load_yaml, parse_yaml
+from fl.common.config import GROUPS, Config
+from fl.common.errors import ConfigError, DataError, RoundError
+from fl.common.launch import start_all_of_accelerate
+from fl.common.paths import expanded
+from fl.common.terminal import end_with_mistake, lasting_output
+from fl.common.yaml_file import load_yaml, parse_yaml
 
 _PREFIX = "LEANFED"
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
     if summary and not config.quiet:
         from rich.console import Console
 
-        from ..output.summary_table import summary_table
+        from fl.output.summary_table import summary_table
 
         Console().print(summary_table(summary))
 

@@ -6,32 +6,31 @@ import torch
 from torch import Tensor, nn
 
 from compression import make_codec
-
-from ..clock.uplink_fractions import uplink_shares
-from ..comm.codecs import Uplink
-from ..common.config import Config
-from ..common.ranks import Ranks
-from ..data import Split
-from ..data.augment import Augment
-from ..data.normalise import Normaliser
-from ..models.state import ModelState
-from ..output.predictions import Judgement
-from ..rounds.buffered_exchange import BufferedExchange
-from ..rounds.exchange import Exchange
-from ..rounds.hook import HookExchange
-from ..rounds.modes import is_buffered
-from ..rounds.sampling import Sampler
-from ..rounds.server_exchange import ServerExchange
-from ..server.optimizers import make_server_optimizer
-from ..server.server import Server, join_payloads, part_payloads
-from ..training.client_eval import ClientScores, evaluate_clients
-from ..training.cost import Costs
-from ..training.engine.base import LocalEngine
-from ..training.engine.precision import autocast_dtype
-from ..training.evaluate import Evaluation, Forward, evaluate
-from ..training.local_plan import Course
-from ..training.tasks import Task
-from ..training.trainer import ClientTrainer
+from fl.clock.uplink_fractions import uplink_shares
+from fl.comm.codecs import Uplink
+from fl.common.config import Config
+from fl.common.ranks import Ranks
+from fl.data import Split
+from fl.data.augment import Augment
+from fl.data.normalise import Normaliser
+from fl.models.state import ModelState
+from fl.output.predictions import Judgement
+from fl.rounds.buffered_exchange import BufferedExchange
+from fl.rounds.exchange import Exchange
+from fl.rounds.hook import HookExchange
+from fl.rounds.modes import is_buffered
+from fl.rounds.sampling import Sampler
+from fl.rounds.server_exchange import ServerExchange
+from fl.server.optimizers import make_server_optimizer
+from fl.server.server import Server, join_payloads, part_payloads
+from fl.training.client_eval import ClientScores, evaluate_clients
+from fl.training.cost import Costs
+from fl.training.engine.base import LocalEngine
+from fl.training.engine.precision import autocast_dtype
+from fl.training.evaluate import Evaluation, Forward, evaluate
+from fl.training.local_plan import Course
+from fl.training.tasks import Task
+from fl.training.trainer import ClientTrainer
 
 
 @dataclass

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ..common.config import Config
-from ..common.errors import ConfigError
-from ..common.ranks import Ranks
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.ranks import Ranks
 
 FREE = frozenset(
     {

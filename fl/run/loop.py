@@ -13,31 +13,32 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..common.config import Config
-from ..common.errors import ConfigError, RoundError
-from ..common.paths import expand_paths
-from ..common.ranks import Ranks, join_ranks
-from ..common.replay import on_cpu_by_default, replaying
-from ..common.seeds import kept_generators
-from ..common.surroundings import usual_surroundings
-from ..common.terminal import lasting_output, say, try_to_write
-from ..output.checkpoint import Checkpoints, Manifest, write_json, write_tensors
-from ..output.client_states import ClientStates
-from ..output.layers import layer_rows
-from ..output.predictions import Judgement, write_predictions
-from ..output.record import Record, Rows
-from ..output.summary import write_summary
-from ..output.trackers import Trackers
-from ..rounds.base import Rounds
-from ..rounds.buffered import BufferedRounds
-from ..rounds.costs import Accounts, Ending
-from ..rounds.ddp import StepMode
-from ..rounds.deadline import DeadlineRounds
-from ..rounds.modes import is_buffered, takes_time
-from ..rounds.result import RoundOutcome
-from ..rounds.sync import FederatedRounds
-from ..training.engine.deepspeed_config import reconcile
-from ..training.evaluate import Evaluation
+from fl.common.config import Config
+from fl.common.errors import ConfigError, RoundError
+from fl.common.paths import expand_paths
+from fl.common.ranks import Ranks, join_ranks
+from fl.common.replay import on_cpu_by_default, replaying
+from fl.common.seeds import kept_generators
+from fl.common.surroundings import usual_surroundings
+from fl.common.terminal import lasting_output, say, try_to_write
+from fl.output.checkpoint import Checkpoints, Manifest, write_json, write_tensors
+from fl.output.client_states import ClientStates
+from fl.output.layers import layer_rows
+from fl.output.predictions import Judgement, write_predictions
+from fl.output.record import Record, Rows
+from fl.output.summary import write_summary
+from fl.output.trackers import Trackers
+from fl.rounds.base import Rounds
+from fl.rounds.buffered import BufferedRounds
+from fl.rounds.costs import Accounts, Ending
+from fl.rounds.ddp import StepMode
+from fl.rounds.deadline import DeadlineRounds
+from fl.rounds.modes import is_buffered, takes_time
+from fl.rounds.result import RoundOutcome
+from fl.rounds.sync import FederatedRounds
+from fl.training.engine.deepspeed_config import reconcile
+from fl.training.evaluate import Evaluation
+
 from .build import assemble
 from .checks import check_options, resolve
 from .federation import Federation
@@ -339,7 +340,7 @@ class _Run:
                 lambda: write_predictions(self.folder, task, self.federation.test, tested),
                 remedy,
             )
-        from ..output.report import try_report
+        from fl.output.report import try_report
 
         try_report(self.folder, remedy)
         self.record.log.info("ends: test %s %s", task.score.title, summary[f"final_test_{task.score.name}"])

@@ -1,11 +1,10 @@
 """Combinations of `--prune` and other options that cannot work, refused before a run starts."""
 
 from compression import make_codec
+from fl.common.config import Config
+from fl.common.errors import ConfigError
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import SMALLER, Pruning, parse_pruning
-
-from ..common.config import Config
-from ..common.errors import ConfigError
 
 
 def check_pruning(config: Config) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..common.config import Config
-from ..common.errors import ConfigError, DataError
-from ..common.paths import paths_in
+from fl.common.config import Config
+from fl.common.errors import ConfigError, DataError
+from fl.common.paths import paths_in
+
 from .federation import Federation
 
 _LOOKED_AT = 1000

@@ -9,9 +9,8 @@ from compression import Codec, NonFiniteError, PayloadError, Sender
 from compression.codec import BUFFERS
 from compression.finite import all_finite
 from compression.wire import Sparse, dense_bytes
-
-from ..models.state import ModelState
-from ..models.submodel import WHOLE, Part
+from fl.models.state import ModelState
+from fl.models.submodel import WHOLE, Part
 
 
 class Mean:

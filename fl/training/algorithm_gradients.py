@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from ..algorithms.base import Algorithm
+from fl.algorithms.base import Algorithm
 
 
 class CorrectedGradients:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.ranks import Ranks
-from ..common.seeds import numpy_generator
-from ..data.dataset import Split
+from fl.common.ranks import Ranks
+from fl.common.seeds import numpy_generator
+from fl.data.dataset import Split
+
 from .evaluate import BATCH, Forward
 from .tasks import Score, Task
 

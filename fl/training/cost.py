@@ -13,11 +13,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from fl.common.config import Config, TrainOptions
+from fl.common.errors import ConfigError
+from fl.data.batches import count_samples, count_steps
 from fl.models.surgery.flops import flops
 
-from ..common.config import Config, TrainOptions
-from ..common.errors import ConfigError
-from ..data.batches import count_samples, count_steps
 from .engine.base import Loss
 from .engine.optimizer import make_optimizer
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..common.ranks import Ranks
-from ..common.seeds import seeded
-from ..data.dataset import Split
-from ..data.normalise import Normaliser
-from ..models.own_state import OwnState
+from fl.common.ranks import Ranks
+from fl.common.seeds import seeded
+from fl.data.dataset import Split
+from fl.data.normalise import Normaliser
+from fl.models.own_state import OwnState
+
 from .tasks import Task
 
 BATCH = 500

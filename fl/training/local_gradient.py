@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..models.state import ModelState
-from ..models.submodel import Part
+from fl.models.state import ModelState
+from fl.models.submodel import Part
+
 from .engine.base import LocalEngine
 from .local_model import zero_outside
 from .trainer import ClientTrainer

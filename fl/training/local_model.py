@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from compression import Layout
+from fl.models.own_state import OwnState
+from fl.models.state import ModelState
+from fl.models.submodel import Part
 from fl.models.surgery.cut import SubModel, averaged
 
-from ..models.own_state import OwnState
-from ..models.state import ModelState
-from ..models.submodel import Part
 from .engine.base import LocalEngine
 from .gradients import MaskedGradients
 

@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
-from ..algorithms.base import Algorithm
-from ..common.config import TrainOptions
-from ..data.batches import count_steps
+from fl.algorithms.base import Algorithm
+from fl.common.config import TrainOptions
+from fl.data.batches import count_steps
+
 from .schedule import learning_rate
 
 

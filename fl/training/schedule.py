@@ -3,8 +3,7 @@
 import math
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
-
-from ..common.config import TrainOptions
+from fl.common.config import TrainOptions
 
 _KNOWN = ("constant", "cosine", "step")
 

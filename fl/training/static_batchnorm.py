@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..run.federation import Federation
+from fl.run.federation import Federation
+
 from .trainer import ClientTrainer
 
 _BATCHES = 10

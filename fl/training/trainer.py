@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..common.config import TrainOptions
-from ..common.seeds import derive_seed, seeded
-from ..data.augment import Augment
-from ..data.batches import count_steps, iterate_batches
-from ..data.dataset import Split
-from ..data.normalise import Normaliser
-from ..models.own_state import seed_generators
+from fl.common.config import TrainOptions
+from fl.common.seeds import derive_seed, seeded
+from fl.data.augment import Augment
+from fl.data.batches import count_steps, iterate_batches
+from fl.data.dataset import Split
+from fl.data.normalise import Normaliser
+from fl.models.own_state import seed_generators
+
 from .engine.base import LocalEngine
 from .local_model import LocalModel
 from .schedule import learning_rate

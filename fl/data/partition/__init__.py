@@ -13,9 +13,10 @@ import numpy as np
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.errors import ConfigError
 from fl.common.seeds import numpy_generator
-from fl.data.partition.labels import by_labels
-from fl.data.partition.minimum import raise_to_minimum
-from fl.data.partition.schemes import dirichlet, iid, quantity, shards
+
+from .labels import by_labels
+from .minimum import raise_to_minimum
+from .schemes import dirichlet, iid, quantity, shards
 
 __all__ = ["BY_LABEL", "NATURAL", "PARTITIONS", "Partition", "check_partition", "partition"]
 

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fl.output.figures import style
-from fl.output.figures.run_data import Column, RunData
+from ..figures import style
+from .run_data import Column, RunData
 
 
 def draw_accuracy_vs_round(axes: Axes, run: RunData, title: str = "") -> None:

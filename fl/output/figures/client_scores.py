@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fl.common.errors import DataError
-from fl.output.figures import style
-from fl.output.figures.run_data import RunData
+
+from ..figures import style
+from .run_data import RunData
 
 
 def read_client_scores(path: Path) -> tuple[np.ndarray, np.ndarray] | None:

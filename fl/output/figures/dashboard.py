@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from fl.output.figures import style
-from fl.output.figures.accuracy import draw_accuracy_vs_bytes, draw_accuracy_vs_round, draw_loss_vs_round
-from fl.output.figures.partition import draw_partition
-from fl.output.figures.run_data import RunData
-from fl.output.figures.timing import draw_time_per_round
-from fl.output.figures.traffic import draw_bytes_per_round
+from ..figures import style
+from .accuracy import draw_accuracy_vs_bytes, draw_accuracy_vs_round, draw_loss_vs_round
+from .partition import draw_partition
+from .run_data import RunData
+from .timing import draw_time_per_round
+from .traffic import draw_bytes_per_round
 
 _PANELS = (
     (draw_accuracy_vs_round, "{score} by round"),

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from fl.output.figures import style
-from fl.output.figures.client_scores import draw_client_scores, read_client_scores
-from fl.output.figures.predictions import draw_confusion, draw_predictions
-from fl.output.figures.run_data import RunData
-from fl.output.predictions import CONFUSION, PREDICTIONS, read_predictions
+from ..figures import style
+from ..predictions import CONFUSION, PREDICTIONS, read_predictions
+from .client_scores import draw_client_scores, read_client_scores
+from .predictions import draw_confusion, draw_predictions
+from .run_data import RunData
 
 
 def draw_judgements(run: RunData, folder: Path) -> dict[str, Figure]:

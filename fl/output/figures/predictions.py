@@ -9,8 +9,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fl.output.figures import style
-from fl.output.figures.run_data import RunData
+from ..figures import style
+from .run_data import RunData
 
 _WHITE_TO_BLUE = LinearSegmentedColormap.from_list("white_to_blue", ["#ffffff", "#c3d7ec", "#5f95c9", "#123e70"])
 _NUMBERS_UP_TO = 20  # classes

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.common.errors import DataError
-from fl.output.layers import LAYERS
-from fl.output.record import COMMON, TIMES
 from fl.training.tasks import Score, score_of
+
+from ..layers import LAYERS
+from ..record import COMMON, TIMES
 
 Column = NDArray[np.float64]
 

@@ -12,7 +12,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from fl.common.names import readable
-from fl.output.figures.run_data import Column
+
+from .run_data import Column
 
 INK, SOFT, GRID = "#1f2933", "#5d6975", "#e3e7eb"
 BLUE, ORANGE, GREEN, GREY = "#2463a6", "#d9702b", "#2f9177", "#7d8791"

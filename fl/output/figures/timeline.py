@@ -4,8 +4,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fl.output.figures import style
-from fl.output.figures.run_data import RunData, TimeData
+from ..figures import style
+from .run_data import RunData, TimeData
 
 _BARS = 600  # more of them are a smear
 _CLIENTS = 40

@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from fl.output.figures import style
-from fl.output.figures.run_data import RunData
+from ..figures import style
+from .run_data import RunData
 
 _BARS_UP_TO = 60
 _WORTH_SHOWING = 0.01

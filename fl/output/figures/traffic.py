@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from fl.output.figures import style
-from fl.output.figures.run_data import Column, RunData
+from ..figures import style
+from .run_data import Column, RunData
 
 
 def draw_bytes_per_round(axes: Axes, run: RunData, title: str = "") -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ...common.config import Config
+from fl.common.config import Config
+
 from ..figures.dashboard import key_figures
 from ..figures.run_data import RunData
 from .page import Page, Picture, SortableTable

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ...common.config import Config
-from ...common.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+
 from .base import LocalEngine, Loss
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...common.config import TrainOptions
-from ...common.errors import ConfigError, explained
+from fl.common.config import TrainOptions
+from fl.common.errors import ConfigError, explained
+
 from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
 from .precision import Precision, resolve_precision

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...common.errors import ConfigError
+from fl.common.errors import ConfigError
+
 from .precision import Precision, lay_out, memory_format_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]

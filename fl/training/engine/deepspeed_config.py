@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterator, Set
 from typing import Any
 
-from ...common.config import Config
-from ...common.errors import ConfigError
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+
 from ..schedule import first_learning_rate
 from .deepspeed_json import AUTO, PRECISION_KEYS, DeepSpeedJson, leftover_autos
 from .precision import Precision

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...common.config import Config
-from ...common.errors import explained
-from ...models.own_state import OwnState
+from fl.common.config import Config
+from fl.common.errors import explained
+from fl.models.own_state import OwnState
+
 from ..schedule import first_learning_rate
 from .base import LocalEngine, Loss, want_dense_gradients
 from .deepspeed_config import engine_config

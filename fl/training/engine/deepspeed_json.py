@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from compression.spec import nearest
+from fl.common.errors import ConfigError
 
-from ...common.errors import ConfigError
 from .precision import Precision
 
 AUTO = "auto"

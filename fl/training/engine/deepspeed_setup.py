@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ...common.errors import ConfigError
+from fl.common.errors import ConfigError
 
 
 class Alone:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from ...common.config import TrainOptions
+from fl.common.config import TrainOptions
+
 from .precision import is_dense
 
 

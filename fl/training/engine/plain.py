@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from ...common.config import TrainOptions
+from fl.common.config import TrainOptions
+
 from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
 from .precision import autocast_dtype, resolve_precision

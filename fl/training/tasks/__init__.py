@@ -1,6 +1,7 @@
 """What a model learns: classes or numbers. Its loss, its metrics, and which of these is the score that decides."""
 
-from ...data.dataset import Dataset
+from fl.data.dataset import Dataset
+
 from .base import Task
 from .classification import Classification
 from .regression import Regression

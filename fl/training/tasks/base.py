@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...common.errors import ConfigError
-from ...common.plugin import reason
-from ...common.seeds import seeded
-from ...common.surroundings import kept_surroundings
-from ...models.trial import average_counts, counts_of, remember, run_once
+from fl.common.errors import ConfigError
+from fl.common.plugin import reason
+from fl.common.seeds import seeded
+from fl.common.surroundings import kept_surroundings
+from fl.models.trial import average_counts, counts_of, remember, run_once
+
 from .score import Score
 
 
