@@ -1,8 +1,8 @@
 """Ways to bring a round's update from a client to the server, as `measure_links.py` compares them.
 
-A `PayloadScheme` is one message to rank 0, by the transport of `fl/rounds/server_exchange.py`: the sizes in a small all-reduce,
-then each payload at its exact size. A `HookScheme` is a DDP communication hook, whose all-reduces give every rank the
-average.
+A `PayloadScheme` is one message to rank 0, by the transport of `fl/rounds/server_exchange.py`: the sizes in a small
+all-reduce, then each payload at its exact size. A `HookScheme` is a DDP communication hook, whose all-reduces give every
+rank the average.
 """
 
 import time

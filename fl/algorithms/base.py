@@ -17,7 +17,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from compression.wire import Sparse
-from fl.common.config import Config
 
 
 class Algorithm:
@@ -99,7 +98,3 @@ class Algorithm:
 
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `server_state`; every rank calls it."""
-
-    @classmethod
-    def refuse(cls, text: str, config: Config) -> None:
-        """ConfigError for options that do not go with `--algorithm text`."""

@@ -7,7 +7,8 @@ part: h <- h - alpha/m sum_P (v_k - w), and the new weights are mean_P(v_k) - h 
 
 w - v_k is the update as the server decodes it, on both sides: so h is the mean of all g_k for every codec, as it must
 be for the global weights to rest where the clients' gradients cancel. With the exact update on the clients' side they rest
-elsewhere: with topk:0.5 and no residual 0.2 of the way to the optimum is left for ever, not 4e-10 (see `refusals`).
+elsewhere: with topk:0.5 and no residual 0.2 of the way to the optimum is left for ever, not 4e-10 (see
+`fl.run.algorithm_rules`).
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,6 @@ from torch import Tensor
 
 from compression import Layout
 from compression.wire import Sparse
-from fl.common.config import Config
-from fl.run.algorithm_rules import refuse_for_sums, refuse_usual, refuse_where
 
 from .base import Algorithm
 from .views import Displacement, ParameterViews
@@ -112,18 +111,3 @@ class FedDyn(Algorithm):
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
         """As in `Algorithm.load_server_state`."""
         self._total = state["total"].to(self._device, copy=True) if "total" in state else None
-
-    @classmethod
-    def refuse(cls, text: str, config: Config) -> None:
-        """Also a server that does not step to where the formula says."""
-        refuse_usual(text, config)
-        refuse_for_sums(text, config)
-        refuse_where(
-            text,
-            (config.server != "fedavg", f"--server {config.server}", "the new weights follow from h; use fedavg"),
-            (
-                config.server_lr not in (None, 1.0),
-                f"--server-lr {config.server_lr}",
-                "the new weights follow from h; use 1",
-            ),
-        )

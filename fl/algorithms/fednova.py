@@ -14,9 +14,6 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from fl.common.config import Config
-from fl.run.algorithm_rules import refuse_usual, refuse_where
-
 from .base import Algorithm
 
 
@@ -46,18 +43,3 @@ class FedNova(Algorithm):
         """tau_eff times the mean of d_i."""
         total = sum(weight * steps_norm(steps[client], self._momentum) for client, weight in weights.items())
         return update.mul_(total / sum(weights.values()))
-
-    @classmethod
-    def refuse(cls, text: str, config: Config) -> None:
-        """Also what moves clients otherwise than by SGD, and what takes their updates for models or weights."""
-        refuse_usual(text, config)
-        refuse_where(
-            text,
-            (config.optimizer != "sgd", f"--optimizer {config.optimizer}", "its norm of steps is that of sgd"),
-            (
-                config.mode.startswith("async"),
-                f"--mode {config.mode}",
-                "it sends no models that could be mixed; use sync or buffered",
-            ),
-            (config.prune != "none", f"--prune {config.prune}", "every client must hold the whole model; use none"),
-        )

@@ -11,9 +11,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from compression import Layout
-from fl.common.config import Config
-from fl.pruning.spec import SMALLER, parse_pruning
-from fl.run.algorithm_rules import refuse_usual, refuse_where
 
 from .base import Algorithm
 from .views import Displacement
@@ -38,12 +35,3 @@ class FedProx(Algorithm):
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:
         """mu (w - w^t)."""
         return self._moved.at(at, parameter).mul_(self._mu)
-
-    @classmethod
-    def refuse(cls, text: str, config: Config) -> None:
-        """Smaller models too: their parameters are not those of the global model."""
-        refuse_usual(text, config)
-        smaller = config.prune != "none" and parse_pruning(config.prune).method in SMALLER
-        refuse_where(
-            text, (smaller, f"--prune {config.prune}", "it needs the parameters of the whole model; use magnitude")
-        )

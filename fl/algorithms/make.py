@@ -11,7 +11,6 @@ import torch
 
 from compression import Layout
 from compression.spec import SpecError, Stage, nearest, parse_stage
-from fl.common.config import Config
 
 from .base import Algorithm
 from .feddyn import FedDyn
@@ -43,11 +42,6 @@ def parse_algorithm(text: str) -> Stage:
         raise SpecError(f"'{text}': {stage.name} takes a strength, as in {stage.name}:0.01, not {len(stage.args)}")
     stage.expect(1).number(0, least, _MOST, name)
     return stage
-
-
-def check_algorithm(text: str, config: Config) -> None:
-    """ConfigError for options that do not go with the algorithm; SpecError for one that cannot be read."""
-    _KINDS[parse_algorithm(text).name].refuse(text, config)
 
 
 def make_algorithm(text: str, layout: Layout, device: torch.device, *, clients: int, momentum: float) -> Algorithm:

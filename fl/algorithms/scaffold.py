@@ -8,8 +8,8 @@ c <- c + |S|/N mean_S(c_i+ - c_i) = (1 - |S|/N) c + 1/N sum_S (x - y_i) / (K_i l
 (x - y) is the update as the server decodes it, on both sides. So a client's variate costs nothing on the uplink, c stays
 the mean of the c_i for every codec, and what a client could not send comes back as its next correction: with topk:0.05
 and no residual quadratics get to their optimum, where with the exact update on the client's side they stay nearly where
-they began (1e-3 and 0.9 of the way left after 400 rounds, see `refusals`). c itself is dense and exact: n numbers to
-every client that takes part.
+they began (1e-3 and 0.9 of the way left after 400 rounds, see
+`fl.run.algorithm_rules`). c itself is dense and exact: n numbers to every client that takes part.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,6 @@ from torch import Tensor
 
 from compression import Layout
 from compression.wire import Sparse
-from fl.common.config import Config
-from fl.run.algorithm_rules import refuse_for_sums, refuse_usual, refuse_where
 
 from .base import Algorithm
 from .views import ParameterViews
@@ -117,18 +115,6 @@ class Scaffold(Algorithm):
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
         """As in `Algorithm.load_server_state`."""
         self._common = state["variate"].to(self._common.device, copy=True)
-
-    @classmethod
-    def refuse(cls, text: str, config: Config) -> None:
-        """Also what makes a step other than lr times the corrected gradient; weight decay counts as gradient."""
-        refuse_usual(text, config)
-        refuse_for_sums(text, config)
-        refuse_where(
-            text,
-            (config.optimizer != "sgd", f"--optimizer {config.optimizer}", "steps must be those of plain sgd"),
-            (config.momentum != 0, f"--momentum {config.momentum:g}", "steps must be those of plain SGD; use 0"),
-            (config.clip_norm != 0, f"--clip-norm {config.clip_norm:g}", "variates would not be gradients; use 0"),
-        )
 
     def _clear(self) -> None:
         self._received = 0

@@ -4,12 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl.common.config import Config
-from fl.common.errors import ConfigError
-from fl.rounds.modes import is_buffered, takes_time
-
 from .links import DOWN, jitter, transfer_s
-from .profiles import Profile, profiles
+from .profiles import Profile
 from .simulator import Arrival, Simulator
 
 
@@ -52,17 +48,6 @@ class RoundClock:
         self._uploads: dict[int, int] = {}
         link = make_link(known, seed)
         self._simulator = Simulator(link, self._uploads.__getitem__, up_limit=up_limit, down_limit=down_limit)
-
-    @classmethod
-    def of(cls, config: Config, wait_s: Callable[[int, float], float]) -> "RoundClock | None":
-        """The clock of a run's options; None where nothing takes time, or the rounds keep it."""
-        if is_buffered(config) or not takes_time(config):
-            return None
-        limits = config.server_up_limit or None, config.server_down_limit or None
-        if config.clients is None:
-            raise ConfigError("a virtual clock needs the number of clients")
-        known = profiles(config.profiles, config.clients, config.seed)
-        return cls(known, config.seed, up_limit=limits[0], down_limit=limits[1], wait_s=wait_s)
 
     @property
     def now(self) -> float:

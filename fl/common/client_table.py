@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from fl.data.csv_text import CANNOT_READ, read_text
-
 from .errors import ConfigError
+from .text_file import CANNOT_READ, read_text
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fl.common.errors import DataError
+from fl.common.shapes import channels_of, colours_last, size_of
 
 
 @dataclass(frozen=True)
@@ -172,23 +173,6 @@ class Dataset:
     def image_size(self) -> int:
         """Height of an image in pixels (its width too, for the built-in data sets); steps of a sequence, 1 for a row."""
         return size_of(self.sample_shape)
-
-
-def channels_of(sample_shape: tuple[int, ...]) -> int:
-    """Channels of samples [C, H, W]; features of samples [T, F] or [F]."""
-    return sample_shape[0] if len(sample_shape) == 3 else sample_shape[-1]
-
-
-def size_of(sample_shape: tuple[int, ...]) -> int:
-    """Height of samples [C, H, W], steps of samples [T, F], 1 for samples [F]."""
-    return sample_shape[1] if len(sample_shape) == 3 else sample_shape[0] if len(sample_shape) == 2 else 1
-
-
-def colours_last(sample_shape: tuple[int, ...]) -> bool:
-    """Whether samples [C, H, W] of this shape are likely to be [H, W, C]: the last size is a number of colours, the first
-    is none. A last size of 1 may also be that of a signal of many channels, so then both sides must be alike."""
-    first, second, last = sample_shape
-    return min(first, second) > 4 and (last in (3, 4) or (last == 1 and first == second))
 
 
 def is_lost(spread: float, largest: float) -> bool:

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from fl.common.errors import DataError
+from fl.common.text_file import UNREADABLE
 
 from .dataset import Dataset, Split
-from .files import UNREADABLE, why_unreadable
+from .files import why_unreadable
 
 SIDE = 48
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from fl.common.errors import DataError
+from fl.common.text_file import UNREADABLE
 
 T = TypeVar("T")
-
-# What reading an absent, truncated or foreign file can raise; anything else is a bug here.
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError)
 
 
 @contextmanager

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from fl.common.errors import DataError
-
-from .csv_text import CANNOT_READ, read_text
+from fl.common.text_file import CANNOT_READ, read_text
 
 _MISSING = frozenset(
     {

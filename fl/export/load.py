@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from compression import Layout, PayloadError
 from fl.common.errors import ConfigError, DataError
+from fl.common.files import read_tensors
 from fl.models.quantise import IntegerWeights, dequantise, fake_quantise, weight_names
 from fl.models.surgery.axes import fit
-from fl.output.checkpoint import read_tensors
 
 from .payload import unpack
 from .structure import Structure, read_structure
@@ -32,8 +32,8 @@ def load(folder: str | Path, kind: str = "model") -> nn.Module:
     """The exported model in `folder`, on the CPU and in evaluation; `kind` is one of `KINDS`.
 
     `model` and `payload` compute what the run's model does, in fp32. `quantised` and `quantised payload` have integers
-    times scales as weights, and round what goes into each layer to as many bits (see `fl.models.quantise`). `small` is the dense
-    model without the channels that pruning emptied. ConfigError for another kind; DataError for a file that is absent,
+    times scales as weights, and round what goes into each layer to as many bits (see `fl.models.quantise`). `small` is the
+    dense model without the channels that pruning emptied. ConfigError for another kind; DataError for a file that is absent,
     damaged or of another network.
     """
     if kind not in KINDS:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fl.common.config import Config
 from fl.common.errors import ConfigError, DataError
+from fl.common.files import read_tensors, write_json, write_tensors
 from fl.common.paths import expand, expanded
 from fl.common.ranks import Ranks
 from fl.data import Split, load_dataset
@@ -18,7 +19,6 @@ from fl.data.normalise import make_normaliser
 from fl.data.split import divide
 from fl.models.quantise import MAX_BITS, MIN_BITS, dequantise, quantise
 from fl.models.surgery.dead import Reduced, remove_dead
-from fl.output.checkpoint import read_tensors, write_json, write_tensors
 from fl.training.evaluate import Forward, evaluate
 from fl.training.tasks import make_task
 

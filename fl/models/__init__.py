@@ -11,8 +11,8 @@ from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError
 from fl.common.plugin import load_function, reason
 from fl.common.seeds import seeded
+from fl.common.shapes import channels_of, colours_last, size_of
 from fl.common.surroundings import kept_surroundings
-from fl.data.dataset import channels_of, colours_last, size_of
 from fl.models import sequence, small
 
 from .emotion import emotion_cnn

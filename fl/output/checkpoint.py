@@ -5,20 +5,17 @@ after every rank has its files on disk: a checkpoint without a manifest does not
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from fl.common.errors import DataError
-from fl.common.names import readable
+from fl.common.files import read_tensors, write_bytes, write_tensors
 from fl.common.ranks import Ranks
-from fl.common.to_host import to_host
 
 _FORMAT = 6
 _KEPT = 2
@@ -65,7 +62,7 @@ class Checkpoints:
         stamp = f"{next_round:06d}"
         server_file = f"server-{stamp}.safetensors"
         if self.ranks.is_server:
-            write_bytes(self.folder / server_file, _to_bytes(server))
+            write_tensors(self.folder / server_file, server)
         self.ranks.wait_for_all()
         if self.ranks.is_server:
             lengths, last_round = record()
@@ -121,10 +118,6 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
-def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
-
-
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint's file, on the CPU; DataError if it cannot be read."""
     try:
@@ -134,37 +127,3 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             f"checkpoint file {path} cannot be read ({error}); with several machines, "
             "--output-dir must be a folder that all of them share"
         ) from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
-    return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically."""
-    write_bytes(path, _to_bytes(tensors))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file atomically."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(path.name + f".{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # a full disk, say, on which the part must not stay
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

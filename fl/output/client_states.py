@@ -7,14 +7,30 @@ memory; a client that takes part again has its own read from its file before it 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
+from torch import Tensor
+
+from fl.common.files import write_tensors
 from fl.common.ranks import Ranks
-from fl.rounds.base import Rounds
 
-from .checkpoint import load_tensors, write_tensors
+from .checkpoint import load_tensors
 
 IN_MEMORY = 64_000_000
 """Bytes of idle clients' states that a rank keeps in memory; a round's own are there besides."""
+
+
+class HasClientStates(Protocol):
+    """Whatever clients' states are part of."""
+
+    def client_state(self, client: int) -> dict[str, Tensor]:
+        """What `client`, hosted here, keeps between rounds, by name."""
+
+    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
+        """Continue from `client_state`."""
+
+    def attach_states(self, states: "ClientStates") -> bool:
+        """Ask `states` for a client's state before it trains; False where all states stay in memory anyway."""
 
 
 class ClientStates:
@@ -24,7 +40,7 @@ class ClientStates:
     checkpoint renames: a checkpoint never names a file that is written again.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, rounds: Rounds) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, rounds: HasClientStates) -> None:
         self.folder = folder
         self._ranks = ranks
         self._rounds = rounds

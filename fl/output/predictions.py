@@ -2,51 +2,20 @@
 
 import csv
 import io
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fl.common.errors import DataError
+from fl.common.files import write_bytes
 from fl.common.names import readable
 from fl.data.dataset import Split
-from fl.training.client_eval import ClientScores, client_columns
 from fl.training.evaluate import Evaluation
 from fl.training.tasks import Classification, Task
 
-from .checkpoint import write_bytes
-
 MOST_CLASSES = 100
 CONFUSION, PREDICTIONS = "confusion.csv", "predictions.csv"
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The global model on both splits and on the clients' own samples; None: not evaluated."""
-
-    validation: Evaluation | None = None
-    test: Evaluation | None = None
-    clients: ClientScores | None = None
-
-    def score(self, task: Task) -> float | None:
-        """What decisions are made by: the score on the validation split."""
-        return None if self.validation is None else self.validation.metrics[task.score.name]
-
-    def columns(self, task: Task) -> dict[str, float | None]:
-        """The columns of metrics.csv (see `fl.output.record.metrics_columns`)."""
-        found = {
-            f"{split}_{name}": None if result is None else result.metrics[name]
-            for split, result in (("val", self.validation), ("test", self.test))
-            for name in ("loss", *task.metrics)
-        }
-        if self.clients is not None:
-            found |= dict(zip(client_columns(task.score), (self.clients.mean, self.clients.worst), strict=True))
-        return found
-
-    def rows(self, round_: int) -> list[dict[str, Any]]:
-        """The rows of client_eval.csv."""
-        return [] if self.clients is None else self.clients.rows(round_)
 
 
 def write_predictions(folder: Path, task: Task, test: Split, evaluation: Evaluation) -> Path | None:

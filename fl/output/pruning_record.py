@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .checkpoint import write_json
+from fl.common.files import write_json
+
 from .figures.run_data import RunData
 
 

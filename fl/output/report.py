@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fl.common.files import write_bytes
 from fl.common.terminal import try_to_write
-
-from .checkpoint import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

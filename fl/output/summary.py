@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from fl.common.files import write_json
 from fl.training.client_eval import client_columns
 from fl.training.tasks import Score, score_of
 
-from .checkpoint import write_json
 from .record import read_metrics
 
 

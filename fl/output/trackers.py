@@ -17,8 +17,8 @@ import torch
 from compression.spec import nearest
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.common.files import write_json
 
-from .checkpoint import write_json
 from .tensorboard_log import FOLDER, TensorBoardLog
 
 PROJECT = "leanfed"

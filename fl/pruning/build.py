@@ -11,13 +11,13 @@ from fl.clock.profiles import profiles
 from fl.common.seeds import torch_generator
 from fl.models.submodel import Part
 from fl.models.surgery.layer_times import layer_times
-from fl.run.federation import Federation
 from fl.training.cost import samples_trained
 from fl.training.engine import make_engine
 from fl.training.gradients import MaskedGradients
 from fl.training.local_gradient import local_gradient
 from fl.training.local_model import LocalModel, MaskedModel, SmallModel
 from fl.training.trainer import ClientTrainer
+from fl.training.worker import Federation
 
 from .after import AfterTraining
 from .capacity import capabilities, parse_capabilities

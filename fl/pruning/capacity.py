@@ -6,7 +6,7 @@ groups:1.0x2+0.6x2+0.3x2+0.1x4  density x number of clients, in the order of the
                                 next two 0.6. These are the groups of PR-FL (Ma 2024, arXiv 2403.15439, its program)
 equal_time:FLOOR                what makes a round of every client as long as that of the fastest with the whole model, by
                                 --profiles, and no less than FLOOR (`fl.clock.equal_time`)
-online:FLOOR                    the same without knowing them, from the virtual times of the rounds so far (`fl.clock.adaptive`)
+online:FLOOR                    the same without knowing them, from the virtual times so far (`fl.clock.adaptive`)
 FILE.csv                        columns client,capability, each client once
 """
 

@@ -1,19 +1,17 @@
 """What a run consists of: rounds."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from fl.comm.ledger import Ledger
+from fl.output.client_states import HasClientStates
 
 from .result import RoundOutcome, Wasted
 
-if TYPE_CHECKING:
-    from fl.output.client_states import ClientStates
 
-
-class Rounds(Protocol):
+class Rounds(HasClientStates, Protocol):
     """What a run consists of, in either mode: rounds that change the global model, and state to be kept."""
 
     def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
@@ -22,15 +20,6 @@ class Rounds(Protocol):
     @property
     def has_client_state(self) -> bool:
         """Whether clients keep anything between rounds."""
-
-    def client_state(self, client: int) -> dict[str, Tensor]:
-        """What `client`, hosted here, keeps between rounds, by name."""
-
-    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
-        """Continue from `client_state`."""
-
-    def attach_states(self, states: "ClientStates") -> bool:
-        """Ask `states` for a client's state before it trains; False where all states stay in memory anyway."""
 
     def server_state(self) -> dict[str, Tensor]:
         """The global model and the optimizer's state, by name; used on rank 0."""
@@ -44,9 +33,15 @@ class Rounds(Protocol):
     def evaluated(self, round_: int, val_score: float | None) -> None:
         """After every round: its score on the validation split, where it was evaluated; the same on every rank."""
 
+    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
+        """The clients of a round that begins at virtual second `now`, ascending; the same on every rank."""
+
+    def wait_s(self, client: int, now: float) -> float:
+        """Virtual seconds until a client that was drawn at second `now` is up."""
+
     @property
-    def learns(self) -> bool:
-        """Whether `timed` is to be called."""
+    def by_time(self) -> bool:
+        """Whether who takes part, or what clients do, depends on virtual time: then `timed` is to be called."""
 
     def timed(self, round_: int, rows: Sequence[Mapping[str, float]]) -> list[str]:
         """After every round of clients that take virtual time: their rows of clients.csv, the same on every rank.

@@ -23,12 +23,14 @@ from fl.clock.clock import columns
 from fl.clock.in_flight import AtWork, Work
 from fl.clock.simulator import Arrival
 from fl.comm.ledger import Ledger
+from fl.comm.message import ClientReport
 from fl.models.submodel import Part
-from fl.run.federation import Federation
 from fl.training.cost import samples_trained
+from fl.training.worker import Federation
 
 from .buffered_exchange import BufferedExchange, Taken, Waiting
-from .result import ClientReport, RoundOutcome, Wasted
+from .result import RoundOutcome, Wasted
+from .sampling import Sampler
 from .staleness import weight
 from .sync import CAPABILITY, FederatedRounds
 
@@ -45,8 +47,8 @@ class Landed:
 class BufferedRounds(FederatedRounds):
     """A round is a step of the server. A round that fails leaves the checkpoint as it was, not this object."""
 
-    def __init__(self, federation: Federation) -> None:
-        super().__init__(federation)
+    def __init__(self, federation: Federation, sampler: Sampler) -> None:
+        super().__init__(federation, sampler)
         config = federation.config
         assert isinstance(self.exchange, BufferedExchange)
         assert config.clients is not None
@@ -122,7 +124,7 @@ class BufferedRounds(FederatedRounds):
         versions = {work.begun for work in self.at_work.works.values()}
         self._versions = {v: model for v, model in self._versions.items() if v in versions}
         self._ledger.step(outcome.change_bytes, outcome.buffers_bytes)
-        self.federation.sampler.observe(outcome.reports)
+        self.sampler.observe(outcome.reports)
         return outcome
 
     def _next(self) -> Landed | None:
@@ -180,7 +182,7 @@ class BufferedRounds(FederatedRounds):
         """
         config = self.federation.config
         assert config.clients is not None
-        at_work, sampler = self.at_work, self.federation.sampler
+        at_work, sampler = self.at_work, self.sampler
         while not at_work.waits and len(at_work.works) < self._concurrency:
             free = [client for client in range(config.clients) if client not in at_work.works]
             if self._latest:
@@ -204,7 +206,7 @@ class BufferedRounds(FederatedRounds):
         [flops], memory = self._costs.each([model], [samples]), self._costs.of(model)
         noted, download = self._ledger.noted(client), self._ledger.start(client, holding)
         held = federation.state.layout.total if holding is None else holding.held
-        starts = now + federation.sampler.wait_s(client, now)
+        starts = now + self.sampler.wait_s(client, now)
         memory_bytes = 0 if memory is None else memory.memory_bytes
         work = Work(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client), noted)
         if not self.at_work.start(client, work):

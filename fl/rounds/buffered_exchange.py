@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fl.comm.message import ClientReport, part_payloads
 from fl.models.submodel import WHOLE, Part
-from fl.server.server import Mean, part_payloads
+from fl.server.server import Mean
 
-from .result import ClientReport, RoundOutcome
+from .result import RoundOutcome
 from .server_exchange import ServerExchange
 
 
@@ -90,7 +91,7 @@ class BufferedExchange(ServerExchange):
         `begun_from`, on rank 0: the model [n] that each of them started from; its *model*, not its update, then counts
         (FedAsync): what is added is the distance of the global model to it.
         """
-        self._round, self._outcome, failure = round_, RoundOutcome(), None
+        self._round, self._outcome, failure = round_, self._new_outcome(), None
         self._begin_mean()
         if self._mean is not None:
             try:
@@ -106,8 +107,7 @@ class BufferedExchange(ServerExchange):
         part = waited.part
         update, buffers = part_payloads(waited.payload, self.state, part.codec(self.uplink.codec), part)
         self._outcome.reports.append(waited.report)
-        if self.count_layers:
-            self._outcome.add_layers(update, part, self.state.layout)
+        self._outcome.add(update, part)
         weight = self.course.weight(waited.report.samples)
         if begun_from is not None:
             moved = torch.sub(self.state.parameters, begun_from)

@@ -1,15 +1,19 @@
 """What a round cost, in bytes, operations and virtual seconds: the columns of metrics.csv and clients.csv, on rank 0."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fl.clock.clock import RoundClock, Work
+from fl.clock.profiles import profiles
 from fl.comm.ledger import ClientBytes, Ledger
-from fl.run.federation import Federation
+from fl.comm.message import ClientReport
+from fl.common.config import Config
 from fl.training.cost import samples_trained
+from fl.training.worker import Federation
 
-from .result import ClientReport, RoundOutcome, Wasted
+from .modes import is_buffered, takes_time
+from .result import RoundOutcome, Wasted
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,16 @@ class Ending:
 class Accounts:
     """The ledger, the declared costs of training, and the virtual clock of a run."""
 
-    def __init__(self, federation: Federation, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self, federation: Federation, wait_s: Callable[[int, float], float], ledger: Ledger | None = None
+    ) -> None:
         """`ledger`: the one that charges downloads as they begin; by default rounds are charged when they are over."""
         self.federation = federation
         self.config = federation.config
         state = federation.state
         self.ledger = ledger or Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
         self.costs = federation.make_costs()
-        self.clock = RoundClock.of(self.config, federation.sampler.wait_s)
+        self.clock = _clock(self.config, wait_s)
 
     def book(self, round_: int, outcome: RoundOutcome, ending: Ending | None = None) -> tuple[Entry, Entry]:
         """Charge a round that succeeded. With `ending`, as the last one, and as it is where more rounds follow after all."""
@@ -183,10 +189,10 @@ class Accounts:
     def _timed_flops(self, outcome: RoundOutcome) -> list[float]:
         """What each client's training takes time for; with --cost-model sparse only the weights that it holds."""
         flops = self.costs.each(self._models(outcome), self._trained(outcome))
-        if self.config.cost_model == "dense" or not outcome.held_by_layer:
+        if self.config.cost_model == "dense" or outcome.layers is None:
             return flops
         n = self.federation.state.layout.total
-        held = [sum(layers) / n for layers in outcome.held_by_layer]
+        held = [sum(layers) / n for layers in outcome.layers.held]
         smaller = [model is not None for model in outcome.models]
         return [each if small else each * part for each, part, small in zip(flops, held, smaller, strict=True)]
 
@@ -199,3 +205,13 @@ class Accounts:
         self.ledger.load_state_dict(state["ledger"])
         if self.clock is not None:
             self.clock.load_state_dict(state["clock"])
+
+
+def _clock(config: Config, wait_s: Callable[[int, float], float]) -> RoundClock | None:
+    """The clock of synchronous rounds; None where nothing takes time, or the rounds keep it."""
+    if is_buffered(config) or not takes_time(config):
+        return None
+    assert config.clients is not None
+    known = profiles(config.profiles, config.clients, config.seed)
+    limits = {"up_limit": config.server_up_limit or None, "down_limit": config.server_down_limit or None}
+    return RoundClock(known, config.seed, wait_s=wait_s, **limits)

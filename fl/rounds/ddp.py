@@ -12,18 +12,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
 from fl.comm.codecs import Uplink
+from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
 from fl.common.seeds import seeded
 from fl.data.batches import count_steps
 from fl.models.own_state import OwnState
 from fl.output.client_states import ClientStates
-from fl.run.federation import Federation
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
 from fl.training.schedule import first_learning_rate
+from fl.training.worker import Federation
 
-from .result import ClientReport, RoundOutcome, Wasted
+from .result import RoundOutcome, Wasted
 
 _TRIALS = 8
 _ONE_BUCKET_MB = 1 << 20
@@ -181,9 +182,17 @@ class StepMode:
         state.buffers.copy_(total.div_(ranks.world_size))
         return total.numel() * total.element_size()
 
+    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
+        """As in `fl.rounds.base.Rounds.cohort`: every rank."""
+        return list(range(self._federation.ranks.world_size))
+
+    def wait_s(self, client: int, now: float) -> float:
+        """As in `fl.rounds.base.Rounds.wait_s`: nobody waits."""
+        return 0.0
+
     @property
-    def learns(self) -> bool:
-        """As in `fl.rounds.base.Rounds.learns`: there is no virtual time."""
+    def by_time(self) -> bool:
+        """As in `fl.rounds.base.Rounds.by_time`: there is no virtual time."""
         return False
 
     def timed(self, round_: int, rows: Any) -> list[str]:

@@ -5,11 +5,11 @@ import math
 
 from fl.clock.simulator import Arrival
 from fl.common.errors import RoundError
-from fl.run.federation import Federation
+from fl.training.worker import Federation
 
 from .buffered import BufferedRounds, Landed
 from .result import RoundOutcome, Wasted
-from .sampling import asked
+from .sampling import Sampler, asked
 
 
 class DeadlineRounds(BufferedRounds):
@@ -22,8 +22,8 @@ class DeadlineRounds(BufferedRounds):
     if nobody comes back, it begins anew.
     """
 
-    def __init__(self, federation: Federation) -> None:
-        super().__init__(federation)
+    def __init__(self, federation: Federation, sampler: Sampler) -> None:
+        super().__init__(federation, sampler)
         config = federation.config
         self._asked = asked(config)
         self._deadline = config.deadline or math.inf
@@ -76,7 +76,7 @@ class DeadlineRounds(BufferedRounds):
         assert config.clients is not None
         free = [client for client in range(config.clients) if client not in self.at_work.works]
         purpose, number = ("again", self.at_work.starts) if attempt else ("cohort", round_)
-        return self.federation.sampler.draw(free, self._asked, round_, now=now, purpose=purpose, number=number)
+        return self.sampler.draw(free, self._asked, round_, now=now, purpose=purpose, number=number)
 
     def _arrival(self, until: float, *, first: bool) -> Arrival | None:
         """The next arrival by the deadline, or, if it is the first, however late; None if there is none."""

@@ -8,13 +8,14 @@ from torch import Tensor
 from compression import make_codec
 from compression.wire import dense_bytes
 from fl.clock.adaptive import Shares
+from fl.comm.message import apply_change, part_payloads
 from fl.common.ranks import Ranks
 from fl.common.seeds import derive_seed
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 from fl.pruning.after import AfterTraining
 from fl.pruning.plan import Masks
-from fl.server.server import Mean, Server, apply_change, part_payloads
+from fl.server.server import Mean, Server
 from fl.training.trainer import Update
 
 from .result import RoundOutcome

@@ -11,6 +11,7 @@ from compression import CodecHook, FlatBucket, Layout, codec_hook
 from compression.ddp.hooks import Traffic
 from fl.comm.codecs import Uplink
 from fl.comm.ddp_hooks import Hook, count_collectives, load_hook
+from fl.comm.message import ClientReport
 from fl.common.errors import RoundError
 from fl.common.ranks import Ranks
 from fl.common.seeds import seeded
@@ -19,7 +20,7 @@ from fl.server.server import Mean, Server
 from fl.training.trainer import Update
 
 from .exchange import Exchange
-from .result import ClientReport, RoundOutcome
+from .result import RoundOutcome
 
 
 class HookExchange(Exchange):

@@ -3,42 +3,14 @@
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compression import Layout
 from compression.wire import Sparse
 from fl.comm.ledger import Holding
+from fl.comm.message import COLUMNS, ClientReport
 from fl.common.ranks import Ranks
 from fl.models.submodel import Part
-
-from .layer_counts import count_by_layer
-
-COLUMNS = 7
-
-
-@dataclass(frozen=True)
-class ClientReport:
-    """What rank 0 learns of a client's round besides its update."""
-
-    client: int
-    samples: int
-    train_loss: float
-    train_s: float
-    uplink_bytes: int
-    kept: int
-    side_bytes: int = 0  # of uplink_bytes: what came beside the update
-    moved: bool = True
-
-    def row(self) -> list[float]:
-        """The numbers that travel, all exact in float64."""
-        numbers = [self.uplink_bytes, self.samples, self.train_loss, self.train_s, self.kept, self.side_bytes]
-        return [*numbers, self.moved]
-
-    @classmethod
-    def of_row(cls, client: int, row: list[float]) -> "ClientReport":
-        """The inverse of `row`."""
-        size, samples, loss, seconds, kept, side, *moved = row
-        return cls(client, int(samples), loss, seconds, int(size), int(kept), int(side), all(moved))
+from fl.output.layers import LayerCounts
 
 
 @dataclass(frozen=True)
@@ -78,21 +50,14 @@ class RoundOutcome:
     rewound_bytes: int = 0  # of the weights that began the round, if they were others than before
     held_buffers: int | None = None  # of the global model, where all clients hold the same
     told_by: tuple[int, int] | None = None  # the client that chose the mask, and the bytes that it sent for that
-    # On rank 0 of a run that prunes: coordinates of each layer that each client held, in cohort order, and its smaller model
-    # if it had one; coordinates of each layer in their payloads, all together, int64 [layers]; and whether the payloads
-    # were weights, pruned after training.
-    held_by_layer: list[tuple[int, ...]] = field(default_factory=list)
-    models: list[nn.Module | None] = field(default_factory=list)
-    sent_by_layer: Tensor | None = None
-    pruned_after: bool = False
+    models: list[nn.Module | None] = field(default_factory=list)  # the smaller model of each client, if it had one
+    layers: LayerCounts | None = None  # on rank 0 of a run that prunes
 
-    def add_layers(self, update: Sparse, part: Part, layout: Layout) -> None:
+    def add(self, update: Sparse, part: Part) -> None:
         """Rank 0 has decoded the update of the next client, which holds `part`."""
-        counts = count_by_layer(update, layout)
-        self.sent_by_layer = counts if self.sent_by_layer is None else self.sent_by_layer + counts
-        self.held_by_layer.append(layout.sizes if part.inside is None else part.inside.layout.sizes)
         self.models.append(None if part.sub is None else part.sub.model)
-        self.pruned_after = update.sent_at is not None
+        if self.layers is not None:
+            self.layers.add(update, part)
 
     def gather(self, ranks: Ranks, report: ClientReport, received_bytes: int) -> None:
         """Where every rank is one client: collect each one's report and what it received from the others; collective."""

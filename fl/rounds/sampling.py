@@ -23,12 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.comm.message import ClientReport
 from fl.common.client_table import read_lines
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.common.seeds import derive_seed, numpy_generator
-
-from .result import ClientReport
 
 _Waits = Callable[[int, float], float]
 """(client, round or second) -> rounds or seconds until it is up."""

@@ -10,17 +10,19 @@ from compression import Codec, Sender
 from compression.codec import BUFFERS
 from fl.algorithms.base import Algorithm
 from fl.comm.codecs import Uplink
+from fl.comm.message import COLUMNS, ClientReport, join_payloads, part_payloads
 from fl.common.config import TrainOptions
 from fl.common.errors import RoundError
 from fl.common.ranks import Ranks
 from fl.common.seeds import derive_seed
 from fl.models.state import ModelState
-from fl.server.server import Mean, Server, join_payloads, part_payloads
+from fl.output.layers import LayerCounts
+from fl.server.server import Mean, Server
 from fl.training.local_plan import Course
 from fl.training.trainer import Update
 
 from .exchange import Exchange
-from .result import COLUMNS, ClientReport, RoundOutcome
+from .result import RoundOutcome
 
 _WAITING_BYTES = 512_000_000
 _PREFIX = "algorithm."
@@ -69,9 +71,12 @@ class ServerExchange(Exchange):
         self._payloads: dict[int, Tensor] = {}
         self._own: dict[int, ClientReport] = {}
         self._sending: list[tuple[list[dist.Work], list[tuple[int, Tensor]]]] = []
-        self._outcome = RoundOutcome()
+        self._outcome = self._new_outcome()
         self._begin_mean()
         self._failure: Exception | None = None
+
+    def _new_outcome(self) -> RoundOutcome:
+        return RoundOutcome(layers=LayerCounts(self.state.layout) if self.count_layers else None)
 
     def _begin_mean(self) -> None:
         if self.server is None:
@@ -209,8 +214,7 @@ class ServerExchange(Exchange):
             self.masks.take_side(report.client, payload[: report.side_bytes], weight)
         part = self.part(report.client)
         update, buffers = part_payloads(payload[report.side_bytes :], self.state, self._codec(report.client), part)
-        if self.count_layers:
-            self._outcome.add_layers(update, part, self.state.layout)
+        self._outcome.add(update, part)
         self.algorithm.receive(report.client, update, self.course.steps(report.samples), self.course.lr(self._round))
         mean.add(update, buffers, weight, part)
 

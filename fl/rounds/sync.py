@@ -12,13 +12,15 @@ from fl.comm.ledger import Ledger
 from fl.common.errors import RoundError
 from fl.output.client_states import ClientStates
 from fl.pruning.build import make_after, make_masks
-from fl.run.federation import Federation
 from fl.training.algorithm_gradients import CorrectedGradients
 from fl.training.local_model import LocalModel, WholeModel
 from fl.training.static_batchnorm import ask_statistics, norms
 from fl.training.trainer import Update
+from fl.training.worker import Federation
 
+from .build import make_exchange
 from .result import RoundOutcome, Wasted
+from .sampling import Sampler
 
 CAPABILITY, UPLINK_SHARE = "capability", "uplink_share"
 """Columns of clients.csv."""
@@ -27,10 +29,11 @@ CAPABILITY, UPLINK_SHARE = "capability", "uplink_share"
 class FederatedRounds:
     """Clients train apart, their updates go to rank 0, and its change comes back."""
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, sampler: Sampler) -> None:
         self.federation = federation
+        self.sampler = sampler
         self.trainer = federation.make_trainer()
-        self.exchange = federation.make_exchange()
+        self.exchange = make_exchange(federation)
         self.course, self._gradients = federation.course, None
         if self.course.algorithm.corrects:
             # Before any mask of gradients: the correction is masked too.
@@ -59,7 +62,7 @@ class FederatedRounds:
         if self.masks is None:
             outcome = self._run(round_, cohort)
             outcome.shares = [self.shares(client) for client in cohort]
-            self.federation.sampler.observe(outcome.reports)
+            self.sampler.observe(outcome.reports)
             return outcome
         before = self.masks.snapshot(round_)
         try:
@@ -70,13 +73,27 @@ class FederatedRounds:
             raise
         self.masks.close(self.exchange.mean_update)
         outcome.shares = [self.shares(client) for client in cohort]
-        self.federation.sampler.observe(outcome.reports)
+        self.sampler.observe(outcome.reports)
         if self.federation.ranks.is_server:
             outcome.mask_bytes, outcome.holdings = self.masks.mask_bytes, self.masks.holdings(cohort)
             outcome.rewound_bytes, outcome.told_by = self.masks.rewound_bytes, self.masks.told_by
             outcome.held_buffers = self.masks.common.buffer_count(self.federation.state.buffers.numel())
             outcome.held = sum(self.masks.held(client) for client in cohort) / len(cohort)
         return outcome
+
+    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
+        """As in `Rounds.cohort`; a function of these, the seed, and what the sampler was told."""
+        config = self.federation.config
+        return self.sampler.draw(range(config.clients or 0), config.clients_per_round or 0, round_, now=now)
+
+    def wait_s(self, client: int, now: float) -> float:
+        """As in `Rounds.wait_s`."""
+        return self.sampler.wait_s(client, now)
+
+    @property
+    def by_time(self) -> bool:
+        """As in `Rounds.by_time`."""
+        return self.sampler.by_time or bool(self._learning)
 
     @property
     def capabilities(self) -> list[float] | None:
@@ -90,11 +107,6 @@ class FederatedRounds:
             UPLINK_SHARE: None if self.exchange.shares is None else self.exchange.shares[client],
         }
         return {name: share for name, share in shares.items() if share is not None}
-
-    @property
-    def learns(self) -> bool:
-        """As in `Rounds.learns`."""
-        return bool(self._learning)
 
     def timed(self, round_: int, rows: Sequence[Mapping[str, float]]) -> list[str]:
         """As in `Rounds.timed`: a line for each kind of shares that changed."""
@@ -116,11 +128,11 @@ class FederatedRounds:
     def plan(self) -> dict[str, Any]:
         """As in `Rounds.plan`: the losses that sampling goes by, and what was learnt of the clients' times."""
         learnt = {name: each.state_dict() for name, each in self._learning.items()}
-        return {"losses": sorted(self.federation.sampler.losses.items()), "learnt": learnt}
+        return {"losses": sorted(self.sampler.losses.items()), "learnt": learnt}
 
     def load_plan(self, plan: dict[str, Any]) -> None:
         """As in `Rounds.load_plan`."""
-        self.federation.sampler.losses = dict(plan["losses"])
+        self.sampler.losses = dict(plan["losses"])
         for name, each in self._learning.items():
             each.load_state_dict(plan["learnt"][name])
 

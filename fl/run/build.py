@@ -20,15 +20,15 @@ from fl.models import MODELS, build_model
 from fl.models.own_state import OwnState
 from fl.models.quantise import fake_quantise
 from fl.models.state import ModelState
-from fl.rounds.sampling import counts_alike, make_sampler
+from fl.rounds.sampling import counts_alike
 from fl.training.client_eval import hold_out
 from fl.training.engine import choose_engine, make_engine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
 from fl.training.local_plan import Course
 from fl.training.tasks import Task, make_task
+from fl.training.worker import Federation
 
 from .checks import with_clients
-from .federation import Federation
 
 
 def assemble(config: Config, ranks: Ranks) -> Federation:
@@ -81,7 +81,6 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         engine=engine,
         state=state,
         course=Course(algorithm, config, alike=counts_alike(config)),
-        sampler=make_sampler(config, [len(part) for part in parts]),
         notes=(*data.notes, _sizes(data, train, validation, held)),
         left_out=data.left_out,
     )

@@ -7,7 +7,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from compression import Sender, make_codec
 from compression.sender import parse_feedback
 from compression.spec import SpecError, nearest
-from fl.algorithms.make import check_algorithm, parse_algorithm
+from fl.algorithms.make import parse_algorithm
 from fl.clock.profiles import parse_profiles
 from fl.clock.uplink_fractions import check_uplink_shares, parse_uplink_shares
 from fl.comm.codecs import Uplink
@@ -33,6 +33,7 @@ from fl.server.optimizers import server_learning_rate
 from fl.training.engine import choose_engine
 from fl.training.schedule import first_learning_rate, parse_schedule
 
+from .algorithm_rules import check_algorithm
 from .pruning_rules import check_pruning
 
 _CLIENTS_OF_ONE_PROCESS = 4

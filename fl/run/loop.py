@@ -13,18 +13,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fl.comm.message import share_model
 from fl.common.config import Config
 from fl.common.errors import ConfigError, RoundError
+from fl.common.files import write_json, write_tensors
 from fl.common.paths import expand_paths
 from fl.common.ranks import Ranks, join_ranks
 from fl.common.replay import on_cpu_by_default, replaying
 from fl.common.seeds import kept_generators
 from fl.common.surroundings import usual_surroundings
 from fl.common.terminal import lasting_output, say, try_to_write
-from fl.output.checkpoint import Checkpoints, Manifest, write_json, write_tensors
+from fl.output.checkpoint import Checkpoints, Manifest
 from fl.output.client_states import ClientStates
-from fl.output.layers import layer_rows
-from fl.output.predictions import Judgement, write_predictions
+from fl.output.predictions import write_predictions
 from fl.output.record import Record, Rows
 from fl.output.summary import write_summary
 from fl.output.trackers import Trackers
@@ -35,13 +36,14 @@ from fl.rounds.ddp import StepMode
 from fl.rounds.deadline import DeadlineRounds
 from fl.rounds.modes import is_buffered, takes_time
 from fl.rounds.result import RoundOutcome
+from fl.rounds.sampling import make_sampler
 from fl.rounds.sync import FederatedRounds
 from fl.training.engine.deepspeed_config import reconcile
-from fl.training.evaluate import Evaluation
+from fl.training.evaluate import Evaluation, Judgement
+from fl.training.worker import Federation
 
 from .build import assemble
 from .checks import check_options, resolve
-from .federation import Federation
 from .folder import continue_options, create_folder
 from .resume_checks import (
     files_sha256,
@@ -103,12 +105,13 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
 
 
 def _rounds(federation: Federation) -> Rounds:
-    mode = federation.config.mode
-    if mode == "step":
+    config = federation.config
+    sampler = make_sampler(config, [len(part) for part in federation.parts])
+    if config.mode == "step":
         return StepMode(federation)
-    if not is_buffered(federation.config):
-        return FederatedRounds(federation)
-    return DeadlineRounds(federation) if mode == "sync" else BufferedRounds(federation)
+    if not is_buffered(config):
+        return FederatedRounds(federation, sampler)
+    return DeadlineRounds(federation, sampler) if config.mode == "sync" else BufferedRounds(federation, sampler)
 
 
 class _Run:
@@ -121,16 +124,16 @@ class _Run:
         self.config = federation.config
         self.ranks: Ranks = federation.ranks
         self.folder = folder
-        self.accounts = Accounts(federation, rounds.ledger)
+        self.accounts = Accounts(federation, rounds.wait_s, rounds.ledger)
         self.checkpoints = Checkpoints(folder, self.ranks)
         self.rounds = rounds
         self.states = ClientStates(self.checkpoints.folder, self.ranks, rounds)
         self.first_round = 0
         self.tested: Evaluation | None = None  # the test split, after the last round
         self.now = 0.0  # virtual seconds, where anything goes by them
-        self._by_time = federation.sampler.by_time or rounds.learns
+        self._by_time = rounds.by_time
         manifest = self._load() if resumed else None
-        federation.share_model()
+        share_model(self.ranks, federation.state)
         self.record: Record | None = None
         self.trackers: Trackers | None = None
         if self.ranks.is_server:
@@ -203,7 +206,7 @@ class _Run:
 
     def _round(self, round_: int) -> dict[str, Any]:
         started = time.perf_counter()
-        cohort = self.federation.cohort(round_, self.now)
+        cohort = self.rounds.cohort(round_, self.now)
         outcome = self.rounds.run(round_, cohort)
         exchanged = time.perf_counter()
         is_last = round_ == self.config.all_rounds - 1
@@ -239,7 +242,7 @@ class _Run:
             onward = ({**measured, **going_on.metrics}, going_on.clients)
             if is_last:
                 self.record.end_run((metrics, clients), onward)
-            layers = None if self.record.layers is None else layer_rows(round_, outcome, self.federation.state)
+            layers = None if outcome.layers is None else outcome.layers.rows(round_, self.federation.state)
             self._tell_stuck(round_, outcome)
         self._tell_times(round_, metrics, clients)
         # The evaluation that ends a run decides nothing: a longer run would not have made it.

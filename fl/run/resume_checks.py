@@ -13,8 +13,7 @@ from torch import Tensor
 from fl.common.config import Config
 from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
-
-from .federation import Federation
+from fl.training.worker import Federation
 
 _LOOKED_AT = 1000
 _STEERING = ("sampling", "capabilities", "profiles", "deepspeed_config")

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from compression import Codec, NonFiniteError, PayloadError, Sender
-from compression.codec import BUFFERS
+from compression import Codec, NonFiniteError, Sender
 from compression.finite import all_finite
-from compression.wire import Sparse, dense_bytes
+from compression.wire import Sparse
+from fl.comm.message import join_payloads
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 
@@ -181,42 +181,8 @@ class Server:
         )
 
 
-def join_payloads(update: Tensor, buffers: Tensor) -> Tensor:
-    """An update's payload followed by that of the buffers in fp32, if there are any."""
-    if not buffers.numel():
-        return update
-    return torch.cat((update, BUFFERS.encode(buffers)[0]))
-
-
 def _vote(votes: Tensor, held: Tensor | None, samples: int) -> None:
     if held is None:
         votes.add_(samples)
     else:
         votes.index_add_(0, held, votes.new_full((1,), samples).expand(held.numel()))
-
-
-def part_payloads(payload: Tensor, state: ModelState, codec: Codec, part: Part = WHOLE) -> tuple[Sparse, Sparse | None]:
-    """The inverse of `join_payloads`, decoded: update and buffers of a `part`; PayloadError if it is no such payload.
-
-    The buffers are exact, so their length is known, and the update may have any format.
-    """
-    n, m = state.parameters.numel(), part.buffer_count(state.buffers.numel())
-    tail = dense_bytes(m) if m else 0
-    if payload.numel() < tail:
-        raise PayloadError(f"{payload.numel()} bytes are too few for {m} buffers")
-    split = payload.numel() - tail
-    update = codec.decode(payload[:split], n, state.layout)
-    if not m:
-        return update, None
-    return update, part.lift_buffers(BUFFERS.decode(payload[split:], m), state.buffers.numel())
-
-
-def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> None:
-    """Add the decoded change to the global parameters and replace the buffers, in place."""
-    change.add_to(state.parameters)
-    if buffers is None:
-        return
-    if buffers.indices is None:
-        state.buffers.copy_(buffers.values)
-    else:
-        state.buffers.index_copy_(0, buffers.indices, buffers.values)

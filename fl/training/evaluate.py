@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from fl.data.dataset import Split
 from fl.data.normalise import Normaliser
 from fl.models.own_state import OwnState
 
+from .client_eval import ClientScores, client_columns
 from .tasks import Task
 
 BATCH = 500
@@ -88,3 +90,31 @@ def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evalua
 
 def _part(batch: int) -> slice:
     return slice(batch * BATCH, (batch + 1) * BATCH)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The global model on both splits and on the clients' own samples; None: not evaluated."""
+
+    validation: Evaluation | None = None
+    test: Evaluation | None = None
+    clients: ClientScores | None = None
+
+    def score(self, task: Task) -> float | None:
+        """What decisions are made by: the score on the validation split."""
+        return None if self.validation is None else self.validation.metrics[task.score.name]
+
+    def columns(self, task: Task) -> dict[str, float | None]:
+        """The columns of metrics.csv (see `fl.output.record.metrics_columns`)."""
+        found = {
+            f"{split}_{name}": None if result is None else result.metrics[name]
+            for split, result in (("val", self.validation), ("test", self.test))
+            for name in ("loss", *task.metrics)
+        }
+        if self.clients is not None:
+            found |= dict(zip(client_columns(task.score), (self.clients.mean, self.clients.worst), strict=True))
+        return found
+
+    def rows(self, round_: int) -> list[dict[str, Any]]:
+        """The rows of client_eval.csv."""
+        return [] if self.clients is None else self.clients.rows(round_)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fl.run.federation import Federation
-
 from .trainer import ClientTrainer
+from .worker import Federation
 
 _BATCHES = 10
 

@@ -16,7 +16,7 @@ from fl.common.errors import ConfigError
 from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
 from fl.rounds.ddp import StepMode
-from fl.run.federation import Federation
+from fl.training.worker import Federation
 from tests.support import make_federation, on_ranks, rows, run_here
 
 _OPTIONS: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from typing import Any
 
 from fl.rounds.sync import FederatedRounds
-from fl.run.federation import Federation
+from fl.training.worker import Federation
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import make_federation
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fl.comm.message import part_payloads
 from fl.common.errors import ConfigError
 from fl.rounds.buffered import BufferedRounds
 from fl.rounds.deadline import DeadlineRounds
 from fl.rounds.staleness import weight
-from fl.server.server import part_payloads
 from tests.end_to_end.replay import check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
 from tests.support import make_federation, on_ranks, resume_here, rows, run_here

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fl.models.state import ModelState
 from fl.rounds.sync import FederatedRounds
-from fl.run.federation import Federation
 from fl.training.local_model import WholeModel
 from fl.training.trainer import Update
+from fl.training.worker import Federation
 from tests.support import make_federation, on_ranks
 
 _DROPOUT: dict[str, Any] = {

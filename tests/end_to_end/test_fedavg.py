@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
-from fl.run.federation import Federation
+from fl.training.worker import Federation
 from tests.support import make_federation, on_ranks, run_here
 
 _OPTIONS = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import write_bytes
+from fl.common.files import write_bytes
+
 from .template import PAGE, SCRIPT, STYLE
 
 _PIXELS = 1500  # as many as a wide screen shows; the files beside the page have more

@@ -11,10 +11,11 @@ from fl.algorithms.base import Algorithm
 from fl.algorithms.feddyn import FedDyn
 from fl.algorithms.fednova import FedNova
 from fl.algorithms.fedprox import FedProx
-from fl.algorithms.make import check_algorithm, make_algorithm, parse_algorithm
+from fl.algorithms.make import make_algorithm, parse_algorithm
 from fl.algorithms.scaffold import Scaffold
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.run.algorithm_rules import check_algorithm
 from tests.fl.algorithms.quadratic import LAYOUT
 
 PLAIN = Config(uplink="none", momentum=0.0)

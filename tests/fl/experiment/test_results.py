@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from fl.common.errors import ConfigError
+from fl.common.files import write_json
 from fl.experiment.matrix import Run, matrix
 from fl.experiment.report import report, write_report
 from fl.experiment.results import TIMES, Point, Results, curve_of, reach, read_results
 from fl.experiment.runs import _write_results
 from fl.experiment.spec import parse_experiment
 from fl.experiment.tables import Spread, spread, tables
-from fl.output.checkpoint import write_json
 from fl.training.tasks import R2
 from tests.fl.experiment.test_spec import changed
 

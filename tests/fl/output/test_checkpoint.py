@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fl.common.errors import DataError
+from fl.common.files import write_bytes, write_json
 from fl.common.ranks import Ranks
-from fl.output.checkpoint import Checkpoints, write_bytes, write_json
+from fl.output.checkpoint import Checkpoints
 from fl.output.client_states import ClientStates
 from fl.rounds.base import Rounds
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from compression import Layout
 from compression.masks.inside import Inside
 from compression.wire import Sparse
-from fl.rounds.layer_counts import count_by_layer, mean_held
+from fl.output.layers import count_by_layer, mean_held
 
 _SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=8)
 

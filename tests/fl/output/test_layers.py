@@ -7,8 +7,7 @@ from compression.masks.inside import Inside
 from compression.wire import Sparse
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
-from fl.output.layers import LAYERS, layer_rows
-from fl.rounds.result import ClientReport, RoundOutcome
+from fl.output.layers import LAYERS, LayerCounts
 
 
 def _state() -> ModelState:
@@ -27,19 +26,18 @@ def _update(state: ModelState, positions: list[int], *, weights: bool = False) -
     return Sparse(6, at, torch.ones(len(positions)))
 
 
-def _outcome(state: ModelState, parts: list[Part], updates: list[Sparse]) -> RoundOutcome:
-    reports = [ClientReport(client, 10, 0.5, 1.0, 100, update.kept) for client, update in enumerate(updates)]
-    outcome = RoundOutcome(reports)
+def _counts(state: ModelState, parts: list[Part], updates: list[Sparse]) -> LayerCounts:
+    counts = LayerCounts(state.layout)
     for part, update in zip(parts, updates, strict=True):
-        outcome.add_layers(update, part, state.layout)
-    return outcome
+        counts.add(update, part)
+    return counts
 
 
 def test_masks_that_differ() -> None:
     """Client 0 holds the last three coordinates and sends one, client 1 holds all and sends four."""
     state = _state()
     part = Part(inside=Inside(torch.tensor([0, 0, 0, 1, 1, 1]).bool(), state.layout))
-    rows = layer_rows(3, _outcome(state, [part, WHOLE], [_update(state, [4]), _update(state, [0, 1, 3, 5])]), state)
+    rows = _counts(state, [part, WHOLE], [_update(state, [4]), _update(state, [0, 1, 3, 5])]).rows(3, state)
     assert [tuple(row) for row in rows] == [LAYERS, LAYERS]
     assert list(rows[0].values()) == [3, "weight", 4, 2.5, 0.375, 2, 0.375, 3 / 8]
     assert list(rows[1].values()) == [3, "bias", 2, 2, 0.0, 1, 0.0, 2 / 4]
@@ -50,7 +48,7 @@ def test_weights_that_were_pruned_after_training() -> None:
     """There is no mask; what was pruned is what was not sent."""
     state = _state()
     updates = [_update(state, [2, 3, 4, 5], weights=True), _update(state, [3, 4, 5], weights=True)]
-    rows = layer_rows(0, _outcome(state, [WHOLE, WHOLE], updates), state)
+    rows = _counts(state, [WHOLE, WHOLE], updates).rows(0, state)
     assert [row["sparsity"] for row in rows] == [0.0, 0.0]
     assert [row["pruned_fraction"] for row in rows] == [5 / 8, 0.0]
     assert [row["sent_fraction"] for row in rows] == [3 / 8, 1.0]

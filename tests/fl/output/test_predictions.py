@@ -7,9 +7,9 @@ import torch
 
 from fl.common.errors import DataError
 from fl.data import Split
-from fl.output.predictions import CONFUSION, PREDICTIONS, Judgement, read_predictions, write_predictions
+from fl.output.predictions import CONFUSION, PREDICTIONS, read_predictions, write_predictions
 from fl.output.record import metrics_columns
-from fl.training.evaluate import Evaluation
+from fl.training.evaluate import Evaluation, Judgement
 from fl.training.tasks import Classification, Regression
 
 TASK = Classification(3, ("a", "b, c", "d"))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from compression.spec import SpecError
+from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
-from fl.rounds.result import ClientReport
 from fl.rounds.sampling import Sampler, parse_sampling
 from fl.server.server import Mean
 from tests.support import run_here

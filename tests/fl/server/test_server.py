@@ -7,11 +7,12 @@ from torch import nn
 from compression import NonFiniteError, PayloadError, Sparse, make_codec
 from compression.masks.codec import MaskedCodec
 from compression.masks.inside import Inside
+from fl.comm.message import apply_change, join_payloads, part_payloads
 from fl.common.config import ServerOptions
 from fl.models.state import ModelState
 from fl.models.submodel import Part
 from fl.server.optimizers import make_server_optimizer
-from fl.server.server import Mean, Server, apply_change, join_payloads, part_payloads
+from fl.server.server import Mean, Server
 
 EXACT = make_codec("none")
 

@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import UNREADABLE
+# What reading an absent, truncated or foreign file can raise; anything else is a bug here.
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError)
 
 CANNOT_READ = (*UNREADABLE, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 """What reading a file that is damaged, or no table, can raise."""

@@ -5,32 +5,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compression import make_codec
-from fl.clock.uplink_fractions import uplink_shares
-from fl.comm.codecs import Uplink
 from fl.common.config import Config
 from fl.common.ranks import Ranks
 from fl.data import Split
 from fl.data.augment import Augment
 from fl.data.normalise import Normaliser
 from fl.models.state import ModelState
-from fl.output.predictions import Judgement
-from fl.rounds.buffered_exchange import BufferedExchange
-from fl.rounds.exchange import Exchange
-from fl.rounds.hook import HookExchange
-from fl.rounds.modes import is_buffered
-from fl.rounds.sampling import Sampler
-from fl.rounds.server_exchange import ServerExchange
-from fl.server.optimizers import make_server_optimizer
-from fl.server.server import Server, join_payloads, part_payloads
-from fl.training.client_eval import ClientScores, evaluate_clients
-from fl.training.cost import Costs
-from fl.training.engine.base import LocalEngine
-from fl.training.engine.precision import autocast_dtype
-from fl.training.evaluate import Evaluation, Forward, evaluate
-from fl.training.local_plan import Course
-from fl.training.tasks import Task
-from fl.training.trainer import ClientTrainer
+
+from .client_eval import ClientScores, evaluate_clients
+from .cost import Costs
+from .engine.base import LocalEngine
+from .engine.precision import autocast_dtype
+from .evaluate import Evaluation, Forward, Judgement, evaluate
+from .local_plan import Course
+from .tasks import Task
+from .trainer import ClientTrainer
 
 
 @dataclass
@@ -53,14 +42,8 @@ class Federation:
     engine: LocalEngine
     state: ModelState
     course: Course
-    sampler: Sampler
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-
-    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
-        """The clients of a round that begins at virtual second `now`, ascending; a function of these, the seed, and what
-        the sampler was told."""
-        return self.sampler.draw(range(self.config.clients or 0), self.config.clients_per_round or 0, round_, now=now)
 
     def make_trainer(self) -> ClientTrainer:
         """What trains this rank's clients."""
@@ -72,57 +55,6 @@ class Federation:
             normalise=self.normalise,
             seed=self.config.seed,
         )
-
-    def make_exchange(self) -> Exchange:
-        """How updates travel, with the server on rank 0."""
-        config, feedback = self.config, self.config.error_feedback
-        server = None
-        if self.ranks.is_server:
-            server = Server(
-                self.state,
-                lambda params: make_server_optimizer(config, params),
-                make_codec(config.downlink),
-                error_feedback=feedback != "none",
-            )
-        if config.exchange == "hook":
-            return HookExchange(
-                self.ranks,
-                self.state,
-                server,
-                self.engine.model,
-                uplink=Uplink(config.uplink, config.uplink_warmup),
-                downlink=config.downlink,
-                error_feedback=feedback,
-                seed=config.seed,
-                hook=config.hook,
-            )
-        kind = BufferedExchange if is_buffered(config) else ServerExchange
-        exchange = kind(
-            self.ranks,
-            self.state,
-            server,
-            Uplink(config.uplink, config.uplink_warmup),
-            downlink=config.downlink,
-            error_feedback=feedback,
-            seed=config.seed,
-            course=self.course,
-            part_mean=config.part_mean,
-        )
-        exchange.count_layers = config.prune != "none"
-        exchange.shares = uplink_shares(config)
-        return exchange
-
-    def share_model(self) -> None:
-        """Rank 0's global model to every rank: the first download."""
-        exact = make_codec("none")
-        payload = None
-        if self.ranks.is_server:
-            payload = join_payloads(exact.encode(self.state.parameters)[0], self.state.buffers)
-        change, buffers = part_payloads(self.ranks.broadcast(payload), self.state, exact)
-        if not self.ranks.is_server:
-            self.state.parameters.copy_(change.dense())
-            if buffers is not None:
-                self.state.buffers.copy_(buffers.values)
 
     def evaluate(self, split: Split) -> Evaluation | None:
         """The global model on `split`; None where it is empty. Collective."""
