@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from compression.errors import all_finite
+
 from .describe import Description, describe
 from .draws import uniform
 from .errors import NonFiniteError
-from .finite import all_finite
 from .layout import Layout
 from .make import make_codec
 from .spec import SpecError, parse

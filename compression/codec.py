@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from compression.errors import all_finite
+
 from .csr import decode_csr, encode_csr
 from .errors import NonFiniteError, PayloadError
-from .finite import all_finite
 from .layout import Layout, need_layout
 from .lowrank import LowRank
 from .select import Selector

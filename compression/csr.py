@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from compression.errors import all_finite
+
 from .errors import NonFiniteError, PayloadError
-from .finite import all_finite
 from .layout import Layout
 
 Bytes = NDArray[np.uint8]

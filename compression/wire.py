@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compression.errors import all_finite
+
 from . import kernels
 from .bits import pack_fixed, unpack_fixed
 from .draws import derive_key
 from .entropy import compress, decompress, pack_symbols, symbol_bytes, unpack_symbols
 from .errors import PayloadError
-from .finite import all_finite
 from .index import IndexFormat, choose, decode_index
 from .index import seeded as seeds
 from .values import ValueFormat, value_of

@@ -1,11 +1,25 @@
 """The fraction that each client takes: of the model (`--capabilities`), or of the uplink's coordinates (`--uplink-shares`).
 
 Given, or learnt from the virtual times of rounds: every client's should take as long as the fastest client's with all of it.
+
+`--uplink-shares`:
+none               all send the same
+equal_time:FLOOR   uploads of as many bytes as each client's link carries in the time of the fastest link, by --profiles
+online:FLOOR       the same without knowing them, from the virtual times of the uploads so far
+
+No client sends less than FLOOR of what --uplink says.
 """
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, overload
+
+from compression import make_codec
+from compression.spec import SpecError, Stage, nearest, parse_stage
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+
+from .profiles import Profile, profiles
 
 _MEMORY = 0.5  # of the estimate before, when a new time comes
 _LEAST = 0.1  # of a share: smaller changes are not worth a new part of the model
@@ -116,3 +130,79 @@ class OnlineShares(Shares):
         """As in `Shares.load_state_dict`."""
         self._values = list(state["values"])
         self._whole = dict(state["whole"])
+
+
+def equal_time(
+    known: Sequence[Profile], flops: Sequence[float], parameters: int, *, smaller: bool, floor: float
+) -> tuple[float, ...]:
+    """The capability in [floor, 1] of each client, rounded down to 1/100, at which its round takes no longer than that of
+    the fastest client with the whole model: both latencies, a model down and up in fp32, and the training.
+
+    `flops`: of each client's training of the whole model in a round. `smaller`: a part is a smaller dense model; the
+    fraction c of the channels then has about c^2 of the weights and operations. Otherwise a part is a mask, with c of the
+    weights, and computing takes as long as ever. Jitter and limits of the server are not looked at. PR-FL's "equal time".
+    """
+    fixed, scaled = [], []
+    for profile, work in zip(known, flops, strict=True):
+        compute = work / profile.compute_flops
+        wire = 4 * parameters / (1 - profile.loss)
+        transfer = wire / profile.down_bytes + wire / profile.up_bytes
+        fixed.append(2 * profile.latency_s + (0.0 if smaller else compute))
+        scaled.append(transfer + (compute if smaller else 0.0))
+    target = min(still + more for still, more in zip(fixed, scaled, strict=True))
+    return tuple(_fits(target - still, more, smaller, floor) for still, more in zip(fixed, scaled, strict=True))
+
+
+def equal_uploads(known: Sequence[Profile], *, floor: float) -> tuple[float, ...]:
+    """The share in [floor, 1] of --uplink's coordinates of each client, rounded down to 1/100: uploads of as many bytes as
+    its link carries in the time of the fastest link. Latency, jitter and limits of the server are not looked at."""
+    rates = [profile.up_bytes * (1 - profile.loss) for profile in known]
+    fastest = max(rates)
+    return tuple(_fits(1 / fastest, 1 / rate, False, floor) for rate in rates)
+
+
+def _fits(left: float, whole: float, smaller: bool, floor: float) -> float:
+    share = 1.0 if whole <= left else max(0.0, left / whole)
+    fraction = math.sqrt(share) if smaller else share
+    return max(floor, min(1.0, math.floor(100 * fraction + 1e-9) / 100))
+
+
+_KNOWN = ("none", "equal_time", "online")
+
+
+def parse_uplink_shares(text: str) -> Stage:
+    """Read `--uplink-shares`; SpecError for what cannot be meant."""
+    stage = parse_stage(text)
+    if stage.name not in _KNOWN:
+        raise SpecError(f"'{text}': shares are none, equal_time:FLOOR or online:FLOOR{nearest(stage.name, _KNOWN)}")
+    stage.expect(0 if stage.name == "none" else 1)
+    if stage.args:
+        stage.number(0, 0.01, 1, "FLOOR")
+    return stage
+
+
+def check_uplink_shares(config: Config) -> None:
+    """ConfigError where there is nothing to share out, or nothing to go by."""
+    if config.uplink_shares == "none":
+        return
+    option = f"--uplink-shares {config.uplink_shares}"
+    if config.profiles == "none":
+        raise ConfigError(f"{option} goes by how fast clients send: --profiles must not be none")
+    if make_codec(config.uplink).density is None:
+        raise ConfigError(
+            f"{option} needs an uplink with a kept fraction, such as topk:0.01, not --uplink {config.uplink}"
+        )
+    if config.exchange != "server" or config.mode == "step":
+        raise ConfigError(f"{option} needs --exchange server, where each client's payload has a size of its own")
+
+
+def uplink_shares(config: Config) -> Shares | None:
+    """What the options of a run give each client; None for all of it."""
+    stage = parse_uplink_shares(config.uplink_shares)
+    if stage.name == "none":
+        return None
+    assert config.clients is not None
+    floor = float(stage.args[0])
+    if stage.name == "online":
+        return OnlineShares(config.clients, floor=floor, power=1)
+    return Shares(equal_uploads(profiles(config.profiles, config.clients, config.seed), floor=floor))

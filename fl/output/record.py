@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fl.common.errors import DataError
-from fl.training.client_eval import COLUMNS as SCORES
-from fl.training.client_eval import client_columns
+from fl.training.evaluate import COLUMNS as SCORES
+from fl.training.evaluate import client_columns
 from fl.training.tasks import Task
 
 from .layers import LAYERS

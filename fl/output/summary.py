@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.common.files import write_json
-from fl.training.client_eval import client_columns
+from fl.training.evaluate import client_columns
 from fl.training.tasks import Score, score_of
 
 from .record import read_metrics

@@ -5,8 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fl.clock.adaptive import OnlineShares, Shares
-from fl.clock.equal_time import equal_time
+from fl.clock.adaptive import OnlineShares, Shares, equal_time
 from fl.clock.profiles import profiles
 from fl.common.seeds import torch_generator
 from fl.models.submodel import Part
@@ -20,12 +19,11 @@ from fl.training.trainer import ClientTrainer
 from fl.training.worker import Federation
 
 from .after import AfterTraining
-from .capacity import capabilities, parse_capabilities
+from .capacity import Recovery, capabilities, parse_capabilities
 from .nested import LevelMasks
 from .per_client import OwnMasks
 from .plan import Masks
 from .prunefl import PruneFLMask
-from .recovery import Recovery
 from .select import at_capability, make_chooser, refuse_early
 from .shared_mask import SharedMask
 from .spec import SMALLER, Pruning, parse_pruning

@@ -18,8 +18,8 @@ from fl.models.state import ModelState
 from fl.models.submodel import Part, without_buffers
 from fl.training.local_model import LocalModel
 
+from .capacity import Recovery, density_at
 from .plan import Masks
-from .recovery import Recovery, density_at
 from .schedule import changes_at, parse_prune_schedule, pruning_at
 from .score import accumulate, gradient
 from .select import ChannelChooser, Chooser, at_capability

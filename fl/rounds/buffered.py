@@ -19,8 +19,7 @@ from compression.masks.inside import Inside
 from compression.masks.payload import decode_mask, encode_mask
 from compression.spec import parse_stage
 from fl.clock.adaptive import Time
-from fl.clock.clock import columns
-from fl.clock.in_flight import AtWork, Work
+from fl.clock.clock import AtWork, Job, columns
 from fl.clock.simulator import Arrival
 from fl.comm.ledger import Ledger
 from fl.comm.message import ClientReport
@@ -40,7 +39,7 @@ class Landed:
     """An update that has arrived."""
 
     arrival: Arrival
-    work: Work
+    work: Job
     report: ClientReport
 
 
@@ -145,11 +144,11 @@ class BufferedRounds(FederatedRounds):
         works = sorted(self.at_work.works.items())
         return [self._in_vain(client, work) for client, work in works if self._has_begun(work)]
 
-    def _has_begun(self, work: Work) -> bool:
+    def _has_begun(self, work: Job) -> bool:
         """Otherwise the client waits until it is up."""
         return work.begun_s <= self.at_work.now
 
-    def _in_vain(self, client: int, work: Work) -> Wasted:
+    def _in_vain(self, client: int, work: Job) -> Wasted:
         """What a client on its way has cost so far: each message as a whole as soon as it has begun."""
         sent = self._reports[client].uplink_bytes if self.at_work.uploads(client) else 0
         return Wasted(client, work.download_bytes, sent)
@@ -208,7 +207,7 @@ class BufferedRounds(FederatedRounds):
         held = federation.state.layout.total if holding is None else holding.held
         starts = now + self.sampler.wait_s(client, now)
         memory_bytes = 0 if memory is None else memory.memory_bytes
-        work = Work(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client), noted)
+        work = Job(self._version, starts, download, held, int(flops), memory_bytes, self.shares(client), noted)
         if not self.at_work.start(client, work):
             # It goes away with what it downloaded: it is not trained, and must download everything if it comes back.
             self._untrained.remove(client)

@@ -1,7 +1,7 @@
 """From the options to how updates travel."""
 
 from compression import make_codec
-from fl.clock.uplink_fractions import uplink_shares
+from fl.clock.adaptive import uplink_shares
 from fl.comm.codecs import Uplink
 from fl.server.optimizers import make_server_optimizer
 from fl.server.server import Server

@@ -18,7 +18,7 @@ from fl.common.seeds import derive_seed
 from fl.models.state import ModelState
 from fl.output.layers import LayerCounts
 from fl.server.server import Mean, Server
-from fl.training.local_plan import Course
+from fl.training.schedule import Course
 from fl.training.trainer import Update
 
 from .exchange import Exchange

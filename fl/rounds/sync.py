@@ -12,7 +12,7 @@ from fl.comm.ledger import Ledger
 from fl.common.errors import RoundError
 from fl.output.client_states import ClientStates
 from fl.pruning.build import make_after, make_masks
-from fl.training.algorithm_gradients import CorrectedGradients
+from fl.training.gradients import CorrectedGradients
 from fl.training.local_model import LocalModel, WholeModel
 from fl.training.static_batchnorm import ask_statistics, norms
 from fl.training.trainer import Update

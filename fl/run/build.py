@@ -21,10 +21,10 @@ from fl.models.own_state import OwnState
 from fl.models.quantise import fake_quantise
 from fl.models.state import ModelState
 from fl.rounds.sampling import counts_alike
-from fl.training.client_eval import hold_out
 from fl.training.engine import choose_engine, make_engine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
-from fl.training.local_plan import Course
+from fl.training.evaluate import hold_out
+from fl.training.schedule import Course
 from fl.training.tasks import Task, make_task
 from fl.training.worker import Federation
 

@@ -8,8 +8,8 @@ from compression import Sender, make_codec
 from compression.sender import parse_feedback
 from compression.spec import SpecError, nearest
 from fl.algorithms.make import parse_algorithm
+from fl.clock.adaptive import check_uplink_shares, parse_uplink_shares
 from fl.clock.profiles import parse_profiles
-from fl.clock.uplink_fractions import check_uplink_shares, parse_uplink_shares
 from fl.comm.codecs import Uplink
 from fl.comm.ddp_hooks import check_hook
 from fl.common.config import Config
@@ -22,8 +22,7 @@ from fl.data.partition import check_partition
 from fl.models import check_model
 from fl.models.quantise import MAX_BITS, MIN_BITS
 from fl.output.trackers import check_trackers
-from fl.pruning.capacity import parse_capabilities
-from fl.pruning.recovery import parse_recovery
+from fl.pruning.capacity import parse_capabilities, parse_recovery
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import parse_pruning
 from fl.rounds.modes import check_mode, parse_mode

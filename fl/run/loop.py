@@ -19,9 +19,8 @@ from fl.common.errors import ConfigError, RoundError
 from fl.common.files import write_json, write_tensors
 from fl.common.paths import expand_paths
 from fl.common.ranks import Ranks, join_ranks
-from fl.common.replay import on_cpu_by_default, replaying
 from fl.common.seeds import kept_generators
-from fl.common.surroundings import usual_surroundings
+from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
 from fl.common.terminal import lasting_output, say, try_to_write
 from fl.output.checkpoint import Checkpoints, Manifest
 from fl.output.client_states import ClientStates
@@ -44,8 +43,9 @@ from fl.training.worker import Federation
 
 from .build import assemble
 from .checks import check_options, resolve
-from .folder import continue_options, create_folder
-from .resume_checks import (
+from .folder import (
+    continue_options,
+    create_folder,
     files_sha256,
     keep_first_weights,
     refuse_other_files,

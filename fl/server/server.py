@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compression import Codec, NonFiniteError, Sender
-from compression.finite import all_finite
+from compression.errors import all_finite
 from compression.wire import Sparse
 from fl.comm.message import join_payloads
 from fl.models.state import ModelState

@@ -12,12 +12,11 @@ from fl.data.augment import Augment
 from fl.data.normalise import Normaliser
 from fl.models.state import ModelState
 
-from .client_eval import ClientScores, evaluate_clients
 from .cost import Costs
 from .engine.base import LocalEngine
 from .engine.precision import autocast_dtype
-from .evaluate import Evaluation, Forward, Judgement, evaluate
-from .local_plan import Course
+from .evaluate import ClientScores, Evaluation, Forward, Judgement, evaluate, evaluate_clients
+from .schedule import Course
 from .tasks import Task
 from .trainer import ClientTrainer
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compression import Layout
-from compression.feedback import Residuals
+from compression.sender import Residuals
 
 SHAPES: dict[str, tuple[int, ...]] = {"a": (2, 3), "b": (), "c": (4,), "d": (0,), "e": (5, 1)}
 

@@ -7,8 +7,7 @@ from torch.nn import functional
 from fl.common.ranks import Ranks
 from fl.data.dataset import Split
 from fl.data.normalise import Identity, Normaliser
-from fl.training.client_eval import evaluate_clients
-from fl.training.evaluate import Forward, evaluate
+from fl.training.evaluate import Forward, evaluate, evaluate_clients
 from fl.training.tasks import Classification, Regression
 from tests.support import on_ranks
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compression.wire import dense_bytes
-from fl.clock.in_flight import AtWork
+from fl.clock.clock import AtWork
 from fl.clock.simulator import Simulator
 from fl.common.errors import ConfigError
 from fl.rounds.buffered import BufferedRounds

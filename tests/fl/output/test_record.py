@@ -8,7 +8,7 @@ from fl.common.errors import ConfigError, DataError
 from fl.output.layers import LAYERS
 from fl.output.record import Record, _LogFile, metrics_columns, read_metrics
 from fl.output.summary import write_summary
-from fl.run.resume_checks import begun_with
+from fl.run.folder import begun_with
 from fl.training.tasks import Classification, Regression
 
 TASK = Classification(3)

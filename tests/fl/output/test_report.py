@@ -228,7 +228,7 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> 
         f"fl.output.report.write_report(pathlib.Path({str(folder)!r}), dpi=30)\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, timeout=300)
 
 

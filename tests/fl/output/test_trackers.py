@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.output.record import read_metrics
-from fl.output.tensorboard_log import TensorBoardLog
+from fl.output.trackers import TensorBoardLog
 from fl.run.checks import check_options
 from tests.support import on_ranks, resume_here, run_here
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from compression.spec import SpecError
-from fl.pruning.recovery import Recovery, density_at, parse_recovery
+from fl.pruning.capacity import Recovery, density_at, parse_recovery
 
 
 def grown(recovery: Recovery, accuracies: Sequence[float | None], first: int = 0) -> list[int]:

@@ -130,7 +130,7 @@ def test_print_config_can_be_read_back(tmp_path, capsys):
 
 def test_presets_are_readable():
     """Every file in configs/ parses."""
-    folder = os.path.join(os.path.dirname(__file__), "..", "..", "configs")
+    folder = os.path.join(os.path.dirname(__file__), "..", "..", "..", "configs")
     names = [name for name in os.listdir(folder) if name.endswith(".yaml")]
     assert names
     for name in names:

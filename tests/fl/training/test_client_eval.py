@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from fl.common.ranks import Ranks
 from fl.data import Split
 from fl.data.normalise import Identity
-from fl.training.client_eval import ClientScores, _together, evaluate_clients, hold_out
-from fl.training.evaluate import BATCH, Forward, evaluate
+from fl.training.evaluate import BATCH, ClientScores, Forward, _together, evaluate, evaluate_clients, hold_out
 from fl.training.tasks import Classification
 
 CPU = torch.device("cpu")

@@ -78,7 +78,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_shipped_file_follows_the_command_line(optimizer: str, precision: str) -> None:
     """Oracle: PlainEngine with the same options, bitwise: everything in the shipped file is "auto"."""
-    shipped = Path(__file__).parents[3] / "deepspeed_config.json"
+    shipped = Path(__file__).parents[4] / "deepspeed_config.json"
     config = Config(deepspeed_config=str(shipped), optimizer=optimizer, precision=precision, batch_size=8)
     assert reconcile(config, frozenset({"lr", "optimizer", "batch_size", "precision"})) == config
     engine = make_engine(config, small_model(), RANKS)

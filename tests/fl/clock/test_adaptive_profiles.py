@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fl.clock.equal_time import equal_time, equal_uploads
+from fl.clock.adaptive import equal_time, equal_uploads
 from fl.clock.profiles import Profile
 
 FAST = Profile(compute_flops=100.0, up_bytes=400.0, down_bytes=400.0, latency_s=0.5, loss=0.0, jitter=0.0)

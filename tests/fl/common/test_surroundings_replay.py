@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fl import train
-from fl.common.replay import replaying
+from fl.common.surroundings import replaying
 from tests.support import QUICK
 
 
