@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl.comm.message import ClientReport, part_payloads
 from fl.models.submodel import WHOLE, Part
-from fl.server.server import Mean
+from fl.server.aggregate import Mean
 
 from .result import RoundOutcome
 from .server_exchange import ServerExchange
@@ -99,7 +99,7 @@ class BufferedExchange(ServerExchange):
                     self._take(each, self._mean, None if begun_from is None else begun_from[at])
             except Exception as error:
                 failure = error
-        self.serve(round_, self._mean, self._outcome, failure)
+        self.serve(round_, self._result, self._outcome, failure)
         return self._outcome
 
     def _take(self, taken: Taken, mean: Mean, begun_from: Tensor | None) -> None:
@@ -111,7 +111,7 @@ class BufferedExchange(ServerExchange):
         weight = self.course.weight(waited.report.samples)
         if begun_from is not None:
             moved = torch.sub(self.state.parameters, begun_from)
-            mean.update.add_(moved, alpha=taken.weight * weight)
+            mean.add_distance(moved, taken.weight * weight)
         mean.add(update, buffers, weight, part, scale=taken.weight, buffer_scale=taken.buffers_weight)
 
     def _add(self, report: ClientReport, payload: Tensor, mean: Mean) -> None:

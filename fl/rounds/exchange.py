@@ -1,7 +1,7 @@
 """What every exchange of a round does: updates to rank 0, and the server's change back to every rank."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -15,7 +15,8 @@ from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 from fl.pruning.after import AfterTraining
 from fl.pruning.plan import Masks
-from fl.server.server import Mean, Server
+from fl.server.aggregate import Aggregate
+from fl.server.server import Server
 from fl.training.trainer import Update
 
 from .result import RoundOutcome
@@ -68,18 +69,24 @@ class Exchange(ABC):
     def has_client_state(self) -> bool:
         """Whether clients keep anything between rounds."""
 
-    def serve(self, round_: int, mean: Mean | None, outcome: RoundOutcome, failure: Exception | None = None) -> None:
-        """Rank 0 steps on the mean and broadcasts; every rank applies what it decodes."""
+    def serve(
+        self,
+        round_: int,
+        aggregate: Callable[[], Aggregate],
+        outcome: RoundOutcome,
+        failure: Exception | None = None,
+    ) -> None:
+        """Rank 0 steps on what `aggregate` gives and broadcasts; every rank applies what it decodes."""
         payload: Tensor | None = None
         if self.server is not None:
-            assert mean is not None
             try:
                 if failure is not None:
                     raise failure
-                self.close(mean)
                 key = derive_seed(self.seed, "downlink", round_)
                 rewound = self.masks is not None and self.masks.rewound
-                payload, _, outcome.update_norm = self.server.step(mean, key=key, part=self.common, rewound=rewound)
+                payload, _, outcome.update_norm = self.server.step(
+                    aggregate(), key=key, part=self.common, rewound=rewound
+                )
             except Exception:
                 if self.ranks.world_size > 1:
                     self.ranks.broadcast_failure()
@@ -90,10 +97,6 @@ class Exchange(ABC):
         outcome.change_bytes = payload.numel() - outcome.buffers_bytes
         codec = self.common.codec(self.downlink)
         apply_change(self.state, *part_payloads(payload, self.state, codec, self.common))
-
-    def close(self, mean: Mean) -> None:
-        """All of the round's updates are added up: make their mean."""
-        mean.close()
 
     @property
     def mean_update(self) -> Tensor | None:

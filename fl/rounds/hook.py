@@ -16,7 +16,8 @@ from fl.common.errors import RoundError
 from fl.common.ranks import Ranks
 from fl.common.seeds import seeded
 from fl.models.state import ModelState
-from fl.server.server import Mean, Server
+from fl.server.aggregate import Aggregate
+from fl.server.server import Server
 from fl.training.trainer import Update
 
 from .exchange import Exchange
@@ -95,11 +96,7 @@ class HookExchange(Exchange):
         )
         outcome = RoundOutcome(exchanges=1)
         outcome.gather(self.ranks, report, received)
-        average = None
-        if self.server is not None:
-            average = Mean(self.state)
-            average.update, average.buffers, average.samples = mean, buffers.to(self.ranks.device), 1
-        self.serve(self._round, average, outcome)
+        self.serve(self._round, lambda: Aggregate(mean, buffers.to(self.ranks.device), None), outcome)
         if self.codec is not None:
             self.codec.sender.keep()
         return outcome

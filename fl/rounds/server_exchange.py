@@ -17,7 +17,8 @@ from fl.common.ranks import Ranks
 from fl.common.seeds import derive_seed
 from fl.models.state import ModelState
 from fl.output.layers import LayerCounts
-from fl.server.server import Mean, Server
+from fl.server.aggregate import Aggregate, Mean
+from fl.server.server import Server
 from fl.training.schedule import Course
 from fl.training.trainer import Update
 
@@ -60,6 +61,7 @@ class ServerExchange(Exchange):
         self._batch = max(ranks.world_size, _WAITING_BYTES // max(1, dense)) if ranks.world_size > 1 else 1
         self._batches: list[list[int]] = []
         self._mean: Mean | None = None
+        self._aggregate: Aggregate | None = None
 
     def open(self, round_: int, cohort: Sequence[int]) -> None:
         """As in `Exchange.open`."""
@@ -127,7 +129,7 @@ class ServerExchange(Exchange):
                 work.wait()
         self._sending = []
         self._payloads = {}
-        self.serve(self._round, self._mean, self._outcome, self._failure)
+        self.serve(self._round, self._result, self._outcome, self._failure)
         if self.algorithm.tells:
             self._tell()
         for sender in self.senders.values():
@@ -135,13 +137,15 @@ class ServerExchange(Exchange):
         self.algorithm.keep()
         return self._outcome
 
-    def close(self, mean: Mean) -> None:
-        """As in `Exchange.close`; what the server's optimizer takes for the mean is the algorithm's."""
-        super().close(mean)
+    def _result(self) -> Aggregate:
+        """On rank 0, all of the round's updates added up; what the server's optimizer takes is the algorithm's."""
+        assert self._mean is not None
+        self._aggregate = self._mean.result()
         reports = dict(enumerate(self._outcome.reports))
         weights = {at: self.course.weight(report.samples) for at, report in reports.items()}
         steps = {at: self.course.steps(report.samples) for at, report in reports.items()}
-        mean.update = self.algorithm.mean(mean.update, weights, steps)
+        self._aggregate.update = self.algorithm.mean(self._aggregate.update, weights, steps)
+        return self._aggregate
 
     def _tell(self) -> None:
         """What every client needs besides the model, from rank 0 to all ranks; exact."""
@@ -221,7 +225,7 @@ class ServerExchange(Exchange):
     @property
     def mean_update(self) -> Tensor | None:
         """As in `Exchange.mean_update`."""
-        return None if self._mean is None else self._mean.update
+        return None if self._aggregate is None else self._aggregate.update
 
     def client_state(self, client: int) -> dict[str, Tensor]:
         """As in `Exchange.client_state`: what its sender remembers, by parameter name, and its side of the algorithm."""

@@ -56,6 +56,15 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
                     self._update(p, p.grad, self.state[p], group)
         return loss
 
+    def initial(self, moment: str) -> float:
+        """What every coordinate of a moment, named as in `state`, is at first."""
+        return 0.0
+
+    def reset(self, p: Tensor, outside: Tensor) -> None:
+        """Forget the moments of `p` where `outside`, bool of its shape: there they are as they were at first."""
+        for name, moment in self.state[p].items():
+            moment.masked_fill_(outside, self.initial(name))
+
     @abstractmethod
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         """One step of `p`, whose pseudo-gradient `d` has its shape; only `p` and `state` change."""
@@ -96,6 +105,10 @@ class _Adaptive(ServerOptimizer):
 
     m = beta1 * m + (1 - beta1) * D, then v, then p -= lr * m / (sqrt(v) + tau); at first m = 0 and v = tau^2.
     """
+
+    def initial(self, moment: str) -> float:
+        tau: float = self.param_groups[0]["tau"]
+        return tau * tau if moment == "v" else 0.0
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         tau = group["tau"]

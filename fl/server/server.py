@@ -1,4 +1,4 @@
-"""The server: averages updates, takes one optimizer step, and encodes the change for everybody."""
+"""The server: takes one optimizer step on what the updates of a round come to, and encodes the change for everybody."""
 
 from collections.abc import Callable
 
@@ -7,82 +7,12 @@ from torch import Tensor
 
 from compression import Codec, NonFiniteError, Sender
 from compression.errors import all_finite
-from compression.wire import Sparse
 from fl.comm.message import join_payloads
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 
-
-class Mean:
-    """Sample-weighted mean of updates and buffers, added up in the order of the cohort whatever order they arrive in.
-
-    Its memory serves round after round: allocating a model takes ten times as long as adding one up.
-    `apart`: clients hold different parts, and the mean of a coordinate is over those that hold it: absence from a sparse
-    payload is a zero, absence from a part is no vote. With `damped`, absence from a part is a zero too, so that what few
-    clients hold moves less; what nobody holds has no vote either way.
-    """
-
-    def __init__(self, state: ModelState, *, apart: bool = False, damped: bool = False) -> None:
-        self._state = state
-        self._votes = torch.zeros_like(state.parameters) if apart else None
-        self._damped = damped
-        self._buffer_votes = torch.zeros_like(state.buffers)
-        self.update = torch.zeros_like(state.parameters)
-        self.buffers = torch.zeros_like(state.buffers)
-        self.samples = 0
-
-    def reset(self) -> None:
-        """Begin another round."""
-        self.update.zero_()
-        self.buffers.zero_()
-        self.samples = 0
-        if self._votes is not None:
-            self._votes.zero_()
-            self._buffer_votes.zero_()
-
-    def add(
-        self,
-        update: Sparse,
-        buffers: Sparse | None,
-        samples: int,
-        part: Part = WHOLE,
-        *,
-        scale: float = 1.0,
-        buffer_scale: float = 1.0,
-    ) -> None:
-        """Add one client's decoded update and buffers, about its part, with the weight of its samples.
-
-        `scale`, in [0, 1], makes its update count for less; the others do not count for more. `buffer_scale`, in [0, 1],
-        does the same for its buffers: the global model's fill the rest.
-        """
-        if self._votes is not None:
-            _vote(self._votes, None if part.inside is None else part.inside.support, samples)
-            _vote(self._buffer_votes, part.buffers, samples)
-        update.add_to(self.update, samples * scale)
-        if buffers is not None:
-            buffers.add_to(self.buffers, samples * buffer_scale)
-            if buffer_scale < 1:
-                rest = self._state.buffers if buffers.indices is None else self._state.buffers[buffers.indices]
-                Sparse(buffers.n, buffers.indices, rest).add_to(self.buffers, samples * (1 - buffer_scale))
-        self.samples += samples
-
-    def close(self) -> None:
-        """Divide by the samples; afterwards `update` [n] and `buffers` [m] hold the means.
-
-        Where nobody voted the update is zero, and the buffers are those of the global model.
-        """
-        if self._votes is None:
-            self.update.div_(self.samples)
-            self.buffers.div_(self.samples)
-            return
-        self.update.div_(self.samples if self._damped else self._votes.clamp(min=1))
-        means = self.buffers.div_(self._buffer_votes.clamp(min=1))
-        self.buffers = torch.where(self._buffer_votes > 0, means, self._state.buffers)
-
-    @property
-    def voted(self) -> Tensor | None:
-        """Which coordinates somebody held, bool [n]; None: all."""
-        return None if self._votes is None else self._votes > 0
+from .aggregate import Aggregate
+from .optimizers import ServerOptimizer
 
 
 class Server:
@@ -95,7 +25,7 @@ class Server:
     def __init__(
         self,
         state: ModelState,
-        make_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+        make_optimizer: Callable[[list[Tensor]], ServerOptimizer],
         downlink: Codec,
         *,
         error_feedback: bool,
@@ -107,8 +37,10 @@ class Server:
         self._copy = torch.nn.Parameter(state.parameters.clone())
         self.optimizer = make_optimizer([self._copy])
 
-    def step(self, mean: Mean, *, key: int = 0, part: Part = WHOLE, rewound: bool = False) -> tuple[Tensor, int, float]:
-        """One optimizer step on the mean; `key` seeds the downlink's random choices.
+    def step(
+        self, mean: Aggregate, *, key: int = 0, part: Part = WHOLE, rewound: bool = False
+    ) -> tuple[Tensor, int, float]:
+        """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
         Outside `part`, what all clients hold, nothing moves and nothing is sent; moments and residuals there are
         forgotten, and all of them where the weights were `rewound`. A coordinate that nobody voted for keeps its value
@@ -122,17 +54,16 @@ class Server:
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
         mask = None if part.inside is None else part.inside.mask
         if mask is not None:
-            self._forget(torch.zeros_like(mask) if rewound else mask)
+            self.optimizer.reset(self._copy, torch.ones_like(mask) if rewound else ~mask)
         if rewound:
             self.sender.load_state_dict({})
         with torch.no_grad():
             self._copy.copy_(self.state.parameters)
-        voted = mean.voted
-        self._step(mean.update, voted)
+        self._step(mean.update, mean.voted)
         change = torch.empty_like(mean.update) if self._spare is None else self._spare
         torch.sub(self._copy.detach(), self.state.parameters, out=change)
-        if voted is not None:
-            change.mul_(voted)
+        if mean.voted is not None:
+            change.mul_(mean.voted)
         self.sender.codec = part.codec(self.downlink)
         payload, _ = self.sender.encode(change, self.state.layout, key, within=mask)
         free = self.sender.keep()
@@ -149,15 +80,7 @@ class Server:
         if voted is not None:
             for name, moment in self.optimizer.state[self._copy].items():
                 old = before.get(name)
-                moment.copy_(torch.where(voted, moment, self._initial(name) if old is None else old))
-
-    def _forget(self, mask: Tensor) -> None:
-        """Moments outside the mask as they were at first: the second is tau^2, all others are 0."""
-        for name, moment in self.optimizer.state[self._copy].items():
-            moment.masked_fill_(~mask, self._initial(name))
-
-    def _initial(self, moment: str) -> float:
-        return float(self.optimizer.param_groups[0]["tau"] ** 2) if moment == "v" else 0.0
+                moment.copy_(torch.where(voted, moment, self.optimizer.initial(name) if old is None else old))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's moments and the downlink residual, by name."""
@@ -179,10 +102,3 @@ class Server:
                 if name.startswith("downlink.")
             }
         )
-
-
-def _vote(votes: Tensor, held: Tensor | None, samples: int) -> None:
-    if held is None:
-        votes.add_(samples)
-    else:
-        votes.index_add_(0, held, votes.new_full((1,), samples).expand(held.numel()))

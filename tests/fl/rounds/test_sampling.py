@@ -10,7 +10,7 @@ from compression.spec import SpecError
 from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
 from fl.rounds.sampling import Sampler, parse_sampling
-from fl.server.server import Mean
+from fl.server.aggregate import Mean
 from tests.support import run_here
 
 

@@ -11,8 +11,9 @@ from fl.comm.message import apply_change, join_payloads, part_payloads
 from fl.common.config import ServerOptions
 from fl.models.state import ModelState
 from fl.models.submodel import Part
+from fl.server.aggregate import Aggregate, Mean
 from fl.server.optimizers import make_server_optimizer
-from fl.server.server import Mean, Server
+from fl.server.server import Server
 
 EXACT = make_codec("none")
 
@@ -29,12 +30,11 @@ def make(downlink: str = "none", feedback: bool = True, **options) -> Server:
     )
 
 
-def mean_of(server: Server, *clients: tuple[list[float], float, int]) -> Mean:
+def mean_of(server: Server, *clients: tuple[list[float], float, int]) -> Aggregate:
     mean = Mean(server.state)
     for values, buffer, samples in clients:
         mean.add(Sparse(6, None, torch.tensor(values)), Sparse(4, None, torch.full((4,), buffer)), samples)
-    mean.close()
-    return mean
+    return mean.result()
 
 
 def test_mean_is_weighted_by_samples_and_absence_is_zero():
@@ -43,8 +43,7 @@ def test_mean_is_weighted_by_samples_and_absence_is_zero():
     mean = Mean(server.state)
     mean.add(Sparse(6, torch.tensor([0, 2]), torch.tensor([4.0, 4.0])), None, 1)
     mean.add(Sparse(6, torch.tensor([0]), torch.tensor([8.0])), None, 3)
-    mean.close()
-    assert mean.update.tolist() == [7.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    assert mean.result().update.tolist() == [7.0, 0.0, 1.0, 0.0, 0.0, 0.0]
 
 
 def test_fedavg_replaces_the_model_by_the_mean_of_the_clients_and_averages_buffers():
@@ -164,10 +163,10 @@ def test_a_mean_is_over_the_clients_that_hold_a_coordinate(damped):
         kept = torch.tensor(values).nonzero().view(-1)
         statistics = Sparse(4, part.buffers, torch.full((len(buffers),), buffer))
         mean.add(Sparse(6, kept, torch.tensor(values)[kept]), statistics, samples, part)
-    mean.close()
-    assert mean.update.tolist() == ([5.0, 0.5, 5.25, 0.75, 2.5, 0.0] if damped else [5.0, 1.0, 6.0, 6.0, 5.0, 0.0])
-    assert mean.voted.tolist() == [True] * 5 + [False]
-    assert mean.buffers.tolist() == [5.0, 2.0, 6.0, 9.0]
+    aggregate = mean.result()
+    assert aggregate.update.tolist() == ([5.0, 0.5, 5.25, 0.75, 2.5, 0.0] if damped else [5.0, 1.0, 6.0, 6.0, 5.0, 0.0])
+    assert aggregate.voted.tolist() == [True] * 5 + [False]
+    assert aggregate.buffers.tolist() == [5.0, 2.0, 6.0, 9.0]
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -179,8 +178,7 @@ def test_statistics_that_count_for_less_leave_room_for_the_global_ones(apart):
     update = Sparse(6, None, torch.zeros(6))
     mean.add(update, Sparse(4, None, torch.full((4,), 2.0)), 1, scale=0.1, buffer_scale=0.5)
     mean.add(update, Sparse(4, torch.arange(4), torch.full((4,), 6.0)), 3)
-    mean.close()
-    assert mean.buffers.tolist() == [6.0] * 4
+    assert mean.result().buffers.tolist() == [6.0] * 4
 
 
 def test_all_holding_everything_is_the_plain_mean():
@@ -193,10 +191,9 @@ def test_all_holding_everything_is_the_plain_mean():
         buffers = Sparse(4, None, torch.randn(4, generator=generator))
         plain.add(update, buffers, samples)
         apart.add(update, buffers, samples)
-    plain.close()
-    apart.close()
-    assert torch.equal(plain.update, apart.update)
-    assert torch.equal(plain.buffers, apart.buffers)
+    one, other = plain.result(), apart.result()
+    assert torch.equal(one.update, other.update)
+    assert torch.equal(one.buffers, other.buffers)
 
 
 @pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
@@ -212,9 +209,7 @@ def test_what_nobody_held_keeps_its_value_and_its_moments(name):
             initial = {"m": 0.0, "v": 0.1**2}
         mean = Mean(server.state, apart=True)
         mean.add(Sparse(6, None, torch.ones(6)), None, 2, part)
-        mean.update[5] = 0.0
-        mean.close()
-        payload, _, _ = server.step(mean)
+        payload, _, _ = server.step(mean.result())
         change, _ = part_payloads(payload, server.state, EXACT)
         assert change.values[5] == 0
         assert bool((change.values[:5] != 0).all())
