@@ -154,10 +154,8 @@ class PruneOptions:
 class ServerOptions:
     """The optimizer on rank 0."""
 
-    server: Literal["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"] = option(
-        "fedavg", "server optimizer (Reddi et al. 2020)"
-    )
-    server_lr: float | None = option(None, "server learning rate (default 1 for fedavg and fedavgm, else 0.01)", low=0)
+    server: str = option("fedavg", "server optimizer (Reddi et al. 2020)")
+    server_lr: float | None = option(None, "server learning rate (default: the optimizer's usual one)", low=0)
     server_momentum: float = option(0.9, "momentum of fedavgm", low=0, high=0.9999)
     beta1: float = option(0.9, "first-moment decay of fedadagrad, fedadam and fedyogi", low=0, high=0.9999)
     beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)

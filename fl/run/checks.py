@@ -28,7 +28,7 @@ from fl.pruning.spec import parse_pruning
 from fl.rounds.modes import check_mode, parse_mode
 from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
-from fl.server.optimizers import server_learning_rate
+from fl.server.optimizers import server_learning_rate, server_optimizers
 from fl.training.engine import choose_engine
 from fl.training.schedule import first_learning_rate, parse_schedule
 
@@ -100,14 +100,11 @@ def _check_one_momentum(config: Config) -> None:
         raise ConfigError(
             f"--error-feedback {config.error_feedback} brings its own momentum: --momentum {config.momentum:g} must be 0"
         )
-    if config.server == "fedavgm" and config.server_momentum:
+    momentum = server_optimizers[config.server].own_momentum
+    if momentum is not None and getattr(config, momentum):
         raise ConfigError(
-            f"--error-feedback {config.error_feedback} brings its own momentum: --server fedavgm must be fedavg"
-        )
-    if config.server in ("fedadagrad", "fedadam", "fedyogi") and config.beta1:
-        raise ConfigError(
-            f"--error-feedback {config.error_feedback} brings its own momentum: --beta1 {config.beta1:g} of "
-            f"--server {config.server} must be 0"
+            f"--error-feedback {config.error_feedback} brings its own momentum: --{momentum.replace('_', '-')} "
+            f"{getattr(config, momentum):g} of --server {config.server} must be 0"
         )
 
 
@@ -157,6 +154,7 @@ def _check_specs(config: Config) -> None:
         "staleness": lambda text: parse_staleness(text),
         "capabilities": parse_capabilities,
         "recover": parse_recovery,
+        "server": lambda name: server_optimizers[name],
         "augment": lambda spec: spec == "auto" or Augment(spec),
     }
     for name, check in checks.items():

@@ -18,6 +18,7 @@ from fl.common.launch import start_all_of_accelerate
 from fl.common.paths import expanded
 from fl.common.terminal import end_with_mistake, lasting_output
 from fl.common.yaml_file import load_yaml, parse_yaml
+from fl.server.optimizers import server_optimizers
 
 _PREFIX = "LEANFED"
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -35,6 +36,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML or JSON file of options")
+    known = _registered()
     for group in GROUPS:
         section = parser.add_argument_group((group.__doc__ or "").splitlines()[0])
         hints = get_type_hints(group)
@@ -44,10 +46,19 @@ def make_parser() -> ArgumentParser:
             kind: dict[str, Any] = {"type": hints[name]}
             if hints[name] is bool:
                 kind, flags = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}, flags[:1]
-            section.add_argument(*flags, default=field.default, help=field.metadata["help"], **kind)
+            text = ": ".join([field.metadata["help"], *([known[name]] if name in known else [])])
+            section.add_argument(*flags, default=field.default, help=text, **kind)
     # DeepSpeed's launcher passes the rank in this way; it is in the environment too, and read from there.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by launchers")
     return parser
+
+
+def _registered() -> dict[str, str]:
+    """What the help text of an option adds from the classes that have registered."""
+    return {
+        "server": ", ".join(server_optimizers),
+        "server_lr": ", ".join(f"{server_optimizers[name].usual_lr:g} for {name}" for name in server_optimizers),
+    }
 
 
 def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> tuple[Config, frozenset[str]]:

@@ -10,14 +10,16 @@ As published there is no bias correction, and tau stands beside the square root,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from fl.common.config import ServerOptions
 from fl.common.errors import ConfigError
+from fl.common.registry import Registry
 
 
 class ServerOptimizer(torch.optim.Optimizer, ABC):
@@ -28,6 +30,13 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
     `load_state_dict()` may adopt the ones it is given: copy them where the old values must survive a step.
     ConfigError for a learning rate, decay or tau outside its range.
     """
+
+    usual_lr: ClassVar[float]
+    """The learning rate where none is given."""
+    options: ClassVar[Mapping[str, str]] = {}
+    """The constructor's arguments besides lr, and the fields of `ServerOptions` that they come from."""
+    own_momentum: ClassVar[str | None] = None
+    """The field of `ServerOptions` that says how much momentum the optimizer has; None: it has none."""
 
     def __init__(self, params: Iterable[Tensor], **defaults: float) -> None:
         self._buffer: Tensor | None = None
@@ -78,20 +87,31 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
         return buffer[: p.numel()].view(p.shape)
 
 
+server_optimizers = Registry[type[ServerOptimizer]]("server optimizer")
+
+
+@server_optimizers.register("fedavg")
 class FedAvg(ServerOptimizer):
     """p -= lr * D; with lr = 1 the new model is the weighted mean of the clients' (McMahan et al. 2017)."""
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float = 1.0) -> None:
+    usual_lr = 1.0
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = usual_lr) -> None:
         super().__init__(params, lr=lr)
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         p.sub_(d, alpha=group["lr"])
 
 
+@server_optimizers.register("fedavgm")
 class FedAvgM(ServerOptimizer):
     """Server momentum (Hsu et al. 2019): m = momentum * m + D, then p -= lr * m."""
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float = 1.0, momentum: float = 0.9) -> None:
+    usual_lr = 1.0
+    options = MappingProxyType({"momentum": "server_momentum"})
+    own_momentum = "server_momentum"
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = usual_lr, momentum: float = 0.9) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
@@ -105,6 +125,10 @@ class _Adaptive(ServerOptimizer):
 
     m = beta1 * m + (1 - beta1) * D, then v, then p -= lr * m / (sqrt(v) + tau); at first m = 0 and v = tau^2.
     """
+
+    usual_lr = 0.01
+    options = MappingProxyType({"beta1": "beta1", "beta2": "beta2", "tau": "tau"})
+    own_momentum = "beta1"
 
     def initial(self, moment: str) -> float:
         tau: float = self.param_groups[0]["tau"]
@@ -126,16 +150,22 @@ class _Adaptive(ServerOptimizer):
         """Take D into the second moment, in place; `scratch` may be overwritten."""
 
 
+@server_optimizers.register("fedadagrad")
 class FedAdagrad(_Adaptive):
     """v += D^2."""
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float = 0.01, beta1: float = 0.9, tau: float = 1e-3) -> None:
+    options = MappingProxyType({"beta1": "beta1", "tau": "tau"})
+
+    def __init__(
+        self, params: Iterable[Tensor], *, lr: float = _Adaptive.usual_lr, beta1: float = 0.9, tau: float = 1e-3
+    ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, tau=tau)
 
     def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
         v.addcmul_(d, d)
 
 
+@server_optimizers.register("fedadam")
 class FedAdam(_Adaptive):
     """v = beta2 * v + (1 - beta2) * D^2."""
 
@@ -143,7 +173,7 @@ class FedAdam(_Adaptive):
         self,
         params: Iterable[Tensor],
         *,
-        lr: float = 0.01,
+        lr: float = _Adaptive.usual_lr,
         beta1: float = 0.9,
         beta2: float = 0.99,
         tau: float = 1e-3,
@@ -154,6 +184,7 @@ class FedAdam(_Adaptive):
         v.mul_(group["beta2"]).addcmul_(d, d, value=1 - group["beta2"])
 
 
+@server_optimizers.register("fedyogi")
 class FedYogi(FedAdam):
     """v -= (1 - beta2) * D^2 * sign(v - D^2): v moves by a bounded amount, so it forgets slowly."""
 
@@ -163,32 +194,22 @@ class FedYogi(FedAdam):
 
 
 def server_learning_rate(options: ServerOptions, mode: str | None = None) -> float:
-    """`--server-lr`; without one ALPHA of --mode async:ALPHA, 1 for fedavg and fedavgm, 0.01 for the adaptive three."""
+    """`--server-lr`; without one ALPHA of --mode async:ALPHA, else the usual one of the optimizer."""
     if options.server_lr is not None:
         return options.server_lr
     if mode is not None and mode.startswith("async:"):
         return float(mode.partition(":")[2])
-    return 1.0 if options.server in ("fedavg", "fedavgm") else 0.01
+    return server_optimizers[options.server].usual_lr
 
 
 def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> ServerOptimizer:
     """The optimizer that `options` names, over `params`.
 
-    ConfigError for an unknown name or a value outside its range.
+    SpecError for an unknown name, ConfigError for a value outside its range.
     """
-    lr = server_learning_rate(options)
-    match options.server:
-        case "fedavg":
-            return FedAvg(params, lr=lr)
-        case "fedavgm":
-            return FedAvgM(params, lr=lr, momentum=options.server_momentum)
-        case "fedadagrad":
-            return FedAdagrad(params, lr=lr, beta1=options.beta1, tau=options.tau)
-        case "fedadam":
-            return FedAdam(params, lr=lr, beta1=options.beta1, beta2=options.beta2, tau=options.tau)
-        case "fedyogi":
-            return FedYogi(params, lr=lr, beta1=options.beta1, beta2=options.beta2, tau=options.tau)
-    raise ConfigError(f"server is '{options.server}'; it must be fedavg, fedavgm, fedadagrad, fedadam or fedyogi")
+    kind = server_optimizers[options.server]
+    own = {argument: getattr(options, name) for argument, name in kind.options.items()}
+    return kind(params, lr=server_learning_rate(options), **own)
 
 
 def _require(holds: bool, name: str, value: float, right: str) -> None:

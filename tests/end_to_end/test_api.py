@@ -67,7 +67,7 @@ def test_train_in_pieces(tmp_path: Path) -> None:
     ("options", "words"),
     [
         ({"clint": 3}, ["clint", "clients"]),
-        ({"server": "fedsgd"}, ["--server fedsgd", "fedyogi"]),
+        ({"server": "fedsgd"}, ["--server", "'fedsgd'", "did you mean 'fedavg'"]),
         ({"optimizer": "rmsprop"}, ["--optimizer rmsprop", "adamw"]),
         ({"rounds": "3"}, ["--rounds '3'"]),
         ({"rounds": 2.5}, ["--rounds 2.5"]),

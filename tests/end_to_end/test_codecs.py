@@ -64,7 +64,10 @@ def test_warm_up_falls_by_equal_factors(whole: Path) -> None:
     [
         ({"error_feedback": "dgc:0.9"}, "--momentum 0.9 must be 0"),
         ({"error_feedback": "dgc:0.9", "momentum": 0.0, "optimizer": "adam"}, "--optimizer must be sgd"),
-        ({"error_feedback": "dgc:0.9", "momentum": 0.0, "server": "fedavgm"}, "must be fedavg"),
+        (
+            {"error_feedback": "dgc:0.9", "momentum": 0.0, "server": "fedavgm"},
+            "--server-momentum 0.9 of --server fedavgm must be 0",
+        ),
         ({"error_feedback": "dgc:0.9", "momentum": 0.0, "server": "fedyogi"}, "--beta1 0.9"),
         ({"error_feedback": "dgc"}, "takes 1 argument"),
         ({"error_feedback": "rezidual"}, "did you mean 'residual'"),

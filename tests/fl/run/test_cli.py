@@ -144,7 +144,7 @@ def test_presets_are_readable():
         (["--rounds", "many"], ["--rounds many", "whole number"]),
         (["--clients", "few"], ["--clients few", "whole number"]),
         (["--lr", "x"], ["--lr x", "a number"]),
-        (["--server", "fedadm"], ["--server fedadm", "fedyogi", "'fedadam'"]),
+        (["--late", "carri"], ["--late carri", "drop, carry", "'carry'"]),
         (["--config", "/no/such.yaml"], ["--config", "/no/such.yaml"]),
     ],
 )
