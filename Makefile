@@ -67,6 +67,7 @@ bandwidth: $(STAMP)
 		--results "Bandwidth Analysis/cifar10_uplink"
 
 # An hour or two: four experiments, then theirs and ours side by side in one table and one figure.
+table1: export PYTHONPATH := Bandwidth Analysis
 table1: $(STAMP)
 	for each in lenet5 lenet5_wires resnet12_mnist resnet12_cifar10; do \
 		$(BIN)/python -m fl.experiment experiments/table1_$$each.yaml --data-dir $(or $(DATA),data) \

@@ -32,7 +32,7 @@ from fl.training.engine.plain import PlainEngine
 
 HERE = Path(__file__).parent
 EXPERIMENTS = HERE.parent / "experiments"
-WIRES = {"csr": "csr", "fp32": "fp32+zstd", "bf16": "bf16+zstd"}
+WIRES = {"csr": "csr_codec:csr", "fp32": "fp32+zstd", "bf16": "bf16+zstd"}
 COLUMNS = ("dataset", "model", "arm", "nonzero", "csr", "fp32", "bf16", "dense")
 
 

@@ -11,14 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compression.errors import all_finite
-
 from .describe import Description, describe
 from .draws import uniform
-from .errors import NonFiniteError
+from .errors import NonFiniteError, all_finite
 from .layout import Layout
 from .make import make_codec
-from .spec import SpecError, parse
+from .spec import SpecError
 
 _EPILOG = (
     "Without --update the vector is random, with magnitudes spread as a normal distribution's and positions without any "
@@ -111,7 +109,7 @@ def _show(found: Description, of: str, *, random: bool) -> None:
     console = Console()
     title = Text.assemble((found.spec, "bold"), f" on {of}: {found.coordinates:,} coordinates")  # a path is no markup
     console.print(title, soft_wrap=True)
-    if random and any(stage.name == "threshold" for stage in parse(found.spec)):
+    if random and found.spec.lstrip().startswith("threshold"):
         console.print(_THRESHOLD_NOTE, soft_wrap=True)
     table = Table(show_header=False)
     table.add_row("payload", f"{found.payload_bytes:,} bytes")

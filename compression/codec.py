@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compression.errors import all_finite
-
-from .csr import decode_csr, encode_csr
-from .errors import NonFiniteError, PayloadError
+from .errors import NonFiniteError, PayloadError, all_finite
 from .layout import Layout, need_layout
 from .lowrank import LowRank
 from .select import Selector
@@ -29,6 +26,8 @@ class Codec(ABC):
     >>> codec.decode(payload, update.numel())       # equal to `decoded`
 
     A codec keeps nothing between messages (`Sender` does) but scratch memory: use one codec in one thread at a time.
+    A codec of your own (`make_codec` takes it as `module:function`) has `spec`, `_encode` and `decode`, and overrides the
+    properties that are true of it.
     """
 
     spec: str
@@ -51,6 +50,11 @@ class Codec(ABC):
     @property
     def warm(self) -> bool:
         """Whether it wants something of the last message at the next one."""
+        return False
+
+    @property
+    def by_shape(self) -> bool:
+        """Whether it codes tensors by their shapes, which what lies inside a mask has lost."""
         return False
 
     @property
@@ -86,7 +90,8 @@ class Codec(ABC):
     @abstractmethod
     def _encode(
         self, x: Tensor, layout: Layout | None, key: int, memory: Memory
-    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]: ...
+    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
+        """`encode_warm` of an `x` that is fp32 [n] and finite; with {} unless the codec is `warm`."""
 
     @abstractmethod
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
@@ -105,26 +110,21 @@ class SparseCodec(Codec):
 
     @property
     def lossless(self) -> bool:
-        """As in `Codec.lossless`."""
         return self.selector is None and self.value.exact
 
     @property
     def plain(self) -> bool:
-        """As in `Codec.plain`."""
         return self.lossless and not self.coded
 
     @property
     def sparse(self) -> bool:
-        """As in `Codec.sparse`."""
         return self.selector is not None
 
     @property
     def density(self) -> float | None:
-        """As in `Codec.density`."""
         return None if self.selector is None else self.selector.density
 
     def with_density(self, density: float) -> Codec:
-        """As in `Codec.with_density`."""
         if self.selector is None or self.selector.density is None:
             return super().with_density(density)
         return replace(self, selector=self.selector.with_density(density))
@@ -138,7 +138,6 @@ class SparseCodec(Codec):
         return (*write(sparse, self.value, self.kind, coded=self.coded, key=key, seeded=seeded), {})
 
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
-        """As in `Codec.decode`."""
         return read(payload, n, self.kind)
 
 
@@ -152,7 +151,10 @@ class LowRankCodec(Codec):
 
     @property
     def warm(self) -> bool:
-        """As in `Codec.warm`."""
+        return True
+
+    @property
+    def by_shape(self) -> bool:
         return True
 
     def _encode(
@@ -170,35 +172,10 @@ class LowRankCodec(Codec):
         return payload, Sparse(x.numel(), None, expanded), memory
 
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
-        """As in `Codec.decode`; `layout` is needed."""
+        """See `Codec`; `layout` is needed."""
         layout = need_layout(layout, self.spec)
         decoded = self.factors.decode(payload, self.body.count(layout))
         return Sparse(n, None, self.body.expand(decoded.values, layout))
-
-
-@dataclass(frozen=True)
-class CsrCodec(Codec):
-    """All coordinates that are not zero, as compressed sparse rows; for comparison only."""
-
-    spec: str
-
-    @property
-    def lossless(self) -> bool:
-        """As in `Codec.lossless`."""
-        return True
-
-    def _encode(
-        self, x: Tensor, layout: Layout | None, key: int, memory: Memory
-    ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
-        layout, decoded = need_layout(layout, self.spec), x.clone()
-        for view in layout.views(decoded):
-            if view.dim() > 1:
-                view.add_(0.0)  # a matrix leaves its zeros out, and with them the sign of -0.0
-        return encode_csr(layout, x), Sparse(x.numel(), None, decoded), {}
-
-    def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
-        """As in `Codec.decode`; `layout` is needed."""
-        return Sparse(n, None, decode_csr(payload, need_layout(layout, self.spec)))
 
 
 BUFFERS = SparseCodec("none", None, FP32, kind=Kind.BUFFERS)

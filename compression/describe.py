@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .codec import CsrCodec
+from .codec import LowRankCodec, SparseCodec
 from .layout import Layout
 from .make import make_codec
 from .wire import dense_bytes, read_header
@@ -19,8 +19,8 @@ _REPEATS = 5
 class Description:
     """Bytes of one message and seconds on this machine.
 
-    `coordinates`: of the vector. `values_sent`: as the payload's header has it, factors for powersgd; None for csr, whose
-    payload has no header.
+    `coordinates`: of the vector. `values_sent`: as the payload's header has it, factors for powersgd; None for a plug-in,
+    whose payload may have no header.
     """
 
     spec: str
@@ -68,7 +68,7 @@ def describe(spec: str, layout: Layout, x: Tensor) -> Description:
     return Description(
         spec=spec,
         coordinates=x.numel(),
-        values_sent=None if isinstance(codec, CsrCodec) else read_header(payload).k,
+        values_sent=read_header(payload).k if isinstance(codec, SparseCodec | LowRankCodec) else None,
         payload_bytes=payload.numel(),
         dense_bytes=dense_bytes(x.numel()),
         encode_s=_median_s(lambda: codec.encode(x, layout)),

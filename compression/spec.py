@@ -32,10 +32,14 @@ class Stage:
         words = [*self.args, *(f"{key}={value}" for key, value in self.options.items())]
         return self.name + (":" + ",".join(words) if self.args else "".join("," + word for word in words))
 
-    def expect(self, arguments: int, keys: Iterable[str] = ()) -> "Stage":
-        """This stage, after checking that it has so many arguments and no named ones but `keys`."""
+    def expect(self, arguments: int, keys: Iterable[str] = (), *, example: str = "") -> "Stage":
+        """This stage, after checking that it has so many arguments and no named ones but `keys`.
+
+        `example`: a right specification, for the message.
+        """
         if len(self.args) != arguments:
-            raise SpecError(f"'{self}': {self.name} takes {arguments} argument(s), not {len(self.args)}")
+            right = f", as in {example}" if example else ""
+            raise SpecError(f"'{self}': {self.name} takes {arguments} argument(s){right}, not {len(self.args)}")
         keys = tuple(keys)
         for key in self.options:
             if key not in keys:

@@ -9,13 +9,29 @@ import torch
 from torch import Tensor
 
 from ..bits import flat_nonzero
-from ..layout import Layout
+from ..layout import Layout, need_layout
+from ..spec import SpecError, Stage
 from ..values.base import fixed
-from .base import Selector, need_layout, no_positions
-from .kinds import DEFAULT_COSTS, kind_of
+from .base import Selector, no_positions, parse_density
 from .sample import falling, margin, sample_positions
 
+# Those of FedPrune-Sparse's cost-weighted sparsifier, which asks five times as much of a fully connected weight as of
+# any other; it ranks within each tensor, where one cost for all changes nothing. Here the budget is common to all tensors.
+DEFAULT_COSTS: Mapping[str, float] = {"conv": 1.0, "linear": 5.0, "norm": 1.0, "bias": 1.0}
+KINDS = tuple(DEFAULT_COSTS)
+
 _LARGEST = torch.finfo(torch.float32).max
+
+
+def kind_of(name: str, shape: tuple[int, ...]) -> str:
+    """The kind of layer of a parameter: one of `KINDS`.
+
+    Three or more dimensions: conv. Two: linear (fully connected, recurrent, embedding). Else bias where the last part of
+    the name says so (`fc.bias`, `lstm.bias_ih_l0`), and norm for everything that is left.
+    """
+    if len(shape) >= 2:
+        return "linear" if len(shape) == 2 else "conv"
+    return "bias" if "bias" in name.rpartition(".")[2] else "norm"
 
 
 class Cost(Selector):
@@ -32,12 +48,16 @@ class Cost(Selector):
         self.ratio = density
         self.costs = {**DEFAULT_COSTS, **(costs or {})}
 
+    @classmethod
+    def parse(cls, stage: Stage) -> "Cost":
+        stage.expect(1, KINDS, example="cost:0.01")
+        return cls(parse_density(stage), {kind: _parse_cost(stage, kind) for kind in stage.options})
+
     def with_density(self, density: float) -> "Cost":
-        """As in `Selector.with_density`."""
         return Cost(density, self.costs)
 
     def select(self, x: Tensor, layout: Layout | None, key: int) -> Tensor:
-        """As in `Selector.select`; ValueError if `layout` is missing or of another length.
+        """See `Selector`; ValueError if `layout` is missing or of another length.
 
         A sample gives two bounds of |x| / cost: what lies above the upper one is surely within the budget, what lies
         below the lower one surely is not, and only what lies between is sorted. A bound that turns out to be wrong is
@@ -126,6 +146,13 @@ class Cost(Selector):
                 break
         kept = flat_nonzero(keep)
         return kept if kept.numel() else torch.zeros(1, dtype=torch.int64, device=x.device)
+
+
+def _parse_cost(stage: Stage, kind: str) -> float:
+    value = stage.option(kind, 1e-3, 1e3)
+    if round(value * 1000) / 1000 != value:
+        raise SpecError(f"'{stage}': {kind} must have at most three decimals, not {stage.options[kind]}")
+    return value
 
 
 def _at(positions: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:

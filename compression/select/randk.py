@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from ..draws import random_positions
-from .base import ScopedSelector, kept_count, no_positions
+from ..spec import Stage
+from .base import ScopedSelector, kept_count, no_positions, parse_density
 
 
 class RandK(ScopedSelector):
@@ -19,11 +20,13 @@ class RandK(ScopedSelector):
         super().__init__(density)
         self.ratio = density
 
+    @classmethod
+    def parse(cls, stage: Stage) -> "RandK":
+        return cls(parse_density(stage.expect(1, example="randk:0.1")))
+
     def with_density(self, density: float) -> "RandK":
-        """As in `Selector.with_density`."""
         return RandK(density)
 
     def pick(self, x: Tensor, key: int) -> Tensor:
-        """As in `ScopedSelector.pick`."""
         n = x.numel()
         return random_positions(key, n, kept_count(self.ratio, n), x.device) if n else no_positions(x)

@@ -9,9 +9,8 @@ from ..spec import SpecError, Stage, nearest
 from .base import ValueFormat
 from .floats import BF16, FP16, FP32
 from .logarithmic import LOG3, LOG4
-from .qsgd import MAX_LEVELS, QSGD_CODE, Qsgd
 from .sign import SIGN
-from .uniform import INT4, INT8
+from .uniform import INT4, INT8, MAX_LEVELS, QSGD_CODE, Qsgd
 
 _PLAIN: tuple[ValueFormat, ...] = (FP32, FP16, BF16, INT8, INT4, LOG4, LOG3, SIGN)
 _BY_NAME = {form.name: form for form in _PLAIN}
@@ -25,7 +24,7 @@ __all__ += ["make_value", "value_of"]
 def make_value(stage: Stage) -> ValueFormat:
     """The value format that a stage of a specification names; SpecError if there is none such."""
     if stage.name == "qsgd":
-        levels = stage.expect(1).integer(0, 1, "levels")
+        levels = stage.expect(1, example="qsgd:127").integer(0, 1, "levels")
         if levels > MAX_LEVELS:
             raise SpecError(f"'{stage}': levels must be at most {MAX_LEVELS}, not {levels}")
         return Qsgd.of(levels)

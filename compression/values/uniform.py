@@ -1,4 +1,4 @@
-"""int8 and int4: equal steps on both sides of zero, one scale a block, stochastic rounding."""
+"""int8, int4 and qsgd: equal steps on both sides of zero, one scale a block, stochastic rounding."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -9,7 +9,10 @@ from torch import Tensor
 
 from .. import kernels
 from ..draws import uniform
-from .base import Blockwise, fixed, scales_from
+from .base import Blockwise, fixed, row_sums, scales_from
+
+MAX_LEVELS = 127
+QSGD_CODE = 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,34 @@ class Integer(Uniform):
 
     def _scales(self, rows: Tensor) -> Tensor:
         return rows.abs().amax(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Qsgd(Uniform):
+    """qsgd:LEVELS (Alistarh, Grubic, Li, Tomioka, Vojnovic 2017, "QSGD", section 3.1).
+
+    Q_s(v) = ||v||_2 * sign(v) * xi(v, s) for blocks of 512; `parameter` is the number of levels s.
+
+    With a = |v| / ||v||_2 * s, xi is (floor(a) + 1) / s with probability a - floor(a), otherwise floor(a) / s: unbiased,
+    its variance at most min(m / s^2, sqrt(m) / s) * ||v||_2^2 for a block of m. A norm beyond fp32 is cut to its largest.
+    """
+
+    block: ClassVar[int] = 512
+
+    @classmethod
+    def of(cls, levels: int) -> "Qsgd":
+        """The format with so many levels, 1 to 127."""
+        return cls("qsgd", QSGD_CODE, (2 * levels).bit_length(), levels)
+
+    @property
+    def levels(self) -> int:
+        """The paper's s."""
+        return self.parameter
+
+    def _scales(self, rows: Tensor) -> Tensor:
+        squares = rows.double()
+        norms = row_sums(squares.mul_(squares)).sqrt()
+        return norms.clamp_(max=torch.finfo(torch.float32).max).float()
 
 
 INT8 = Integer("int8", 3, 8)

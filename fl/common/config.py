@@ -112,7 +112,10 @@ class ExchangeOptions:
     staleness: str = option("constant", "weight of late updates: constant, poly:A or hinge:A,B (buffered, async)")
     exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
     hook: str | None = option(None, "any DDP hook for --exchange hook, as package.module:function")
-    uplink: str = option("topk:0.01", "codec of what clients send: [SELECTOR+]FORMAT[+zstd], see docs/compression.md")
+    uplink: str = option(
+        "topk:0.01",
+        "codec of what clients send: [SELECTOR+]FORMAT[+zstd] or package.module:function, see docs/compression.md",
+    )
     uplink_warmup: int = option(0, "rounds over which the kept fraction of --uplink falls from a quarter", low=0)
     uplink_shares: str = option(
         "none", "fraction of --uplink's coordinates that each client sends: none, equal_time:FLOOR or online:FLOOR"

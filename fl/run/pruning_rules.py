@@ -60,7 +60,7 @@ def _check_ranking(config: Config, pruning: Pruning) -> None:
 def _check_codecs(config: Config) -> None:
     """Inside a mask there are no matrices."""
     for name in ("uplink", "downlink"):
-        if getattr(config, name).startswith(("powersgd", "csr")):
+        if make_codec(getattr(config, name)).by_shape:
             raise ConfigError(f"--{name} {getattr(config, name)} codes whole matrices and cannot be used inside a mask")
 
 
@@ -130,7 +130,7 @@ def _check_weights(config: Config, method: str) -> None:
     if codec.sparse or codec.warm:
         raise ConfigError(
             f"--uplink {config.uplink} chooses what to send of an update, and --prune {config.prune} sends weights: "
-            "use a value format (none, bf16, int8+zstd) or csr"
+            "use a value format (none, bf16, int8+zstd)"
         )
     if config.error_feedback != "none":
         raise ConfigError(

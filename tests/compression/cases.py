@@ -26,7 +26,7 @@ FORMATS = ("fp16", "bf16", "int8", "int4", "log4", "log3", "sign", "qsgd:5")
 LOW_RANK = ("powersgd:1", "powersgd:2", "powersgd:1+bf16", "powersgd:2+int8")
 # Each may be followed by +zstd.
 PLAIN = ("fp32", *FORMATS, *SELECTORS, *(f"{name}+{form}" for name in ROUNDED for form in FORMATS), *LOW_RANK)
-SPECS = ("none", "csr", *PLAIN, *(f"{spec}+zstd" for spec in PLAIN))
+SPECS = ("none", *PLAIN, *(f"{spec}+zstd" for spec in PLAIN))
 
 _MAX = float(np.finfo(np.float32).max)
 _SIZES = st.sampled_from([0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257])

@@ -58,14 +58,13 @@ class Case:
     n: int
     payload: bytes
     decode: Callable[[Tensor], Sparse]
-    csr: bool = False
 
 
 SPECS = (
     *("none", "fp16", "bf16+zstd", "int8", "int4+zstd", "log3", "log4+zstd", "sign", "sign+zstd", "qsgd:3", "qsgd:100+zstd"),
     *("topk:0.02", "topk:0.1+bf16+zstd", "topk:0.4+fp16", "prune:0.95+int8+zstd", "prune:1+zstd", "threshold:1e30"),
     *("threshold:1+sign+zstd", "randk:0.1+log3", "randk:0.5+zstd", "cost:0.2+int4", "cost:0.3+log4+zstd"),
-    *("powersgd:1", "powersgd:2+bf16+zstd", "powersgd:1+int4", "csr"),
+    *("powersgd:1", "powersgd:2+bf16+zstd", "powersgd:1+int4"),
 )  # fmt: skip
 SIZES = (0, 1, 9, 40, 257, 1000)
 
@@ -81,7 +80,7 @@ def of_codec(spec: str, n: int) -> Case:
     """What the codec makes of an update."""
     codec, layout = make_codec(spec), layers(n)
     payload, _ = codec.encode(update(n), layout, key=n)
-    return Case(n, payload.numpy().tobytes(), lambda data: codec.decode(data, n, layout), csr=spec == "csr")
+    return Case(n, payload.numpy().tobytes(), lambda data: codec.decode(data, n, layout))
 
 
 def of_format(form: IndexFormat, value: ValueFormat, *, coded: bool, n: int) -> Case:
@@ -115,12 +114,11 @@ def damaged(case: Case, others: list[Case], rng: random.Random) -> bytes:
     data = bytearray(case.payload)
     if rng.random() < 1 / 30:
         return bytes(data)
-    ways = (_flip, _cut, _lengthen, _overwrite) if case.csr else WAYS
     for _ in range(rng.choice((1, 1, 2))):
-        if not case.csr and len(data) < HEADER_BYTES:
+        if len(data) < HEADER_BYTES:
             break
         if data:
-            data = rng.choice(ways)(data, others, rng)
+            data = rng.choice(WAYS)(data, others, rng)
     return bytes(data)
 
 
@@ -204,8 +202,6 @@ def _other_section(data: bytearray, others: list[Case], rng: random.Random) -> b
     """Positions or values of another payload, with the format's code."""
     head, positions, values = _sections(data)
     other = rng.choice(others)
-    if other.csr:
-        return data
     theirs, their_positions, their_values = _sections(bytearray(other.payload))
     if rng.random() < 0.5:
         head[4] = theirs[4]

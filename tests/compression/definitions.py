@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from compression import Layout, make_codec
-from compression.codec import CsrCodec, LowRankCodec, SparseCodec
+from compression.codec import LowRankCodec, SparseCodec
 from compression.draws import derive_key, random_positions
-from compression.select.kinds import DEFAULT_COSTS, kind_of
+from compression.select.cost import DEFAULT_COSTS, kind_of
 from compression.values import ValueFormat
 from tests.compression.cases import largest
 
@@ -71,9 +71,6 @@ def rounded(value: ValueFormat, values: np.ndarray, key: int) -> np.ndarray:
 def promised(spec: str, x: Tensor, layout: Layout, key: int) -> tuple[np.ndarray, np.ndarray | None]:
     """The vector that arrives, fp32 [n], and the positions that were selected, None for all."""
     codec, values = make_codec(spec), x.numpy()
-    if isinstance(codec, CsrCodec):
-        parts = [view + 0.0 if view.dim() > 1 else view for view in layout.views(x)]  # -0.0 is lost in a matrix
-        return np.concatenate([part.reshape(-1).numpy() for part in parts]), None
     if isinstance(codec, LowRankCodec):
         factors, _ = codec.body.factorise(x, layout, None, key)
         sent = torch.from_numpy(rounded(codec.factors.value, factors.numpy(), key))

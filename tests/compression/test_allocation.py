@@ -65,7 +65,7 @@ def refused_or_read(data: Tensor) -> None:
             continue
 
 
-@pytest.mark.parametrize("spec", ["powersgd:1", "csr"])
+@pytest.mark.parametrize("spec", ["powersgd:1", "csr_codec:csr"])
 def test_other_decoders_do_not_allocate_either(spec: str) -> None:
     """A header that claims 2^32 - 1 of everything, and nothing at all, for a model of two tensors."""
     codec, layout = make_codec(spec), layers(100)

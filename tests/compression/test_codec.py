@@ -19,7 +19,7 @@ from tests.compression.definitions import promised
 every_spec = pytest.mark.parametrize("spec", SPECS)
 
 
-@pytest.mark.parametrize("spec", ["none", "csr", *PLAIN])
+@pytest.mark.parametrize("spec", ["none", *PLAIN])
 @FEW
 @given(x=vectors(), key=KEYS)
 def test_promises(spec: str, x: Tensor, key: int) -> None:
@@ -174,7 +174,7 @@ def test_clusters_take_few_bytes() -> None:
     assert 2.75 * 10_000 / 8 < coded.index_bytes < plain.index_bytes < 3.2 * 10_000 / 8
 
 
-@pytest.mark.parametrize("spec", ["none", "csr", *PLAIN])
+@pytest.mark.parametrize("spec", ["none", *PLAIN])
 def test_strided_and_single_values(spec: str) -> None:
     """A view with a step, and one value expanded: the same payload as a copy."""
     x = torch.randn(60, generator=torch.Generator().manual_seed(0))
@@ -218,7 +218,7 @@ def test_kind_and_length_must_be_the_expected() -> None:
         update.decode(make_codec("powersgd:1").encode(torch.ones(3), layout)[0], 3)
 
 
-@pytest.mark.parametrize("spec", ["csr", "powersgd:1", "cost:0.1", "topk:0.1,scope=layer"])
+@pytest.mark.parametrize("spec", ["powersgd:1", "cost:0.1", "topk:0.1,scope=layer"])
 def test_a_layout_is_asked_for(spec: str) -> None:
     """By codecs that look at tensors; the message says so."""
     with pytest.raises(ValueError, match="pass a layout"):
@@ -227,7 +227,7 @@ def test_a_layout_is_asked_for(spec: str) -> None:
 
 def test_what_a_codec_says_of_itself() -> None:
     """Only exact dense codecs are lossless; topk:1 sends everything too, but that is for the selector to know."""
-    assert [spec for spec in SPECS if make_codec(spec).lossless] == ["none", "csr", "fp32", "fp32+zstd"]
+    assert [spec for spec in SPECS if make_codec(spec).lossless] == ["none", "fp32", "fp32+zstd"]
     assert {spec.split(":")[0] for spec in SPECS if make_codec(spec).warm} == {"powersgd"}
     assert make_codec("none") == make_codec("none")
     codec = make_codec("topk:0.1+qsgd:3+zstd")

@@ -15,7 +15,9 @@ from tests.compression.cases import ROUNDED, SPECS
 LAYOUT = Layout(("conv.weight", "conv.bias", "linear.weight"), ((6, 2, 3, 3), (6,), (10, 31)))
 
 
-@pytest.mark.parametrize("spec", sorted({"none", "csr", "powersgd:2", *(s for s in SPECS if s.startswith(ROUNDED))}))
+@pytest.mark.parametrize(
+    "spec", sorted({"none", "csr_codec:csr", "powersgd:2", *(s for s in SPECS if s.startswith(ROUNDED))})
+)
 def test_codecs(spec: str) -> None:
     """Payload, what is decoded from it, and what the sender remembers."""
     x = torch.randn(LAYOUT.total, generator=torch.Generator().manual_seed(0))

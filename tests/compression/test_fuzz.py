@@ -69,7 +69,7 @@ def test_the_undamaged_payloads_cover_every_format() -> None:
     """All decode; among them every index format, every value format, coded and not."""
     known = cases()
     assert all(decoded(case, tensor(case.payload)) for case in known)
-    headers = [read_header(tensor(case.payload)) for case in known if not case.csr]
+    headers = [read_header(tensor(case.payload)) for case in known]
     assert {header.index for header in headers} == set(IndexFormat)
     assert {(header.value.code, header.entropy) for header in headers} >= {
         *((code, False) for code in range(9)),
@@ -84,15 +84,15 @@ def test_the_undamaged_payloads_cover_every_format() -> None:
 def test_damaged_payloads_are_valid_or_refused() -> None:
     """100,000 of them; both outcomes occur often, for every index format; no warnings; no large allocation."""
     rng, known = random.Random(7), cases()
-    outcomes: dict[tuple[IndexFormat | None, bool], int] = {}
+    outcomes: dict[tuple[IndexFormat, bool], int] = {}
     with bounded_memory():
         for _ in range(MANY):
             case = rng.choice(known)
             found = decoded(case, tensor(damaged(case, known, rng)))
-            form = None if case.csr else IndexFormat(case.payload[4])
+            form = IndexFormat(case.payload[4])
             outcomes[form, found] = outcomes.get((form, found), 0) + 1
     assert sum(outcomes.values()) == MANY
-    assert all(outcomes[form, found] > 40 for form in (*IndexFormat, None) for found in (False, True)), outcomes
+    assert all(outcomes[form, found] > 40 for form in IndexFormat for found in (False, True)), outcomes
 
 
 def test_damaged_payloads_make_no_large_tensors() -> None:
@@ -110,7 +110,7 @@ def test_damaged_payloads_make_no_large_tensors() -> None:
 def test_every_bit_of_a_header(code: int) -> None:
     """Each of 192 bits flipped, in a payload of each value format: valid or refused."""
     for case in cases():
-        if case.n == 40 and not case.csr and case.payload[5] == code:
+        if case.n == 40 and case.payload[5] == code:
             assert value_of(code, case.payload[6]).code == code
             for bit in range(192):
                 data = tensor(case.payload)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.make import STAGE_NAMES, make_codec
+from compression.make import make_codec
 from compression.spec import SpecError, Stage, closest, nearest, parse, parse_stage
 from tests.compression.cases import EXAMPLES
 
@@ -93,41 +93,35 @@ def test_any_text_is_a_codec_or_a_specerror(text: str) -> None:
 
 
 REFUSED = [
-    # a name that is none: the whole specification with the nearest one
-    ("tpok:0.1", "there is no codec stage 'tpok'; did you mean 'topk:0.1'?"),
-    ("topk:0.1+bf61", "there is no codec stage 'bf61'; did you mean 'topk:0.1+bf16'?"),
-    ("tokp:0.1,scope=layer+bf16+zstd", "did you mean 'topk:0.1,scope=layer+bf16+zstd'?"),
-    ("topk:0.1+fp16+zst", "did you mean 'topk:0.1+fp16+zstd'?"),
-    ("pwoersgd:2+bf16", "did you mean 'powersgd:2+bf16'?"),
-    ("TopK:0.1", "did you mean 'topk:0.1'?"),
-    (
-        "qqqqqq",
-        "there is no codec stage 'qqqqqq'; known: none, csr, topk, prune, threshold, randk, cost, powersgd, fp32",
-    ),
+    # a name that is none: the nearest one
+    ("tpok:0.1", "'tpok:0.1': there is no codec stage 'tpok'; did you mean 'topk'?$"),
+    ("topk:0.1+bf61", "there is no codec stage 'bf61'; did you mean 'bf16'?$"),
+    ("TopK:0.1", "did you mean 'topk'?$"),
+    ("topk:0.1+float16", "there is no codec stage 'float16'; known: none, topk, .*fp16"),
+    ("topk0.01", "a specification starts with a name, as in NAME or NAME:NUMBER$"),
+    ("qqqqqq", "there is no codec stage 'qqqqqq'; known: none, topk, prune, threshold, randk, cost, powersgd, fp32"),
+    ("csr", "csr is now a plug-in: csr_codec:csr, with 'Bandwidth Analysis' in PYTHONPATH$"),
     # order and number of stages
-    ("none+bf16", "'none' stands alone; did you mean 'bf16'?"),
-    ("topk:0.1+none", "'none' stands alone; did you mean 'topk:0.1'?"),
-    ("csr+zstd", "'csr' stands alone; did you mean 'zstd'?"),
-    ("none+csr", "'none' stands alone; did you mean 'none'?"),
-    ("bf16+topk:0.1", "in this order; did you mean 'topk:0.1+bf16'?"),
-    ("zstd+int8+topk:0.1,scope=layer", "did you mean 'topk:0.1,scope=layer+int8+zstd'?"),
-    ("topk:0.1+prune:0.5", "at most one each of what to send, value format and zstd, .*did you mean 'topk:0.1'?"),
-    ("topk:0.1+bf16+fp16", "did you mean 'topk:0.1+bf16'?"),
-    ("powersgd:2+topk:0.1+int8", "did you mean 'powersgd:2+int8'?"),
-    ("bf16+zstd+zstd", "did you mean 'bf16+zstd'?"),
-    # a number that is missing
-    ("topk", "'topk' needs a number; did you mean 'topk:0.01'?"),
-    ("topk,scope=layer+bf16", "did you mean 'topk:0.01,scope=layer+bf16'?"),
-    ("prune+zstd", "did you mean 'prune:0.99+zstd'?"),
-    ("threshold", "did you mean 'threshold:0.001'?"),
-    ("randk+int8", "did you mean 'randk:0.1+int8'?"),
-    ("cost,conv=2", "did you mean 'cost:0.01,conv=2'?"),
-    ("powersgd", "did you mean 'powersgd:4'?"),
-    ("topk:0.1+qsgd", "did you mean 'topk:0.1+qsgd:127'?"),
+    ("none+bf16", "'none' stands alone$"),
+    ("topk:0.1+none", "'none' stands alone$"),
+    ("bf16+topk:0.1", "at most one each of what to send, value format and zstd, in this order$"),
+    ("topk:0.1+prune:0.5", "at most one each of what to send, value format and zstd, in this order$"),
+    ("topk:0.1+bf16+fp16", "in this order$"),
+    ("powersgd:2+topk:0.1+int8", "in this order$"),
+    ("bf16+zstd+zstd", "in this order$"),
+    # a number that is missing: an example
+    ("topk", "topk takes 1 argument(s), as in topk:0.01, not 0$"),
+    ("topk,scope=layer+bf16", "as in topk:0.01, not 0$"),
+    ("prune+zstd", "as in prune:0.99, not 0$"),
+    ("threshold", "as in threshold:0.001, not 0$"),
+    ("randk+int8", "as in randk:0.1, not 0$"),
+    ("cost,conv=2", "as in cost:0.01, not 0$"),
+    ("powersgd", "as in powersgd:4, not 0$"),
+    ("topk:0.1+qsgd", "as in qsgd:127, not 0$"),
     # a number that is wrong
-    ("topk:1%", "the kept fraction must be a number, not '1%'; did you mean 'topk:0.01'?"),
-    ("prune:99.5%+bf16", "the sparsity must be a number, not '99.5%'; did you mean 'prune:0.995+bf16'?"),
-    ("topk:0.0001%", "did you mean 'topk:1e-06'?"),
+    ("topk:1%", "the kept fraction must be a number, not '1%'; did you mean 0.01?$"),
+    ("prune:99.5%+bf16", "the sparsity must be a number, not '99.5%'; did you mean 0.995?$"),
+    ("topk:0.0001%", "did you mean 1e-06?$"),
     ("topk:%", "must be a number, not '%'$"),
     ("topk:x", "must be a number, not 'x'$"),
     ("topk:0.1,0.2", "topk takes 1 argument"),
@@ -151,15 +145,15 @@ REFUSED = [
     ("powersgd:1.5", "the rank must be a whole number of at least 1, not '1.5'"),
     ("powersgd:2,3", "powersgd takes 1 argument"),
     ("bf16:8", "bf16 takes 0 argument"),
-    ("none:1", "none takes 0 argument.*; did you mean 'none'?"),
-    ("csr:1", "csr takes 0 argument.*; did you mean 'csr'?"),
-    ("topk:0.1+zstd:3", "zstd takes 0 argument.*; did you mean 'topk:0.1+zstd'?"),
+    ("none:1", "none takes 0 argument(s), not 1$"),
+    ("topk:0.1+zstd:3", "zstd takes 0 argument(s), not 1$"),
+    ("topk:0.01,bf16", "topk takes 1 argument(s), as in topk:0.01, not 2$"),
     # a named option that is wrong
-    ("topk:0.1,scop=layer", "no option 'scop'; did you mean 'topk:0.1,scope=layer'?"),
+    ("topk:0.1,scop=layer", "no option 'scop'; did you mean 'scope'?"),
     ("topk:0.1,scope=tensor", "global or layer, not 'tensor'"),
     ("threshold:1,scope=layer", "threshold has no option 'scope'"),
     ("randk:0.1,scope=layer", "randk has no option 'scope'"),
-    ("cost:0.1,liner=2", "no option 'liner'; did you mean 'cost:0.1,linear=2'?"),
+    ("cost:0.1,liner=2", "no option 'liner'; did you mean 'linear'?"),
     ("cost:0.1,linear=x", "linear must be a number, not 'x'"),
     ("cost:0.1,linear=0.0001", "between 0.001 and 1000"),
 ]
@@ -168,60 +162,8 @@ REFUSED = [
 @pytest.mark.parametrize(("text", "says"), REFUSED)
 def test_codec_specifications_that_are_refused(text: str, says: str) -> None:
     """The message says what is wrong, and where it can what would be right."""
-    with pytest.raises(SpecError, match=says.replace("?", r"\?").replace("+", r"\+")):
+    with pytest.raises(SpecError, match=re.sub(r"[?+()]", r"\\\g<0>", says)):
         make_codec(text)
-
-
-MEANT = [
-    # the wrong thing between the words
-    *[(text, "topk:0.01+bf16") for text in ("topk:0.01,bf16", "topk:0.01:bf16", "topk 0.01 bf16", "topk=0.01=bf16")],
-    *[(text, "topk:0.01") for text in ("topk0.01", "topk=0.01", "topk:0.01+", "topk:", "top-k:0.01", "top_k:0.01")],
-    ("topk:0.1++bf16", "topk:0.1+bf16"),
-    ("powersgd:2,bf16", "powersgd:2+bf16"),
-    ("powersgd2+int:8", "powersgd:2+int8"),
-    ("topk:0.01,zstd", "topk:0.01+zstd"),
-    ("topk:1e-3,bf16", "topk:1e-3+bf16"),
-    ("qsgd127", "qsgd:127"),
-    # names of the same thing elsewhere
-    *[
-        ("float16", "fp16"),
-        ("half", "fp16"),
-        ("float32", "fp32"),
-        ("bfloat16", "bf16"),
-        ("topk:0.1+half", "topk:0.1+fp16"),
-    ],
-    # several mistakes at once: one step
-    ("tpok", "topk:0.01"),
-    ("topk:1%,scop=layer+zst", "topk:0.01,scope=layer+zstd"),
-    ("ZSTD+Float16+cost:5%,conv=2,liner=3", "cost:0.05,conv=2,linear=3+fp16+zstd"),
-]
-
-
-@pytest.mark.parametrize(("text", "right"), MEANT)
-def test_common_slips_are_answered_with_what_was_meant(text: str, right: str) -> None:
-    """By hand: the whole specification, at the end of the message and nowhere else in it."""
-    with pytest.raises(SpecError) as caught:
-        make_codec(text)
-    assert str(caught.value).startswith(f"'{text.partition('+')[0]}")
-    assert re.findall("did you mean .*", str(caught.value)) == [f"did you mean '{right}'?"]
-
-
-WORDS_OF_SPECS = [*STAGE_NAMES, "tpok:0.1", "topk:0.1", "prune:0.9", "quantize", "int", "fp61", "qsgd:3", "none:1", "x"]
-
-
-@EXAMPLES
-@given(st.lists(st.sampled_from(WORDS_OF_SPECS), min_size=1, max_size=4), st.sampled_from([*"+,:= ", "++", ", "]))
-def test_advice_is_a_codec(words: list[str], joined: str) -> None:
-    """Whatever is wrong at once, advice leads to a codec in one step; none is given only for words like no other."""
-    text = joined.join(words)
-    try:
-        make_codec(text)
-    except SpecError as error:
-        advice = re.search(r"did you mean '([^']*)'\?$", str(error))
-        if advice:
-            assert make_codec(advice[1]).spec == advice[1]
-        else:
-            assert {"quantize", "x"} & set(words)
 
 
 @pytest.mark.parametrize(

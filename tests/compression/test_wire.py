@@ -205,8 +205,7 @@ def test_refused_for_one_coordinate(data: bytes) -> None:
 def test_lengths_are_in_the_header() -> None:
     """`read_header(...).payload_bytes` is the length, for every codec and size; the dense baseline is 24 + 4 n."""
     for case in cases():
-        if not case.csr:
-            assert read_header(tensor(case.payload)).payload_bytes == len(case.payload)
+        assert read_header(tensor(case.payload)).payload_bytes == len(case.payload)
     assert dense_bytes(10) == 24 + 40 == HEADER_BYTES + 40
     assert make_codec("none").encode(torch.ones(10))[0].numel() == 64
 

@@ -14,7 +14,12 @@ from tests.support import on_ranks
 
 pytestmark = pytest.mark.timeout(180)
 
-_CASES = (("topk:0.05", "dgc:0.9"), ("powersgd:2", "residual"), ("csr", "residual"), ("fp32+zstd", "residual"))
+_CASES = (
+    ("topk:0.05", "dgc:0.9"),
+    ("powersgd:2", "residual"),
+    ("csr_codec:csr", "residual"),
+    ("fp32+zstd", "residual"),
+)
 
 
 def check(rank: int, world: int, spec: str, feedback: str) -> None:

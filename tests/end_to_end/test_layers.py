@@ -18,7 +18,12 @@ _RUNS: dict[str, dict[str, Any]] = {
     "masks that differ": {"prune": "magnitude:0.5", "capabilities": "uniform:0.2,1", "uplink": "topk:0.2"},
     "smaller model": {"prune": "structured:0.4", "prune_schedule": "oneshot:1", "uplink": "topk:0.2"},
     "after": {"prune": "magnitude:0.7,by=after", "uplink": "bf16+zstd", "downlink": "none", "error_feedback": "none"},
-    "after, csr": {"prune": "filters:0.5,by=after", "uplink": "csr", "downlink": "none", "error_feedback": "none"},
+    "after, csr": {
+        "prune": "filters:0.5,by=after",
+        "uplink": "csr_codec:csr",
+        "downlink": "none",
+        "error_feedback": "none",
+    },
 }
 _ALL = {name: {**_COMMON, **options} for name, options in _RUNS.items()}
 

@@ -42,7 +42,12 @@ _RUNS: dict[str, dict[str, Any]] = {
         "downlink": "bf16",
     },
     "after": {"prune": "magnitude:0.7,by=after", "uplink": "bf16+zstd", "downlink": "none", "error_feedback": "none"},
-    "after, rows": {"prune": "filters:0.5,by=after", "uplink": "csr", "downlink": "none", "error_feedback": "none"},
+    "after, rows": {
+        "prune": "filters:0.5,by=after",
+        "uplink": "csr_codec:csr",
+        "downlink": "none",
+        "error_feedback": "none",
+    },
 }
 
 
@@ -245,8 +250,13 @@ def test_a_new_mask_is_logged(whole: Path) -> None:
             "above 0",
         ),
         (
-            {"prune": "magnitude:0.5,by=after", "error_feedback": "none", "uplink": "csr", "finetune_rounds": 1},
-            "--uplink csr",
+            {
+                "prune": "magnitude:0.5,by=after",
+                "error_feedback": "none",
+                "uplink": "csr_codec:csr",
+                "finetune_rounds": 1,
+            },
+            "--uplink csr_codec:csr",
         ),
         ({"prune": "width:0"}, "no channel would be left"),
         ({"prune": "width:0.5,fc=0.1"}, "treats every layer alike"),
@@ -264,6 +274,7 @@ def test_a_new_mask_is_logged(whole: Path) -> None:
         ({"prune": "magnitude:0.5,protect=none+fc"}, "protect must be"),
         ({"prune": "magnitude:0.5", "mode": "step"}, "--mode sync"),
         ({"prune": "magnitude:0.5", "uplink": "powersgd:2"}, "inside a mask"),
+        ({"prune": "magnitude:0.5", "downlink": "csr_codec:csr"}, "inside a mask"),
     ],
 )
 def test_what_cannot_work_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:

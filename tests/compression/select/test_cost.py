@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compression import Layout
-from compression.select.kinds import kind_of
+from compression.select.cost import kind_of
 from tests.compression.cases import EXAMPLES, layers, vectors
 from tests.compression.select.cases import BIG, WIDE, selector, wide
 

@@ -1,0 +1,104 @@
+"""Selectors by magnitude: an exact count of the largest, about a fraction of them, or all above a fixed one."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+from ..bits import flat_nonzero
+from ..spec import SpecError, Stage
+from .base import ScopedSelector, kept_count, no_positions, parse_density, parse_scope
+from .sample import kth_largest, margin, sampled_magnitudes
+
+
+class TopK(ScopedSelector):
+    """topk:R, the round(R * n) largest magnitudes, at least one, ties to the lowest position (Aji & Heafield 2017)."""
+
+    def __init__(self, density: float, *, per_layer: bool = False) -> None:
+        super().__init__(density, per_layer=per_layer)
+        self.ratio = density
+
+    @classmethod
+    def parse(cls, stage: Stage) -> "TopK":
+        stage.expect(1, ("scope",), example="topk:0.01")
+        return cls(parse_density(stage), per_layer=parse_scope(stage))
+
+    def with_density(self, density: float) -> "TopK":
+        return TopK(density, per_layer=self.per_layer)
+
+    def pick(self, x: Tensor, key: int) -> Tensor:
+        """See `ScopedSelector`.
+
+        A sample gives a threshold that a little more than k coordinates pass; only those are ranked. A threshold that
+        lets too few pass is lowered until enough do.
+        """
+        n = x.numel()
+        k = kept_count(self.ratio, n)
+        if k == n:
+            return torch.arange(n, device=x.device)
+        if kernels.available(x.device):
+            return kernels.topk_positions(x, k)
+        sample = sampled_magnitudes(x)
+        expected = k / n * sample.numel()
+        rank = math.ceil(expected + margin(expected))
+        while rank < sample.numel():
+            candidates = self.at_least(x, kth_largest(sample, rank))
+            if candidates.numel() >= k:
+                return _largest(x, candidates, k)
+            rank *= 2
+        return _largest(x, torch.arange(n, device=x.device), k)
+
+
+class Prune(ScopedSelector):
+    """prune:S drops about the fraction S of smallest magnitudes; the quantile is that of a sample of 32,768."""
+
+    def __init__(self, sparsity: float, *, per_layer: bool = False) -> None:
+        super().__init__(1 - sparsity, per_layer=per_layer)
+        self.sparsity = sparsity
+
+    @classmethod
+    def parse(cls, stage: Stage) -> "Prune":
+        stage.expect(1, ("scope",), example="prune:0.99")
+        return cls(stage.number(0, 0, 1, "the sparsity"), per_layer=parse_scope(stage))
+
+    def with_density(self, density: float) -> "Prune":
+        return Prune(1 - density, per_layer=self.per_layer)
+
+    def pick(self, x: Tensor, key: int) -> Tensor:
+        if not x.numel():
+            return no_positions(x)
+        sample = sampled_magnitudes(x)
+        rank = max(1, round((1 - self.sparsity) * sample.numel()))
+        return self.at_least(x, kth_largest(sample, rank))
+
+
+class Threshold(ScopedSelector):
+    """threshold:T, every coordinate with a magnitude of at least T (Strom 2015)."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__(None)
+        self.threshold = threshold
+
+    @classmethod
+    def parse(cls, stage: Stage) -> "Threshold":
+        return cls(stage.expect(1, example="threshold:0.001").number(0, 1e-38, 1e38, "the threshold"))
+
+    def with_density(self, density: float) -> "Threshold":
+        """SpecError: what a threshold keeps depends on the values."""
+        raise SpecError(
+            f"'threshold:{self.threshold:g}' has no kept fraction to set to {density:g}; use topk, prune, randk or cost"
+        )
+
+    def pick(self, x: Tensor, key: int) -> Tensor:
+        return self.at_least(x, self.threshold)
+
+
+def _largest(x: Tensor, candidates: Tensor, k: int) -> Tensor:
+    """The k of the ascending `candidates` with the largest magnitudes, the lowest positions first among equals."""
+    magnitudes = x[candidates].abs()
+    bound = kth_largest(magnitudes, k)
+    keep = magnitudes > bound
+    ties = flat_nonzero(magnitudes == bound)
+    keep.index_fill_(0, ties[: k - int(keep.sum())], True)
+    return candidates[flat_nonzero(keep)]
