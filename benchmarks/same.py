@@ -80,7 +80,8 @@ CASES: dict[str, Case] = {
     "feddyn": Case({"algorithm": "feddyn:0.1", **_PLAIN, "uplink": "int8"}),
     "magnitude": Case({"prune": "magnitude:0.8", "prune_schedule": "cubic:0,3,1", "uplink": "topk:0.2+log3"}),
     "magnitude, rewind, finetune": Case(
-        {"prune": "magnitude:0.7", "prune_schedule": "iterative:0,2,1", "prune_rewind": True, "finetune_rounds": 1}
+        {"prune": "magnitude:0.7,rewind", "prune_schedule": "iterative:0,2,1", "finetune_rounds": 1},
+        old={"prune": "magnitude:0.7", "prune_rewind": True},
     ),
     "snip by client": Case({"prune": "snip:0.7,by=client", "uplink": "topk:0.2"}),
     "gradient by server": Case({"prune": "gradient:0.5", "prune_schedule": "oneshot:2", **_BATCH_NORM}),
@@ -100,14 +101,18 @@ CASES: dict[str, Case] = {
     ),
     "levels, plateau": Case(
         {
-            **{"prune": "gradient:0.2", "capabilities": "groups:1.0x2+0.3x2", "recover": "plateau:1,0.5"},
-            **{"part_mean": "cohort", "val_fraction": 0.3, "prune_schedule": "oneshot:2"},
-        }
+            **{"prune": "gradient:0.2,mean=cohort", "capabilities": "groups:1.0x2+0.3x2", "recover": "plateau:1,0.5"},
+            **{"val_fraction": 0.3, "prune_schedule": "oneshot:2"},
+        },
+        old={"prune": "gradient:0.2", "part_mean": "cohort"},
     ),
     "width": Case({"prune": "width:1", "capabilities": "groups:1.0x1+0.5x3", "partition": "labels:3", **_BATCH_NORM}),
     "width, rolling": Case({"prune": "width:0.5,shift=rolling"}),
     "buffered": Case({"mode": "buffered:2", **_PROFILES, "uplink": "topk:0.1", "staleness": "poly:0.5", **_BATCH_NORM}),
-    "buffered, latest": Case({"mode": "buffered:2", "buffer": "latest", **_PROFILES, "lost": 0.2, "timeout": 60}),
+    "buffered, latest": Case(
+        {"mode": "buffered:2,latest", **_PROFILES, "lost": 0.2, "timeout": 60},
+        old={"mode": "buffered:2", "buffer": "latest"},
+    ),
     "buffered, levels": Case(
         {
             **_PROFILES,
@@ -122,6 +127,10 @@ CASES: dict[str, Case] = {
     "deadline, carry": Case({"deadline": 20, "late": "carry", **_PROFILES, "uplink": "topk:0.1"}),
     "shares": Case({**_PROFILES, "uplink": "topk:0.2", "uplink_shares": "equal_time:0.2"}),
     "online": Case({**_PROFILES, "prune": "magnitude:0.1", "capabilities": "online:0.3", "uplink": "topk:0.3"}),
+    "sparse masks": Case(
+        {**_PROFILES, "profiles": "mix:good=0.5+2g=0.5,sparse", "prune": "magnitude:0.8"},
+        old={"profiles": "mix:good=0.5+2g=0.5", "cost_model": "sparse"},
+    ),
     "limits, diurnal": Case(
         {**_PROFILES, "server_up_limit": 3e4, "server_down_limit": 1e5, "sampling": "diurnal:4,0.6"}
     ),

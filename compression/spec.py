@@ -5,7 +5,7 @@ topk:0.01,scope=layer+bf16   ->  Stage("topk", ("0.01",), {"scope": "layer"}), S
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 _JOIN = re.compile(r"\+(?=\s*[A-Za-z_])")  # not the plus of 1e+3
@@ -22,14 +22,15 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a specification: a name, its positional arguments and its named ones, all still text."""
+    """One stage of a specification: a name, its positional arguments, its named ones and its flags, all still text."""
 
     name: str
     args: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        words = [*self.args, *(f"{key}={value}" for key, value in self.options.items())]
+        words = [*self.args, *(f"{key}={value}" for key, value in self.options.items()), *self.flags]
         return self.name + (":" + ",".join(words) if self.args else "".join("," + word for word in words))
 
     def expect(self, arguments: int, keys: Iterable[str] = (), *, example: str = "") -> "Stage":
@@ -92,8 +93,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; known: {', '.join(known)}" if 0 < len(known) <= _MOST_LISTED else ""
 
 
-def parse_stage(text: str) -> Stage:
-    """Read one stage; SpecError if it is malformed."""
+def parse_stage(text: str, flags: Collection[str] = ()) -> Stage:
+    """Read one stage; SpecError if it is malformed. Words that are `flags` may stand anywhere behind the first argument."""
     head, colon, tail = text.strip().partition(":")
     head, comma, rest = head.partition(",")
     name = head.strip()
@@ -102,6 +103,7 @@ def parse_stage(text: str) -> Stage:
     words = [word.strip() for word in (rest + colon + tail if comma else tail).split(",")] if colon or comma else []
     args: list[str] = []
     options: dict[str, str] = {}
+    found: list[str] = []
     for word in words:
         key, equals, value = word.partition("=")
         if not word or (equals and not (key and value)):
@@ -109,12 +111,19 @@ def parse_stage(text: str) -> Stage:
         if equals:
             if key in options:
                 raise SpecError(f"'{text}': option '{key}' is given twice")
+            if key in flags:
+                raise SpecError(f"'{text}': '{key}' takes no value")
             options[key] = value
+        elif args and (flag := closest(word, flags)):
+            if word != flag or word in found:
+                wrong = f"did you mean '{flag}', not '{word}'?" if word != flag else f"'{word}' is given twice"
+                raise SpecError(f"'{text}': {wrong}")
+            found.append(word)
         elif options:
             raise SpecError(f"'{text}': '{word}' must come before the named options")
         else:
             args.append(word)
-    return Stage(name, tuple(args), options)
+    return Stage(name, tuple(args), options, tuple(found))
 
 
 def parse(text: str) -> tuple[Stage, ...]:

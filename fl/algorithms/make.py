@@ -44,6 +44,11 @@ def parse_algorithm(text: str) -> Stage:
     return stage
 
 
+def algorithm_class(text: str) -> type[Algorithm]:
+    """The class of the algorithm that `text` names; SpecError as `parse_algorithm`."""
+    return _KINDS[parse_algorithm(text).name]
+
+
 def make_algorithm(text: str, layout: Layout, device: torch.device, *, clients: int, momentum: float) -> Algorithm:
     """The algorithm for global parameters of this `layout` on `device`.
 

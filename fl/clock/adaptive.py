@@ -14,10 +14,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
-from compression import make_codec
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.config import Config
-from fl.common.errors import ConfigError
 
 from .profiles import Profile, profiles
 
@@ -179,21 +177,6 @@ def parse_uplink_shares(text: str) -> Stage:
     if stage.args:
         stage.number(0, 0.01, 1, "FLOOR")
     return stage
-
-
-def check_uplink_shares(config: Config) -> None:
-    """ConfigError where there is nothing to share out, or nothing to go by."""
-    if config.uplink_shares == "none":
-        return
-    option = f"--uplink-shares {config.uplink_shares}"
-    if config.profiles == "none":
-        raise ConfigError(f"{option} goes by how fast clients send: --profiles must not be none")
-    if make_codec(config.uplink).density is None:
-        raise ConfigError(
-            f"{option} needs an uplink with a kept fraction, such as topk:0.01, not --uplink {config.uplink}"
-        )
-    if config.exchange != "server" or config.mode == "step":
-        raise ConfigError(f"{option} needs --exchange server, where each client's payload has a size of its own")
 
 
 def uplink_shares(config: Config) -> Shares | None:

@@ -6,7 +6,8 @@ mix:good=0.5+poor_3g=0.3+2g=0.2     drawn for each client, whatever its rank, wi
 pr-fl                               the ten clients of PR-FL in their order; n clients take theirs in the same proportions
 FILE.csv                            columns client,compute_flops,up_bytes,down_bytes,latency_s,loss,jitter, each client once
 
-Any of them may end in `,compute=LOW..HIGH` (FLOP/s): the computing speeds are then drawn log-uniformly for each client.
+Behind any of them may stand `,compute=LOW..HIGH` (FLOP/s): the computing speeds are then drawn log-uniformly for each
+client; and `,sparse`: devices skip what a mask over single weights leaves out, so that it shortens computing.
 """
 
 import math
@@ -70,6 +71,7 @@ PR_FL = tuple(
 
 _KNOWN = ("none", *NAMED, "mix", "pr-fl")
 _COLUMNS = ("client", "compute_flops", "up_bytes", "down_bytes", "latency_s", "loss", "jitter")
+_OPTION = re.compile(r",\s*(?:(compute)\s*=([^,]*)|(sparse))$")
 _NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _MOST = 1e18  # FLOP/s and bytes/s
 _RATE = (lambda value: 0 < value <= _MOST, f"a number above 0 and at most {_MOST:g}")
@@ -87,28 +89,32 @@ _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 class Profiles:
     """What `--profiles` asks for: a `file`, a `mix` of (name, share) or, without these, the one `name`.
 
-    `compute` is the range (LOW, HIGH) in FLOP/s that `,compute=LOW..HIGH` gave.
+    `compute` is the range (LOW, HIGH) in FLOP/s that `,compute=LOW..HIGH` gave; `sparse`: whether `,sparse` was there.
     """
 
     name: str = "none"
     mix: tuple[tuple[str, float], ...] = ()
     file: Path | None = None
     compute: tuple[float, float] | None = None
+    sparse: bool = False
 
 
 def parse_profiles(text: str) -> Profiles:
     """Read `--profiles`; SpecError for what cannot be meant. A file is opened only by `profiles`."""
-    head, *spread = re.split(r",\s*compute\s*=", text.strip())
-    if len(spread) > 1:
-        raise SpecError(f"'{text}': compute is given twice")
-    compute = _spread(text, spread[0].strip()) if spread else None
-    head = head.strip()
+    head, found = text.strip(), dict[str, str]()
+    while (option := _OPTION.search(head)) is not None:
+        name, value = option[1] or option[3], option[2] or ""
+        if name in found:
+            raise SpecError(f"'{text}': {name} is given twice")
+        found[name] = value.strip()
+        head = head[: option.start()].strip()
+    compute, sparse = _spread(text, found["compute"]) if "compute" in found else None, "sparse" in found
     if head.endswith(".csv"):
-        return Profiles(file=Path(head), compute=compute)
-    what, comma, option = head.partition(",")
+        return Profiles(file=Path(head), compute=compute, sparse=sparse)
+    what, comma, rest = head.partition(",")
     if comma:
-        key = option.partition("=")[0].strip()
-        raise SpecError(f"'{text}': profiles have no option '{key}', only compute=LOW..HIGH")
+        key = rest.partition("=")[0].strip()
+        raise SpecError(f"'{text}': profiles have no option '{key}', only compute=LOW..HIGH and sparse")
     name, colon, shares = (part.strip() for part in what.partition(":"))
     if name not in _KNOWN:
         raise SpecError(
@@ -116,10 +122,10 @@ def parse_profiles(text: str) -> Profiles:
             f"{nearest(name, _KNOWN)}"
         )
     if name == "mix":
-        return Profiles(name, _mix(text, shares), compute=compute)
+        return Profiles(name, _mix(text, shares), compute=compute, sparse=sparse)
     if colon:
         raise SpecError(f"'{text}': {name} takes nothing after a colon, not '{shares}'")
-    return Profiles(name, compute=compute)
+    return Profiles(name, compute=compute, sparse=sparse)
 
 
 def profiles(text: str, clients: int, seed: int) -> tuple[Profile, ...]:

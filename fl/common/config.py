@@ -5,11 +5,14 @@ A component takes the narrowest group it needs (`TrainOptions`, say); `Config` i
 """
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from compression.spec import nearest
+
 _WHOLE = "(.*)"
-_CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*compute\s*=.*)?"
+_CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*(?:compute\s*=|sparse).*)?"
 _OWN_DATA = "(?:csv|imagefolder):([^,]*)(?:,.*)?"
 
 
@@ -104,10 +107,7 @@ class ExchangeOptions:
 
     mode: str = option(
         "sync",
-        "sync (federated rounds), buffered:K, async:ALPHA, or step (a gradient exchange every step, as DDP does)",
-    )
-    buffer: Literal["all", "latest"] = option(
-        "all", "what buffered:K takes of a client that arrives twice: both updates, or its latest (PR-FL)"
+        "sync (federated rounds), buffered:K[,latest], async:ALPHA, or step (a gradient exchange every step, as DDP does)",
     )
     staleness: str = option("constant", "weight of late updates: constant, poly:A or hinge:A,B (buffered, async)")
     exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
@@ -138,15 +138,11 @@ class PruneOptions:
     prune_schedule: str = option(
         "constant", "constant, cubic:BEGIN,END,EVERY, linear:..., iterative:... (rounds), or oneshot:ROUND"
     )
-    prune_rewind: bool = option(False, "with every new mask, the weights of the run's beginning (lottery ticket)")
     capabilities: str = option(
         "none",
         "fraction of the model that each client can hold: uniform:LOW,HIGH, groups:1.0x2+0.3x4, "
         "equal_time:FLOOR, online:FLOOR, or a CSV file",
         path=_CSV_FILE,
-    )
-    part_mean: Literal["holders", "cohort"] = option(
-        "holders", "the mean of a coordinate that not all hold: over its holders, or over all clients of the round"
     )
     recover: str = option(
         "none", "when smaller clients hold more: plateau:PATIENCE[,DELTA] (validation), or schedule:BEGIN,EVERY"
@@ -170,7 +166,9 @@ class ClockOptions:
     """How fast clients compute and send, in virtual time."""
 
     profiles: str = option(
-        "none", "none, a NAME, mix:good=0.5+2g=0.5, pr-fl, or a CSV file; see docs/clock.md", path=_CSV_FILE
+        "none",
+        "none, a NAME, mix:good=0.5+2g=0.5, pr-fl, or a CSV file, and ,compute=LOW..HIGH or ,sparse; see docs/clock.md",
+        path=_CSV_FILE,
     )
     deadline: float = option(0.0, "virtual seconds after which a round ends (0: when all have arrived)", low=0)
     over_select: float = option(1.0, "start so many times --clients-per-round, and take the first to arrive", low=1)
@@ -179,9 +177,6 @@ class ClockOptions:
     timeout: float = option(0.0, "virtual seconds after which the server gives up on a client (0: never)", low=0)
     server_up_limit: float = option(0.0, "bytes/s that the server receives from all clients together (0: any)", low=0)
     server_down_limit: float = option(0.0, "bytes/s that the server sends to all clients together (0: any)", low=0)
-    cost_model: Literal["dense", "sparse"] = option(
-        "dense", "whether a mask over single weights shortens computing (sparse) or not"
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,3 +224,20 @@ GROUPS = (
     ClockOptions,
     RunOptions,
 )
+
+MOVED = {
+    "buffer": "--mode: write --mode buffered:5,latest",
+    "part_mean": "--prune: write --prune magnitude:0.5,mean=cohort",
+    "prune_rewind": "--prune: write --prune magnitude:0.9,rewind",
+    "cost_model": "--profiles: write --profiles poor_3g,sparse",
+}
+"""Former options that are now said inside another one."""
+
+
+def no_such_option(word: str, known: Iterable[str]) -> str:
+    """One sentence about an option that does not exist: where it has gone, or which of the `known` ones is nearest."""
+    word = word.partition("=")[0]
+    name = word.removeprefix("--").removeprefix("no-").replace("-", "_")
+    if name in MOVED:
+        return f"--{name.replace('_', '-')} is now part of {MOVED[name]}"
+    return f"there is no option '{word}'{nearest(word, known)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compression.spec import nearest
-from fl.common.config import Config
+from fl.common.config import Config, no_such_option
 from fl.common.errors import ConfigError
 from fl.common.paths import expand_paths, expanded
 from fl.common.yaml_file import load_yaml
@@ -115,7 +115,8 @@ def _check_names(names: Iterable[str], where: str) -> None:
     for name in names:
         if name in REFUSED:
             raise ConfigError(f"{where} sets '{name}', which the runner sets itself: {REFUSED[name]}")
-        _refuse_unknown([name], known, f"{where}: there is no option")
+        if name not in known:
+            raise ConfigError(f"{where}: {no_such_option(name, known)}")
 
 
 def _options(value: Any, where: str) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def make_masks(federation: Federation, trainer: ClientTrainer) -> Masks | None:
             make_watched=make_local,
             train=lambda client, round_, model: trainer.train(client, round_, model).values,
         )
-    return SharedMask(*arguments, seed=seed, gradient_of=gradient_of, rewind=config.prune_rewind, last_round=last_round)
+    return SharedMask(*arguments, seed=seed, gradient_of=gradient_of, rewind=pruning.rewind, last_round=last_round)
 
 
 def _example(federation: Federation, samples: int = 1) -> Tensor:

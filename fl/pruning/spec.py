@@ -1,6 +1,7 @@
 """What to prune, and by whom: the option `--prune`.
 
 METHOD:S[,scope=global|layer][,by=server|client|after][,min=DENSITY][,protect=auto|vectors|none|NAME+NAME...][,NAME=S...]
+        [,mean=holders|cohort][,rewind]
 structured:S[,score=l2|l1|gradient]...   width:R[,shift=static|rolling]
 prunefl:S[,every=K][,adjust=F][,size=fixed|adaptive]...
 
@@ -11,6 +12,8 @@ filters:0.5                         half of the filters (or neurons) of each lay
 random:0.5,layer4=0.9               `layer4` has a sparsity of its own, outside the common budget
 structured:0.4                      clients train a smaller dense model, without 40 % of the channels of each layer
 width:0.5,shift=rolling             a smaller dense model with half of the channels, another half every round
+magnitude:0.9,rewind                every new mask begins with the weights of the run's beginning (lottery ticket)
+magnitude:0,mean=cohort             clients that lack a coordinate count as such that leave it as it is
 prunefl:0.9,every=20,adjust=0.3     every 20 rounds 30 % of the weights held may go, and others come back
 """
 
@@ -26,16 +29,18 @@ BY = ("server", "client", "after")
 SCORES = ("l2", "l1", "gradient")
 SHIFTS = ("static", "rolling")
 SIZES = ("fixed", "adaptive")
+MEANS = ("holders", "cohort")
+REWIND = "rewind"
 AUTO = "auto"
 VECTORS = "vectors"
 _NONE = "none"
 _KEYS = {
-    "filters": ("by", "protect"),
-    "structured": ("by", "protect", "score"),
-    "width": ("shift",),
+    "filters": ("by", "protect", "mean", REWIND),
+    "structured": ("by", "protect", "score", "mean", REWIND),
+    "width": ("shift", "mean"),
     "prunefl": ("min", "protect", "every", "adjust", "size"),
 }
-_USUAL = ("scope", "by", "min", "protect")
+_USUAL = ("scope", "by", "min", "protect", "mean", REWIND)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ class Pruning:
     their own for layers by name or dotted prefix. A layer that is called like one of the options cannot have one.
     `width:R` has the sparsity 1 - R of the channels of each layer, as `structured` has S. `score`: what a channel of
     `structured` is worth. `shift`: whether the window of `width` moves. `every`, `adjust`, `size`: of `prunefl`, rounds
-    between two masks, the fraction of the weights held that may go at one, and whether their number stays.
+    between two masks, the fraction of the weights held that may go at one, and whether their number stays. `mean`: of a
+    coordinate that not all clients hold, over its holders or over all clients of the round. `rewind`: with every new mask
+    the weights go back to those of the run's beginning.
     """
 
     method: str
@@ -64,12 +71,14 @@ class Pruning:
     every: int = 10
     adjust: float = 0.3
     size: str = "fixed"
+    mean: str = "holders"
+    rewind: bool = False
     text: str = field(default="", compare=False)  # as the user wrote it
 
 
 def parse_pruning(text: str) -> Pruning:
     """Read `--prune`; SpecError, with the nearest right word, for what cannot be meant."""
-    stage = parse_stage(text)
+    stage = parse_stage(text, (REWIND,))
     if stage.name not in METHODS:
         raise SpecError(f"'{text}': there is no pruning method '{stage.name}'{nearest(stage.name, METHODS)}")
     what = "fraction to keep" if stage.name == "width" else "sparsity"
@@ -79,6 +88,8 @@ def parse_pruning(text: str) -> Pruning:
     if stage.name in SMALLER and (number == 0 if stage.name == "width" else number == 1):
         raise SpecError(f"'{text}': no channel would be left; use a value between 0 and 1")
     known = _KEYS.get(stage.name, _USUAL)
+    if stage.flags and REWIND not in known:
+        raise SpecError(f"'{text}': {stage.name} has no option '{REWIND}'; its own are {', '.join(known)}")
     pruning = Pruning(
         method=stage.name,
         sparsity=1 - number if stage.name == "width" else number,
@@ -92,6 +103,8 @@ def parse_pruning(text: str) -> Pruning:
         every=_whole(stage, "every", 10),
         adjust=stage.option("adjust", 0, 1) if "adjust" in stage.options else 0.3,
         size=_one_of(stage, "size", SIZES),
+        mean=_one_of(stage, "mean", MEANS),
+        rewind=REWIND in stage.flags,
         text=text,
     )
     if stage.name == "structured" and pruning.by == "after":

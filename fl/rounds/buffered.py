@@ -17,7 +17,6 @@ from torch import Tensor
 
 from compression.masks.inside import Inside
 from compression.masks.payload import decode_mask, encode_mask
-from compression.spec import parse_stage
 from fl.clock.adaptive import Time
 from fl.clock.clock import AtWork, Job, columns
 from fl.clock.simulator import Arrival
@@ -28,6 +27,7 @@ from fl.training.cost import samples_trained
 from fl.training.worker import Federation
 
 from .buffered_exchange import BufferedExchange, Taken, Waiting
+from .modes import parse_mode
 from .result import RoundOutcome, Wasted
 from .sampling import Sampler
 from .staleness import weight
@@ -53,11 +53,11 @@ class BufferedRounds(FederatedRounds):
         assert config.clients is not None
         assert config.clients_per_round is not None
         self.buffered: BufferedExchange = self.exchange
-        mode = parse_stage(config.mode)
+        mode = parse_mode(config.mode)
         self._models = mode.name == "async"
-        self._alpha = float(mode.args[0]) if self._models else 1.0
-        self._size = int(mode.args[0]) if mode.name == "buffered" else 1
-        self._latest = config.buffer == "latest"
+        self._alpha = mode.alpha
+        self._size = mode.buffer_size
+        self._latest = mode.latest
         self._keeps = True  # whether what was not sent is a client's own as soon as it has sent the rest
         self._concurrency = config.clients_per_round
         self.at_work = AtWork(config, self._upload_bytes)
@@ -89,7 +89,7 @@ class BufferedRounds(FederatedRounds):
         return outcome
 
     def _with(self, landed: list[Landed], new: Landed) -> list[Landed]:
-        """The buffer with a further arrival; with `--buffer latest` that takes the place of what the client sent before."""
+        """The buffer with a further arrival; with `buffered:K,latest` in place of what the client sent before."""
         client = new.arrival.client
         for old in landed if self._latest else []:
             if old.arrival.client == client:
@@ -177,7 +177,7 @@ class BufferedRounds(FederatedRounds):
     def _start_free(self, landed: Sequence[Landed]) -> None:
         """Fill the free places with clients drawn from those that are not on their way; the draw is that of the start.
 
-        With `--buffer latest`, those that are not in the buffer come first.
+        With `buffered:K,latest`, those that are not in the buffer come first.
         """
         config = self.federation.config
         assert config.clients is not None

@@ -3,6 +3,7 @@
 from compression import make_codec
 from fl.clock.adaptive import uplink_shares
 from fl.comm.codecs import Uplink
+from fl.pruning.spec import parse_pruning
 from fl.server.optimizers import make_server_optimizer
 from fl.server.server import Server
 from fl.training.worker import Federation
@@ -47,7 +48,7 @@ def make_exchange(federation: Federation) -> Exchange:
         error_feedback=feedback,
         seed=config.seed,
         course=federation.course,
-        part_mean=config.part_mean,
+        part_mean="holders" if config.prune == "none" else parse_pruning(config.prune).mean,
     )
     exchange.count_layers = config.prune != "none"
     exchange.shares = uplink_shares(config)

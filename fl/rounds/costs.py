@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl.clock.clock import RoundClock, Work
-from fl.clock.profiles import profiles
+from fl.clock.profiles import parse_profiles, profiles
 from fl.comm.ledger import ClientBytes, Ledger
 from fl.comm.message import ClientReport
 from fl.common.config import Config
@@ -187,9 +187,9 @@ class Accounts:
         return self.costs.flops(self._models(outcome), self._trained(outcome))
 
     def _timed_flops(self, outcome: RoundOutcome) -> list[float]:
-        """What each client's training takes time for; with --cost-model sparse only the weights that it holds."""
+        """What each client's training takes time for; with --profiles ...,sparse only the weights that it holds."""
         flops = self.costs.each(self._models(outcome), self._trained(outcome))
-        if self.config.cost_model == "dense" or outcome.layers is None:
+        if not parse_profiles(self.config.profiles).sparse or outcome.layers is None:
             return flops
         n = self.federation.state.layout.total
         held = [sum(layers) / n for layers in outcome.layers.held]

@@ -3,8 +3,7 @@
 import dataclasses
 from typing import Any
 
-from compression.spec import nearest
-from fl.common.config import Config
+from fl.common.config import Config, no_such_option
 from fl.common.errors import ConfigError
 
 
@@ -18,7 +17,7 @@ def train(**options: Any) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Config)]
     for name in options:
         if name not in names:
-            raise ConfigError(f"there is no option '{name}'{nearest(name, names)}")
+            raise ConfigError(no_such_option(name, names))
     from .loop import run
 
     return run(Config(**options), explicit=frozenset(options))

@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from typing import Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from compression import Sender, make_codec
-from compression.sender import parse_feedback
 from compression.spec import SpecError, nearest
 from fl.algorithms.make import parse_algorithm
-from fl.clock.adaptive import check_uplink_shares, parse_uplink_shares
+from fl.clock.adaptive import parse_uplink_shares
 from fl.clock.profiles import parse_profiles
 from fl.comm.codecs import Uplink
 from fl.comm.ddp_hooks import check_hook
@@ -25,15 +25,14 @@ from fl.output.trackers import check_trackers
 from fl.pruning.capacity import parse_capabilities, parse_recovery
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import parse_pruning
-from fl.rounds.modes import check_mode, parse_mode
+from fl.rounds.modes import parse_mode
 from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
 from fl.server.optimizers import server_learning_rate, server_optimizers
 from fl.training.engine import choose_engine
 from fl.training.schedule import first_learning_rate, parse_schedule
 
-from .algorithm_rules import check_algorithm
-from .pruning_rules import check_pruning
+from .rules import check_rules
 
 _CLIENTS_OF_ONE_PROCESS = 4
 _LONGEST_NAME = 255  # of a file or folder, in bytes, on all usual file systems
@@ -47,36 +46,13 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
     _check_types(config)
     _check_ranges(config)
     _check_specs(config)
-    if config.local_epochs is not None and config.local_steps is not None:
-        raise ConfigError(
-            "--local-epochs and --local-steps contradict each other: give one of them, and switch off what a "
-            "configuration file gives, with --local-epochs null or --local-steps null"
-        )
-    if config.resume == "auto" and config.run_name is None:
-        raise ConfigError("--resume auto needs --run-name: the name of the run to go on with if it has a checkpoint")
     if config.run_name is not None and ("/" in config.run_name or config.run_name in ("", ".", "..")):
         raise ConfigError(f"--run-name '{config.run_name}' must be the name of one folder inside --output-dir")
     if config.run_name is not None and config.resume in (None, "auto"):
         _check_run_name(config.run_name)
-    if config.hook is not None:
-        if config.exchange != "hook":
-            raise ConfigError(f"--hook {config.hook} works with --exchange hook, not --exchange {config.exchange}")
-        if "uplink" in explicit and config.uplink != "none":
-            raise ConfigError(f"--hook and --uplink {config.uplink} both say how updates travel: give one of them")
-        if config.uplink_warmup or config.error_feedback.startswith("dgc"):
-            raise ConfigError(
-                f"--uplink-warmup {config.uplink_warmup} and --error-feedback {config.error_feedback} are for the codec of "
-                "--uplink; a --hook of your own does without: leave them out"
-            )
     if 0 < config.qat < MIN_BITS:
         raise ConfigError(f"--qat {config.qat} must be 0 (off) or {MIN_BITS} to {MAX_BITS} bits")
-    check_pruning(config)
-    check_uplink_shares(config)
-    check_algorithm(config.algorithm, config)
-    if config.error_feedback.startswith("dgc"):
-        _check_one_momentum(config)
-    if config.mode == "step":
-        _check_step_mode(config)
+    check_rules(config, explicit)
 
 
 def _check_run_name(name: str) -> None:
@@ -85,26 +61,6 @@ def _check_run_name(name: str) -> None:
     if len(os.fsencode(name)) > _LONGEST_NAME:
         raise ConfigError(
             f"--run-name {name[:40]}... must have at most {_LONGEST_NAME} bytes, not {len(os.fsencode(name))}"
-        )
-
-
-def _check_one_momentum(config: Config) -> None:
-    """DGC's momentum correction takes the place of every other momentum (Lin et al. 2018, section 3.2)."""
-    try:
-        Sender(make_codec(config.uplink), config.error_feedback)
-    except SpecError as error:
-        raise ConfigError(f"--error-feedback {error}") from None
-    if config.optimizer != "sgd":
-        raise ConfigError(f"--error-feedback {config.error_feedback} corrects plain SGD: --optimizer must be sgd")
-    if config.momentum:
-        raise ConfigError(
-            f"--error-feedback {config.error_feedback} brings its own momentum: --momentum {config.momentum:g} must be 0"
-        )
-    momentum = server_optimizers[config.server].own_momentum
-    if momentum is not None and getattr(config, momentum):
-        raise ConfigError(
-            f"--error-feedback {config.error_feedback} brings its own momentum: --{momentum.replace('_', '-')} "
-            f"{getattr(config, momentum):g} of --server {config.server} must be 0"
         )
 
 
@@ -138,12 +94,12 @@ def _check_ranges(config: Config) -> None:
 
 
 def _check_specs(config: Config) -> None:
-    checks = {
+    checks: dict[str, Callable[[Any], object]] = {
         "partition": check_partition,
         "uplink": make_codec,
         "uplink_shares": parse_uplink_shares,
         "downlink": make_codec,
-        "error_feedback": parse_feedback,
+        "error_feedback": lambda text: Sender(make_codec(config.uplink), text),
         "uplink_warmup": lambda rounds: Uplink(config.uplink, rounds),
         "lr_schedule": parse_schedule,
         "algorithm": parse_algorithm,
@@ -151,7 +107,8 @@ def _check_specs(config: Config) -> None:
         "prune_schedule": parse_prune_schedule,
         "sampling": parse_sampling,
         "profiles": parse_profiles,
-        "staleness": lambda text: parse_staleness(text),
+        "mode": parse_mode,
+        "staleness": parse_staleness,
         "capabilities": parse_capabilities,
         "recover": parse_recovery,
         "server": lambda name: server_optimizers[name],
@@ -162,32 +119,12 @@ def _check_specs(config: Config) -> None:
             check(getattr(config, name))
         except SpecError as error:
             raise ConfigError(f"--{name.replace('_', '-')} {error}") from None
-    check_mode(config)
     check_dataset(config)
     check_model(config)
     choose_engine(config, detect_launcher())
     check_trackers(config)
     if config.hook is not None:
         check_hook(config.hook)
-
-
-def _check_step_mode(config: Config) -> None:
-    refused = {
-        f"--server {config.server}": config.server != "fedavg",
-        f"--downlink {config.downlink}": config.downlink != "none",
-        f"--exchange {config.exchange}": config.exchange != "server",
-        f"--profiles {config.profiles}": config.profiles != "none",
-        f"--precision {config.precision}": config.precision == "fp16",
-        f"--engine {config.engine}": config.engine in ("deepspeed", "accelerate"),
-        f"--deepspeed-config {config.deepspeed_config}": config.deepspeed_config is not None,
-        f"--server-lr {config.server_lr}": config.server_lr not in (None, 1.0),
-    }
-    for words, wrong in refused.items():
-        if wrong:
-            raise ConfigError(
-                f"--mode step exchanges gradients between all ranks, without a server, through DDP's own hook: "
-                f"{words} has no meaning there"
-            )
 
 
 def resolve(config: Config, *, world_size: int, threads: int, explicit: frozenset[str] = frozenset()) -> Config:
@@ -226,8 +163,7 @@ def with_clients(config: Config, clients: int) -> Config:
     per_round = config.clients_per_round or clients
     if per_round > clients:
         raise ConfigError(f"--clients-per-round {per_round} is more than --clients {clients}")
-    if config.buffer == "latest" and int(parse_mode(config.mode).args[0]) > clients:
-        raise ConfigError(
-            f"--mode {config.mode} with --buffer latest counts clients: there are only --clients {clients}"
-        )
+    mode = parse_mode(config.mode)
+    if mode.latest and mode.buffer_size > clients:
+        raise ConfigError(f"--mode {config.mode} counts clients: there are only --clients {clients}")
     return dataclasses.replace(config, clients=clients, clients_per_round=per_round)

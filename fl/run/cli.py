@@ -12,7 +12,7 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from compression.errors import NonFiniteError
 from compression.spec import SpecError, closest, nearest
-from fl.common.config import GROUPS, Config
+from fl.common.config import GROUPS, MOVED, Config, no_such_option
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.launch import start_all_of_accelerate
 from fl.common.paths import expanded
@@ -138,7 +138,7 @@ def _read_file(name: str) -> dict[str, str | None]:
             if option == _SET_BY_LAUNCHERS:
                 continue  # --print_config prints it
             if option not in known:
-                raise ConfigError(f"there is no option '{key}'{nearest(option, known)}")
+                raise ConfigError(no_such_option(str(key), known))
             if option in found:
                 raise ConfigError(f"the option '{option}' is given twice; keep one of them")
             if isinstance(value, (dict, list)):
@@ -186,7 +186,7 @@ def _one_sentence(parser: ArgumentParser, text: str) -> str:
     for word in text.split():
         if word.startswith("--") and "nrecognized" in text:
             known = [flag for action in parser._actions for flag in action.option_strings]
-            return f"there is no option {word}{nearest(word.partition('=')[0], known)}"
+            return no_such_option(word, known)
     return text
 
 
@@ -199,6 +199,8 @@ def _refuse_unknown_variables(parser: ArgumentParser) -> None:
     known = {f"{_PREFIX}_{action.dest.upper()}" for action in parser._actions} | _OTHER_VARIABLES
     for name in os.environ:
         if name.startswith(f"{_PREFIX}_") and name not in known:
+            if (option := name.removeprefix(f"{_PREFIX}_").lower()) in MOVED:
+                raise ConfigError(f"environment variable {name}: {no_such_option(option, ())}")
             options = sorted(variable.removeprefix(f"{_PREFIX}_") for variable in known)
             close = closest(name.removeprefix(f"{_PREFIX}_"), options)
             hint = f"; did you mean '{_PREFIX}_{close}'?" if close else "; --help lists the options"

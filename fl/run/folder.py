@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl.common.config import Config
+from fl.common.config import MOVED, Config, no_such_option
 from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
@@ -34,6 +34,8 @@ def stored_options(folder: Path) -> Config:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text())
+        for name in MOVED.keys() & values:
+            raise ConfigError(f"--resume {folder}: {path} is of an earlier version ({no_such_option(name, ())})")
         return Config(**values)
     except OSError as error:
         raise ConfigError(f"--resume {folder}: cannot read {path} ({error.strerror})") from None

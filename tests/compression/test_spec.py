@@ -56,6 +56,15 @@ def test_text_of_a_stage_reads_back(name: str, args: list[str], options: dict[st
     assert parse_stage(str(stage)) == stage
 
 
+def test_a_flag_may_stand_anywhere_behind_the_first_argument() -> None:
+    """Among options or before them; where nobody knows it, it is an argument like any other."""
+    wanted = Stage("a", ("1",), {"x": "2"}, ("latest",))
+    for text in ("a:1,latest,x=2", "a:1,x=2,latest"):
+        assert parse_stage(text, ("latest",)) == wanted
+    assert parse_stage(str(wanted), ("latest",)) == wanted
+    assert parse_stage("a:1,latest") == Stage("a", ("1", "latest"))
+
+
 @EXAMPLES
 @given(
     st.one_of(

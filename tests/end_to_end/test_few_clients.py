@@ -42,7 +42,7 @@ def test_a_timeout_that_nobody_can_keep_ends_the_run(tmp_path: Path) -> None:
 
 def test_the_latest_update_of_few_clients(tmp_path: Path) -> None:
     """One place, and the largest loss first: those that are in the buffer already come last, so it fills."""
-    options = {**_TINY, "clients_per_round": 1, "profiles": "lan", "mode": "buffered:3", "buffer": "latest"}
+    options = {**_TINY, "clients_per_round": 1, "profiles": "lan", "mode": "buffered:3,latest"}
     run_here(tmp_path, "run", **options, sampling="power:4")
     for row in rows(tmp_path / "run"):
         each = [r for r in rows(tmp_path / "run", "clients") if r["round"] == row["round"]]

@@ -31,7 +31,7 @@ _TIMED = {"profiles": "mix:good=0.5+2g=0.5,compute=1e8..1e9"}
 _MODES: list[dict[str, Any]] = [
     {},
     {"mode": "buffered:2", "staleness": "poly:0.5", **_TIMED},
-    {"mode": "buffered:3", "buffer": "latest", "server_up_limit": 1e4, **_TIMED},
+    {"mode": "buffered:3,latest", "server_up_limit": 1e4, **_TIMED},
     {"mode": "buffered:2", "lost": 0.3, "timeout": 6.0, **_TIMED},
     {"mode": "async:0.6", "server": "fedavg", **_TIMED},
     {"deadline": 1.0, "over_select": 1.5, "lost": 0.2, **_TIMED},
@@ -96,7 +96,7 @@ def _check_sums(folder: Path) -> None:
 _CHOSEN: list[dict[str, Any]] = [
     {**_COMMON, **_ALGORITHMS[3], **_CODECS[3], "sampling": "diurnal:4,0.6"},
     {**_COMMON, **_PARTS[5], "uplink": "none", "seed": 3},
-    {**_COMMON, **_PARTS[6], "prune_rewind": True, "uplink": "topk:0.1"},
+    {**_COMMON, **_PARTS[6], "prune": "magnitude:0.5,protect=vectors,rewind", "uplink": "topk:0.1"},
 ]
 
 
@@ -127,7 +127,7 @@ def test_a_run_in_parts_has_the_ledger_of_a_whole_one(number: int, tmp_path: Pat
 
 _IN_TIME: dict[str, dict[str, Any]] = {
     "buffered": {"mode": "buffered:2", **_TIMED},
-    "latest": {"mode": "buffered:3", "buffer": "latest", "sampling": "power:4", **_TIMED},
+    "latest": {"mode": "buffered:3,latest", "sampling": "power:4", **_TIMED},
     "lost": {"mode": "buffered:2", "lost": 0.3, "timeout": 6.0, **_TIMED},
     "no time": {"mode": "buffered:2"},
     "async": {"mode": "async:0.6", "server": "fedavg", **_TIMED},

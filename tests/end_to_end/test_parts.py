@@ -22,10 +22,9 @@ _RUNS: dict[str, dict[str, Any]] = {
         "uplink": "topk:0.3",
     },
     "levels, plateau": {
-        "prune": "gradient:0.2",
+        "prune": "gradient:0.2,mean=cohort",
         "prune_schedule": "linear:2,6,2",
         "capabilities": "groups:1.0x2+0.3x2",
-        "part_mean": "cohort",
         "recover": "plateau:1,0.5",
     },
     "smaller": {
@@ -37,7 +36,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "width": {"prune": "width:1", "capabilities": "groups:1.0x1+0.5x3", "partition": "labels:3"},
     "rolling": {"prune": "width:0.5,shift=rolling", "model": "tests.user_code:norm_model"},
     "prunefl": {"prune": "prunefl:0.7,every=3", "uplink": "topk:0.3+bf16"},
-    "rewind": {"prune": "magnitude:0.7", "prune_schedule": "iterative:1,5,2", "prune_rewind": True},
+    "rewind": {"prune": "magnitude:0.7,rewind", "prune_schedule": "iterative:1,5,2"},
 }
 _ALL = {
     name: {**OPTIONS, "model": "lenet5", "rounds": 8, "lr_schedule": "constant", **options}

@@ -67,9 +67,7 @@ def _residual(rounds: FederatedRounds, client: int) -> torch.Tensor:
 
 
 def _rewound(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(
-        prune="magnitude:0.7", prune_schedule="oneshot:2", prune_rewind=True, server="fedadam"
-    )
+    federation, rounds = start_rounds(prune="magnitude:0.7,rewind", prune_schedule="oneshot:2", server="fedadam")
     first = federation.state.parameters.clone()
     for round_ in range(2):
         rounds.run(round_, federation.cohort(round_))
@@ -177,7 +175,7 @@ def _chosen_from_what_is_there(rank: int, world_size: int) -> None:
 
 def _residuals_of_thrown_away_weights(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(
-        prune="magnitude:0.7", prune_schedule="oneshot:2", prune_rewind=True, uplink="topk:0.1", clients_per_round=2
+        prune="magnitude:0.7,rewind", prune_schedule="oneshot:2", uplink="topk:0.1", clients_per_round=2
     )
     layout, codec = federation.state.layout, make_codec("topk:0.1")
     for round_ in range(2):

@@ -269,7 +269,7 @@ def test_a_new_mask_is_logged(whole: Path) -> None:
         ({"prune": "magnitude:0.5", "capabilities": "uniform:2,1"}, "--capabilities"),
         ({"prune": "magnitude:0.5", "recover": "plateau:3"}, "it needs --capabilities"),
         ({"prune": "magnitude:0.5", "capabilities": "uniform:0.2,1", "recover": "platau:3"}, "did you mean 'plateau'"),
-        ({"prune": "magnitude:0.5,by=client", "prune_rewind": True}, "--prune-rewind is for one mask"),
+        ({"prune": "magnitude:0.5,by=client,rewind"}, "rewind is for one mask"),
         ({"capabilities": "uniform:0.2,1"}, "--prune must not be none"),
         ({"prune": "magnitude:0.5,protect=none+fc"}, "protect must be"),
         ({"prune": "magnitude:0.5", "mode": "step"}, "--mode sync"),

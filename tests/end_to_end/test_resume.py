@@ -281,7 +281,7 @@ def test_the_file_of_init_need_not_be_there_any_more(tmp_path: Path, rewind: boo
     kept = first.read_bytes()
     options = OPTIONS | {"rounds": 6, "init": str(first)}
     if rewind:
-        options |= {"prune": "magnitude:0.5,protect=none", "prune_schedule": "linear:0,5,2", "prune_rewind": True}
+        options |= {"prune": "magnitude:0.5,protect=none,rewind", "prune_schedule": "linear:0,5,2"}
     run_here(tmp_path, "whole", **options)
     stop_after(tmp_path, "cut", 3, **options)
     first.unlink()

@@ -35,7 +35,7 @@ _RUNS: dict[str, dict[str, Any]] = {
         "uplink": "topk:0.3",
         "uplink_shares": "online:0.2",
     },
-    "sparse": {"profiles": "poor_3g", "prune": "magnitude:0.9", "model": "lenet5", "cost_model": "sparse"},
+    "sparse": {"profiles": "poor_3g,sparse", "prune": "magnitude:0.9", "model": "lenet5"},
     "dense": {"profiles": "poor_3g", "prune": "magnitude:0.9", "model": "lenet5"},
 }
 _ALL = {name: {**OPTIONS, "rounds": 6, "lr_schedule": "constant", **options} for name, options in _RUNS.items()}

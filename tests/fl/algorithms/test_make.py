@@ -15,7 +15,7 @@ from fl.algorithms.make import make_algorithm, parse_algorithm
 from fl.algorithms.scaffold import Scaffold
 from fl.common.config import Config
 from fl.common.errors import ConfigError
-from fl.run.algorithm_rules import check_algorithm
+from fl.run.rules import check_rules
 from tests.fl.algorithms.quadratic import LAYOUT
 
 PLAIN = Config(uplink="none", momentum=0.0)
@@ -34,7 +34,7 @@ OTHERS = ("fedprox:0.1", "fednova", "scaffold", "feddyn:0.1")
 )
 def test_makes(text: str, kind: type[Algorithm]) -> None:
     """Each by its name, and all of them fit a plain run."""
-    check_algorithm(text, PLAIN)
+    check_rules(dataclasses.replace(PLAIN, algorithm=text))
     assert type(make_algorithm(text, LAYOUT, torch.device("cpu"), clients=4, momentum=0.0)) is kind
 
 
@@ -87,14 +87,14 @@ def test_refuses_what_does_not_fit(option: str, value: Any, refused: tuple[str, 
     config = dataclasses.replace(PLAIN, **{option: value})
     for text in ("fedavg", *OTHERS):
         if text not in refused:
-            check_algorithm(text, config)
+            check_rules(dataclasses.replace(config, algorithm=text))
             continue
         with pytest.raises(ConfigError, match=f"does not go with --algorithm {text}: .*use|{text}: .*sgd") as error:
-            check_algorithm(text, config)
+            check_rules(dataclasses.replace(config, algorithm=text))
         assert option == "deepspeed_config" or f"--{option.replace('_', '-')} " in str(error.value)
 
 
 def test_a_sparse_uplink_without_a_residual_fits() -> None:
     """The sums make up for what is not sent."""
     for text in OTHERS:
-        check_algorithm(text, dataclasses.replace(PLAIN, uplink="topk:0.01", error_feedback="none"))
+        check_rules(dataclasses.replace(PLAIN, algorithm=text, uplink="topk:0.01", error_feedback="none"))

@@ -88,6 +88,14 @@ def test_compute_spread_on_the_others() -> None:
     assert parse_profiles("a,b.csv,compute=1..2") == Profiles(file=Path("a,b.csv"), compute=(1, 2))
 
 
+def test_devices_that_skip_zeros() -> None:
+    """`sparse` before or behind the spread of speeds, behind a file too; it changes no profile."""
+    both = Profiles("good", compute=(1, 2), sparse=True)
+    assert parse_profiles("good,sparse,compute=1..2") == parse_profiles("good, compute=1..2, sparse") == both
+    assert parse_profiles("a,b.csv,sparse") == Profiles(file=Path("a,b.csv"), sparse=True)
+    assert profiles("mix:good=0.5+2g=0.5,sparse", 9, 5) == profiles("mix:good=0.5+2g=0.5", 9, 5)
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -103,6 +111,8 @@ def test_compute_spread_on_the_others() -> None:
         ("good,compute=-1..5", "as in 1e9..1e11, not '-1..5'"),
         ("good,compute=5..4", "LOW must be at most HIGH = 4, not 5"),
         ("good,compute=1..2,compute=1..2", "compute is given twice"),
+        ("good,sparse,sparse", "sparse is given twice"),
+        ("good,sparse=yes", "profiles have no option 'sparse', only compute=LOW..HIGH and sparse"),
         ("mix", "a part of a mix is NAME=SHARE, not ''"),
         ("mix:good=0.5+fiar=0.5", "not 'fiar=0.5'; did you mean 'fair'?"),
         ("mix:good=0.5+none=0.5", "a part of a mix is NAME=SHARE, not 'none=0.5'"),

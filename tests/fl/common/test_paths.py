@@ -40,6 +40,7 @@ def _home(tmp_path, monkeypatch):
         ("sampling", "diurnal:9,0.5", "diurnal:9,0.5"),
         ("capabilities", "$SCRATCH/c.csv", "HOME/s/c.csv"),
         ("profiles", "~/p.csv,compute=1e9..1e11", "HOME/p.csv,compute=1e9..1e11"),
+        ("profiles", "~/p.csv,sparse", "HOME/p.csv,sparse"),
         ("profiles", "mix:good=0.5+2g=0.5", "mix:good=0.5+2g=0.5"),
         ("run_name", "~x", "~x"),
         ("output_dir", "a~b/~c", "a~b/~c"),

@@ -1,0 +1,287 @@
+"""Combinations of options that cannot work: one table, checked before a run starts."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from compression import make_codec
+from fl.algorithms.base import Algorithm
+from fl.algorithms.feddyn import FedDyn
+from fl.algorithms.fednova import FedNova
+from fl.algorithms.fedprox import FedProx
+from fl.algorithms.make import algorithm_class
+from fl.algorithms.scaffold import Scaffold
+from fl.clock.profiles import parse_profiles
+from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.pruning.schedule import parse_prune_schedule
+from fl.pruning.spec import SMALLER, Pruning, parse_pruning
+from fl.rounds.modes import mode_of
+from fl.server.optimizers import server_optimizers
+
+_UNPRUNED = Pruning("none", 0.0, by="nobody")
+
+
+class Options:
+    """The options of a run by their names, those with a language of their own read, and what rules often ask of them.
+
+    `ends_early`: whether rounds end before all their clients have sent; `dgc`: whether error feedback corrects momentum;
+    `deepspeed`: whether DeepSpeed makes the local steps; `selects`: whether the uplink leaves out what could come later;
+    `limited`: whether clients differ in what they can hold; `has_levels`: whether they hold nested parts of their own size;
+    `masked`: whether there are rounds in which clients train under a mask; `first_mask`: where these begin;
+    `own_momentum`: the option that gives the server's optimizer momentum, with its value, or nothing.
+    """
+
+    def __init__(self, config: Config, explicit: frozenset[str] = frozenset()) -> None:
+        """`config`: each option can be read. `explicit`: names of those that the user gave, as opposed to defaults."""
+        self.config, self.explicit = config, explicit
+        self.mode = mode_of(config)
+        self.algorithm = algorithm_class(config.algorithm)
+        self.pruning = _UNPRUNED if config.prune == "none" else parse_pruning(config.prune)
+        self.prune_schedule = parse_prune_schedule(config.prune_schedule)
+        self.profiles = parse_profiles(config.profiles)
+        self.uplink, self.downlink = make_codec(config.uplink), make_codec(config.downlink)
+        self.ends_early = config.deadline > 0 or config.over_select > 1
+        self.dgc = config.error_feedback.startswith("dgc")
+        self.deepspeed = config.engine == "deepspeed" or config.deepspeed_config is not None
+        self.selects = self.uplink.sparse or self.uplink.warm
+        self.limited = config.capabilities != "none"
+        self.has_levels = self.pruning.by == "server" and (self.pruning.method == "width" or self.limited)
+        self.masked = self.pruning.by in ("server", "client") or (
+            self.pruning.by == "after" and config.finetune_rounds > 0
+        )
+        self.first_mask = int(self.prune_schedule.args[0]) if self.prune_schedule.args else 0
+        momentum = server_optimizers[config.server].own_momentum
+        value = getattr(config, momentum) if momentum else 0.0
+        self.own_momentum = f"--{momentum.replace('_', '-')} {value:g}" if momentum and value else ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.config, name)
+
+    def words(self) -> dict[str, Any]:
+        """What the texts of rules may name: the options as they were given, `--prune` read, and when rounds end."""
+        config = self.config
+        early = f"--deadline {config.deadline:g}" if config.deadline else f"--over-select {config.over_select:g}"
+        rounds = f"--mode {config.mode} and {early}" if self.ends_early else f"--mode {config.mode}"
+        own = {"early": early, "rounds": rounds, "pruning": self.pruning, "own_momentum": self.own_momentum}
+        return {**dataclasses.asdict(config), **own}
+
+
+Rule = tuple[str, Callable[[Options], Any], str]
+"""An option with its value, when that cannot work, and what would be right; the two texts are one sentence."""
+
+
+def check_rules(config: Config, explicit: frozenset[str] = frozenset()) -> None:
+    """ConfigError for the first combination of options that cannot work; SpecError for one that cannot be read.
+
+    `explicit`: names of the options that the user gave, as opposed to defaults.
+    """
+    options = Options(config, explicit)
+    for option, wrong, right in RULES:
+        if wrong(options):
+            raise ConfigError(f"{option} {right}".format_map(options.words()))
+
+
+def _algorithm(option: str, wrong: Callable[[Options], Any], right: str) -> Rule:
+    return f"{option} does not go with --algorithm {{algorithm}}:", wrong, right
+
+
+def _dgc(wrong: Callable[[Options], Any], right: str) -> Rule:
+    """DGC's momentum correction takes the place of every other momentum (Lin et al. 2018, section 3.2)."""
+    return "--error-feedback {error_feedback}", lambda o: o.dgc and wrong(o), right
+
+
+def _step(option: str, wrong: Callable[[Options], Any]) -> Rule:
+    return (
+        "--mode step exchanges gradients between all ranks, without a server, through DDP's own hook:",
+        lambda o: o.mode.name == "step" and wrong(o),
+        f"{option} has no meaning there",
+    )
+
+
+_VERSIONS = (
+    "updates come from different versions there; of the ways to prune, parts of clients' own size do (--capabilities), "
+    "where updates are buffered"
+)
+_WHOLE = "every client must hold the whole model; use none"
+
+# fmt: off
+RULES: tuple[Rule, ...] = (
+    # What runs, and how updates travel.
+    ("--local-epochs and --local-steps", lambda o: o.local_epochs is not None and o.local_steps is not None,
+     "contradict each other: give one of them, and switch off what a configuration file gives, with "
+     "--local-epochs null or --local-steps null"),
+    ("--resume auto", lambda o: o.resume == "auto" and o.run_name is None,
+     "needs --run-name: the name of the run to go on with if it has a checkpoint"),
+    ("--hook {hook}", lambda o: o.hook is not None and o.exchange != "hook",
+     "works with --exchange hook, not --exchange {exchange}"),
+    ("--hook and --uplink {uplink}", lambda o: o.hook is not None and "uplink" in o.explicit and o.config.uplink != "none",
+     "both say how updates travel: give one of them"),
+    ("--uplink-warmup {uplink_warmup} and --error-feedback {error_feedback}",
+     lambda o: o.hook is not None and (o.uplink_warmup or o.dgc),
+     "are for the codec of --uplink; a --hook of your own does without: leave them out"),
+    ("--uplink-shares {uplink_shares} goes by how fast clients send:",
+     lambda o: o.uplink_shares != "none" and o.config.profiles == "none", "--profiles must not be none"),
+    ("--uplink-shares {uplink_shares}", lambda o: o.uplink_shares != "none" and o.uplink.density is None,
+     "needs an uplink with a kept fraction, such as topk:0.01, not --uplink {uplink}"),
+    ("--uplink-shares {uplink_shares}", lambda o: o.uplink_shares != "none" and not o.mode.sees_each_update,
+     "needs --exchange server, where each client's payload has a size of its own"),
+
+    # Rounds that do not wait for everybody.
+    ("{early} is about rounds that wait:", lambda o: o.ends_early and o.mode.name != "sync",
+     "--mode {mode} must be sync"),
+    ("{early} needs clients that differ in time:", lambda o: o.ends_early and o.config.profiles == "none",
+     "--profiles must not be none"),
+    ("{early} does not go with --algorithm {algorithm},", lambda o: o.ends_early and o.algorithm.together,
+     "which needs all of a round's updates"),
+    ("--lost {lost:g}: a round that waits for all would never end without a lost client;",
+     lambda o: o.lost and o.mode.waits_for_all, "use --deadline, or --mode buffered:K or async:ALPHA"),
+    ("--lost {lost:g} needs a --deadline:", lambda o: o.lost and o.mode.drops_late and not o.deadline,
+     "with --over-select alone the server would wait for lost clients"),
+    ("--lost {lost:g} needs a --timeout,", lambda o: o.lost and not o.mode.drops_late and not o.timeout,
+     "after which the place of a lost client is free again"),
+    ("--timeout {timeout:g}: a round that waits for all gives up on nobody;",
+     lambda o: o.timeout and o.mode.waits_for_all, "use --deadline, or --mode buffered:K or async:ALPHA"),
+    ("--timeout {timeout:g}:", lambda o: o.timeout and o.mode.drops_late,
+     "--late drop gives up on clients at the end of a round already"),
+    ("--timeout {timeout:g} needs clients that take time:", lambda o: o.timeout and o.config.profiles == "none",
+     "--profiles must not be none"),
+    ("--staleness {staleness}: with --mode {mode} and --late {late} nothing comes late;",
+     lambda o: o.staleness != "constant" and (o.mode.waits_for_all or o.mode.drops_late),
+     "use buffered:K, or --deadline with --late carry"),
+    ("--profiles {profiles}: sparse shortens computing in rounds that wait for all their clients;",
+     lambda o: o.profiles.sparse and not o.mode.waits_for_all, "leave it out with {rounds}"),
+    ("--exchange {exchange} does not go with {rounds}:",
+     lambda o: not o.mode.waits_for_all and o.exchange != "server", _VERSIONS),
+    ("--prune {prune} does not go with {rounds}:",
+     lambda o: not o.mode.waits_for_all and o.prune != "none" and (o.mode.name == "async" or not o.has_levels),
+     _VERSIONS),
+    ("--server {server} and --server-lr {server_lr} do not go with --mode {mode}: the server mixes models by ALPHA;",
+     lambda o: o.mode.name == "async" and (o.server != "fedavg" or o.server_lr not in (None, o.mode.alpha)),
+     "use fedavg, and leave the learning rate out"),
+
+    # What clients hold of the model.
+    ("--capabilities {capabilities} is about what clients hold of the model:",
+     lambda o: o.prune == "none" and o.limited,
+     "--prune must not be none"),
+    ("--recover {recover} is about what clients hold of the model:",
+     lambda o: o.prune == "none" and o.recover != "none",
+     "--prune must not be none"),
+    ("--prune {prune}", lambda o: o.prune != "none" and not o.mode.sees_each_update,
+     "needs --mode sync and --exchange server, which know masks"),
+    ("--uplink {uplink} chooses what to send of an update, and --prune {prune} sends weights:",
+     lambda o: o.pruning.by == "after" and o.selects, "use a value format (none, bf16, int8+zstd)"),
+    ("--prune {prune} sends weights, of which nothing is left over:",
+     lambda o: o.pruning.by == "after" and o.error_feedback != "none",
+     "--error-feedback {error_feedback} must be none"),
+    ("--prune {prune}:",
+     lambda o: o.pruning.by == "after" and o.pruning.method not in ("magnitude", "random", "filters"),
+     "after training, magnitude, random and filters can be used"),
+    ("--prune {prune}: a client that has not trained has no gradients;",
+     lambda o: o.pruning.by == "client" and o.pruning.method == "gradient", "use snip,by=client"),
+    ("--prune {prune} ranks by the updates of earlier rounds:",
+     lambda o: (o.pruning.by == "server" and "gradient" in (o.pruning.method, o.pruning.score) and o.first_mask == 0
+                and (not o.limited or o.prune_schedule.name in ("constant", "oneshot"))),
+     "--prune-schedule {prune_schedule} must begin after round 0, as in oneshot:3"),
+    ("--prune {prune}: the server has no data to make masks of different sizes from;",
+     lambda o: o.pruning.by == "server" and o.pruning.method == "snip" and o.limited,
+     "with --capabilities use snip:S,by=client"),
+    ("--uplink {uplink}", lambda o: o.masked and o.uplink.by_shape,
+     "codes whole matrices and cannot be used inside a mask"),
+    ("--downlink {downlink}", lambda o: o.masked and o.downlink.by_shape,
+     "codes whole matrices and cannot be used inside a mask"),
+    ("--prune {prune} trains smaller models, and DeepSpeed's engine is made for one:",
+     lambda o: o.pruning.method in SMALLER and o.deepspeed, "--engine must be ddp or accelerate"),
+    ("--error-feedback {error_feedback} needs parts that stay:", lambda o: o.dgc and o.pruning.shift == "rolling",
+     "shift=rolling must be static"),
+    ("--prune-schedule {prune_schedule}: the widths of --prune {prune} follow from the clients' capabilities;",
+     lambda o: o.pruning.method == "width" and o.prune_schedule.name != "constant", "it must be constant"),
+    ("--prune {prune} has one mask for all:", lambda o: o.pruning.method == "prunefl" and o.limited,
+     "leave out --capabilities"),
+    ("--prune-schedule {prune_schedule}: --prune {prune} changes its mask every {pruning.every} rounds;",
+     lambda o: o.pruning.method == "prunefl" and o.prune_schedule.name != "constant", "say every=ROUNDS there"),
+    ("--precision fp16 scales gradients, which --prune {prune} adds up:",
+     lambda o: o.pruning.method == "prunefl" and o.precision == "fp16", "use bf16 or fp32"),
+    ("--prune {prune} looks at every gradient:", lambda o: o.pruning.method == "prunefl" and o.deepspeed,
+     "--engine must be ddp or accelerate"),
+    ("--capabilities {capabilities} goes by --profiles,",
+     lambda o: o.capabilities.startswith(("equal_time", "online")) and o.config.profiles == "none",
+     "which must not be none"),
+    ("--capabilities {capabilities} needs masks before training:", lambda o: o.limited and o.pruning.by == "after",
+     "--prune {prune} must not have by=after"),
+    ("--capabilities {capabilities} needs nested parts:",
+     lambda o: o.capabilities.startswith("online") and o.pruning.by != "server", "--prune must be by=server"),
+    ("--prune {prune}: mean={pruning.mean} is about clients that hold different parts;",
+     lambda o: o.pruning.mean != "holders" and not (o.has_levels or o.pruning.by == "client"),
+     "it needs --capabilities, width or by=client"),
+    ("--prune {prune}: rewind is for one mask of all clients,",
+     lambda o: o.pruning.rewind and (o.has_levels or o.pruning.by != "server"), "by=server without --capabilities"),
+    ("--recover {recover} lets the parts of smaller clients grow:",
+     lambda o: o.recover != "none" and not (o.has_levels and o.limited),
+     "it needs --capabilities and a --prune by=server"),
+    ("--recover {recover} looks at the validation accuracy:",
+     lambda o: o.recover.startswith("plateau") and not o.val_fraction, "--val-fraction must be above 0"),
+
+    # Algorithms of clients and server.
+    # What no algorithm but federated averaging goes with.
+    _algorithm("--precision fp16", lambda o: o.algorithm is not Algorithm and o.precision == "fp16",
+     "it scales gradients and may skip steps; use bf16 or fp32"),
+    _algorithm("--mode step", lambda o: o.algorithm is not Algorithm and o.mode.name == "step",
+     "it has no server; use sync"),
+    _algorithm("--exchange hook", lambda o: o.algorithm is not Algorithm and not o.mode.sees_each_update,
+     "the server must see every client's update; use server"),
+    _algorithm("--engine deepspeed", lambda o: o.algorithm is not Algorithm and o.deepspeed,
+     "it has steps and gradients of its own; use ddp or accelerate"),
+    # Sums of decoded updates that clients and server keep in common. Such a sum is error feedback already: what a client
+    # could not send comes back as its next correction. Together with a residual it overshoots. Ten quadratics of 200
+    # weights, all in every round: how much of the way to the optimum is left after 400 rounds of 5 steps.
+    #
+    #                             scaffold    feddyn:1
+    # topk:0.5, none              2e-15       4e-10
+    # topk:0.5, residual          1e-15       2e-15
+    # topk:0.2, none              3e-10       9e-5
+    # topk:0.2, residual          diverged    0.94
+    # topk:0.05, none             1e-3        4e-2
+    # topk:0.05, residual         diverged    8e4
+    _algorithm("--mode {mode}", lambda o: o.algorithm.together and o.mode.name != "sync",
+     "every update must be of the round it arrives in; use sync"),
+    _algorithm("--prune {prune}", lambda o: o.algorithm.together and o.prune != "none", _WHOLE),
+    _algorithm("--error-feedback {error_feedback} with --uplink {uplink}",
+     lambda o: o.algorithm.together and o.error_feedback != "none" and o.selects,
+     "it makes up for what is not sent by itself; use --error-feedback none"),
+    _algorithm("--prune {prune}", lambda o: o.algorithm is FedProx and o.pruning.method in SMALLER,
+     "it needs the parameters of the whole model; use magnitude"),
+    _algorithm("--optimizer {optimizer}", lambda o: o.algorithm is FedNova and o.optimizer != "sgd",
+     "its norm of steps is that of sgd"),
+    _algorithm("--mode {mode}", lambda o: o.algorithm is FedNova and o.mode.name == "async",
+     "it sends no models that could be mixed; use sync or buffered"),
+    _algorithm("--prune {prune}", lambda o: o.algorithm is FedNova and o.prune != "none", _WHOLE),
+    # SCAFFOLD: a step must be lr times the corrected gradient; weight decay counts as gradient.
+    _algorithm("--optimizer {optimizer}", lambda o: o.algorithm is Scaffold and o.optimizer != "sgd",
+     "steps must be those of plain sgd"),
+    _algorithm("--momentum {momentum:g}", lambda o: o.algorithm is Scaffold and o.momentum,
+     "steps must be those of plain SGD; use 0"),
+    _algorithm("--clip-norm {clip_norm:g}", lambda o: o.algorithm is Scaffold and o.clip_norm,
+     "variates would not be gradients; use 0"),
+    _algorithm("--server {server}", lambda o: o.algorithm is FedDyn and o.server != "fedavg",
+     "the new weights follow from h; use fedavg"),
+    _algorithm("--server-lr {server_lr}", lambda o: o.algorithm is FedDyn and o.server_lr not in (None, 1.0),
+     "the new weights follow from h; use 1"),
+
+    # One momentum.
+    _dgc(lambda o: o.optimizer != "sgd", "corrects plain SGD: --optimizer must be sgd"),
+    _dgc(lambda o: o.momentum, "brings its own momentum: --momentum {momentum:g} must be 0"),
+    _dgc(lambda o: o.own_momentum, "brings its own momentum: {own_momentum} of --server {server} must be 0"),
+
+    # No server.
+    _step("--server {server}", lambda o: o.server != "fedavg"),
+    _step("--downlink {downlink}", lambda o: o.config.downlink != "none"),
+    _step("--exchange {exchange}", lambda o: o.exchange != "server"),
+    _step("--profiles {profiles}", lambda o: o.config.profiles != "none"),
+    _step("--precision {precision}", lambda o: o.precision == "fp16"),
+    _step("--engine {engine}", lambda o: o.engine in ("deepspeed", "accelerate")),
+    _step("--deepspeed-config {deepspeed_config}", lambda o: o.deepspeed_config is not None),
+    _step("--server-lr {server_lr}", lambda o: o.server_lr not in (None, 1.0)),
+)
+"""Checked in this order: what is told is the first that is wrong."""
+# fmt: on
