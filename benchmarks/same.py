@@ -78,6 +78,11 @@ CASES: dict[str, Case] = {
     "fednova": Case({"algorithm": "fednova", "partition": "quantity:1", "local_steps": None, "local_epochs": 1}),
     "scaffold": Case({"algorithm": "scaffold", **_PLAIN, "clients": 5, "clients_per_round": 3}),
     "feddyn": Case({"algorithm": "feddyn:0.1", **_PLAIN, "uplink": "int8"}),
+    "median": Case({"aggregate": "median", **_BATCH_NORM, "clients": 5, "uplink": "topk:0.2"}),
+    "trimmed": Case({"aggregate": "trimmed:0.3", "uplink": "topk:0.2", "downlink": "topk:0.2", "server": "fedadam"}),
+    "krum": Case({"aggregate": "krum:1", **_BATCH_NORM, "clients": 6, "clients_per_round": 5}),
+    "multikrum": Case({"aggregate": "multikrum:1", "clients": 5, "uplink": "topk:0.2", "prune": "magnitude:0.5"}),
+    "clip": Case({"aggregate": "clip:0.5", "uplink": "topk:0.1"}),
     "magnitude": Case({"prune": "magnitude:0.8", "prune_schedule": "cubic:0,3,1", "uplink": "topk:0.2+log3"}),
     "magnitude, rewind, finetune": Case(
         {"prune": "magnitude:0.7,rewind", "prune_schedule": "iterative:0,2,1", "finetune_rounds": 1},

@@ -151,7 +151,7 @@ class PruneOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """The optimizer on rank 0."""
+    """The server on rank 0: its optimizer, and what it makes of updates."""
 
     server: str = option("fedavg", "server optimizer (Reddi et al. 2020)")
     server_lr: float | None = option(None, "server learning rate (default: the optimizer's usual one)", low=0)
@@ -159,6 +159,7 @@ class ServerOptions:
     beta1: float = option(0.9, "first-moment decay of fedadagrad, fedadam and fedyogi", low=0, high=0.9999)
     beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)
     tau: float = option(1e-3, "adaptivity floor: v starts at tau^2, the step divides by sqrt(v) + tau", low=1e-12)
+    aggregate: str = option("mean", "what the updates of a round come to")
 
 
 @dataclass(frozen=True, kw_only=True)

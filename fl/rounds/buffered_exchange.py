@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fl.comm.message import ClientReport, part_payloads
 from fl.models.submodel import WHOLE, Part
-from fl.server.aggregate import Mean
+from fl.server.aggregate import Aggregator
 
 from .result import RoundOutcome
 from .server_exchange import ServerExchange
@@ -102,7 +102,7 @@ class BufferedExchange(ServerExchange):
         self.serve(round_, self._result, self._outcome, failure)
         return self._outcome
 
-    def _take(self, taken: Taken, mean: Mean, begun_from: Tensor | None) -> None:
+    def _take(self, taken: Taken, mean: Aggregator, begun_from: Tensor | None) -> None:
         waited = self.waiting.pop((taken.client, taken.number))
         part = waited.part
         update, buffers = part_payloads(waited.payload, self.state, part.codec(self.uplink.codec), part)
@@ -114,7 +114,7 @@ class BufferedExchange(ServerExchange):
             mean.add_distance(moved, taken.weight * weight)
         mean.add(update, buffers, weight, part, scale=taken.weight, buffer_scale=taken.buffers_weight)
 
-    def _add(self, report: ClientReport, payload: Tensor, mean: Mean) -> None:
+    def _add(self, report: ClientReport, payload: Tensor, mean: Aggregator) -> None:
         number = self._numbers[report.client]
         self.waiting[report.client, number] = Waiting(report, payload.clone(), self.part(report.client))
 

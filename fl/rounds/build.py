@@ -49,6 +49,7 @@ def make_exchange(federation: Federation) -> Exchange:
         seed=config.seed,
         course=federation.course,
         part_mean="holders" if config.prune == "none" else parse_pruning(config.prune).mean,
+        aggregate=config.aggregate,
     )
     exchange.count_layers = config.prune != "none"
     exchange.shares = uplink_shares(config)

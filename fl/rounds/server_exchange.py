@@ -17,7 +17,8 @@ from fl.common.ranks import Ranks
 from fl.common.seeds import derive_seed
 from fl.models.state import ModelState
 from fl.output.layers import LayerCounts
-from fl.server.aggregate import Aggregate, Mean
+from fl.server.aggregate import Aggregate, Aggregator
+from fl.server.rules import make_aggregator
 from fl.server.server import Server
 from fl.training.schedule import Course
 from fl.training.trainer import Update
@@ -49,18 +50,20 @@ class ServerExchange(Exchange):
         seed: int = 0,
         course: Course | None = None,
         part_mean: str = "holders",
+        aggregate: str = "mean",
     ) -> None:
         super().__init__(ranks, state, server, downlink, seed=seed)
         self.course = course or Course(Algorithm(), TrainOptions(local_steps=1))
         self.algorithm = self.course.algorithm
         self.uplink = uplink
         self.part_mean = part_mean
+        self.aggregate = aggregate
         self.error_feedback = error_feedback
         self.senders: dict[int, Sender] = {}
         dense = 4 * (state.parameters.numel() + state.buffers.numel())
         self._batch = max(ranks.world_size, _WAITING_BYTES // max(1, dense)) if ranks.world_size > 1 else 1
         self._batches: list[list[int]] = []
-        self._mean: Mean | None = None
+        self._mean: Aggregator | None = None
         self._aggregate: Aggregate | None = None
 
     def open(self, round_: int, cohort: Sequence[int]) -> None:
@@ -85,7 +88,8 @@ class ServerExchange(Exchange):
             return
         if self._mean is None:
             apart = self.masks is not None and not self.masks.alike
-            self._mean = Mean(self.state, apart=apart, damped=self.part_mean == "cohort")
+            damped = self.part_mean == "cohort"
+            self._mean = make_aggregator(self.aggregate, self.state, apart=apart, damped=damped)
         self._mean.reset()
 
     def upload(self, update: Update) -> None:
@@ -182,7 +186,7 @@ class ServerExchange(Exchange):
             # With NCCL a payload's memory must stay until its Work is done.
             self._sending.append((dist.batch_isend_irecv(operations), held))
 
-    def _receive(self, reports: list[ClientReport], mean: Mean) -> None:
+    def _receive(self, reports: list[ClientReport], mean: Aggregator) -> None:
         remote = [(tag, report) for tag, report in enumerate(reports) if report.client not in self._payloads]
         arriving = {
             report.client: torch.empty(report.uplink_bytes, dtype=torch.uint8, device=self.ranks.wire_device)
@@ -212,7 +216,7 @@ class ServerExchange(Exchange):
         """What seeds the random choices of a client's codec: its round."""
         return self._round
 
-    def _add(self, report: ClientReport, payload: Tensor, mean: Mean) -> None:
+    def _add(self, report: ClientReport, payload: Tensor, mean: Aggregator) -> None:
         weight = self.course.weight(report.samples)
         if report.side_bytes and self.masks is not None:
             self.masks.take_side(report.client, payload[: report.side_bytes], weight)

@@ -29,6 +29,7 @@ from fl.rounds.modes import parse_mode
 from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
 from fl.server.optimizers import server_learning_rate, server_optimizers
+from fl.server.rules import parse_aggregate
 from fl.training.engine import choose_engine
 from fl.training.schedule import first_learning_rate, parse_schedule
 
@@ -112,6 +113,7 @@ def _check_specs(config: Config) -> None:
         "capabilities": parse_capabilities,
         "recover": parse_recovery,
         "server": lambda name: server_optimizers[name],
+        "aggregate": parse_aggregate,
         "augment": lambda spec: spec == "auto" or Augment(spec),
     }
     for name, check in checks.items():
@@ -166,4 +168,11 @@ def with_clients(config: Config, clients: int) -> Config:
     mode = parse_mode(config.mode)
     if mode.latest and mode.buffer_size > clients:
         raise ConfigError(f"--mode {config.mode} counts clients: there are only --clients {clients}")
+    rule, number = parse_aggregate(config.aggregate)
+    fewest, buffered = rule.fewest(number), mode.name == "buffered"
+    if (mode.buffer_size if buffered else per_round) < fewest:
+        given = f"--mode {config.mode}" if buffered else f"--clients-per-round {per_round}"
+        raise ConfigError(
+            f"--aggregate {config.aggregate} needs at least {fewest} updates in a round: {given} has fewer"
+        )
     return dataclasses.replace(config, clients=clients, clients_per_round=per_round)

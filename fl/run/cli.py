@@ -19,6 +19,7 @@ from fl.common.paths import expanded
 from fl.common.terminal import end_with_mistake, lasting_output
 from fl.common.yaml_file import load_yaml, parse_yaml
 from fl.server.optimizers import server_optimizers
+from fl.server.rules import aggregate_names
 
 _PREFIX = "LEANFED"
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -57,6 +58,7 @@ def _registered() -> dict[str, str]:
     """What the help text of an option adds from the classes that have registered."""
     return {
         "server": ", ".join(server_optimizers),
+        "aggregate": ", ".join(aggregate_names()),
         "server_lr": ", ".join(f"{server_optimizers[name].usual_lr:g} for {name}" for name in server_optimizers),
     }
 

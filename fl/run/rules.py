@@ -18,6 +18,7 @@ from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import SMALLER, Pruning, parse_pruning
 from fl.rounds.modes import mode_of
 from fl.server.optimizers import server_optimizers
+from fl.server.rules import Mean, parse_aggregate
 
 _UNPRUNED = Pruning("none", 0.0, by="nobody")
 
@@ -29,7 +30,9 @@ class Options:
     `deepspeed`: whether DeepSpeed makes the local steps; `selects`: whether the uplink leaves out what could come later;
     `limited`: whether clients differ in what they can hold; `has_levels`: whether they hold nested parts of their own size;
     `masked`: whether there are rounds in which clients train under a mask; `first_mask`: where these begin;
-    `own_momentum`: the option that gives the server's optimizer momentum, with its value, or nothing.
+    `rule`: what aggregates the updates, and `fewest_updates` how many it needs in a round; `differ`: whether clients hold
+    different parts of the model. `own_momentum`: the option that gives the server's optimizer momentum, with its value,
+    or nothing.
     """
 
     def __init__(self, config: Config, explicit: frozenset[str] = frozenset()) -> None:
@@ -51,6 +54,9 @@ class Options:
             self.pruning.by == "after" and config.finetune_rounds > 0
         )
         self.first_mask = int(self.prune_schedule.args[0]) if self.prune_schedule.args else 0
+        self.differ = self.has_levels or self.pruning.by == "client"
+        self.rule, number = parse_aggregate(config.aggregate)
+        self.fewest_updates = self.rule.fewest(number)
         momentum = server_optimizers[config.server].own_momentum
         value = getattr(config, momentum) if momentum else 0.0
         self.own_momentum = f"--{momentum.replace('_', '-')} {value:g}" if momentum and value else ""
@@ -64,7 +70,7 @@ class Options:
         early = f"--deadline {config.deadline:g}" if config.deadline else f"--over-select {config.over_select:g}"
         rounds = f"--mode {config.mode} and {early}" if self.ends_early else f"--mode {config.mode}"
         own = {"early": early, "rounds": rounds, "pruning": self.pruning, "own_momentum": self.own_momentum}
-        return {**dataclasses.asdict(config), **own}
+        return {**dataclasses.asdict(config), **own, "fewest_updates": self.fewest_updates}
 
 
 Rule = tuple[str, Callable[[Options], Any], str]
@@ -84,6 +90,14 @@ def check_rules(config: Config, explicit: frozenset[str] = frozenset()) -> None:
 
 def _algorithm(option: str, wrong: Callable[[Options], Any], right: str) -> Rule:
     return f"{option} does not go with --algorithm {{algorithm}}:", wrong, right
+
+
+def _aggregate(option: str, wrong: Callable[[Options], Any], right: str) -> Rule:
+    return (
+        f"{option} does not go with --aggregate {{aggregate}}:",
+        lambda o: o.rule is not Mean and wrong(o),
+        right,
+    )
 
 
 def _dgc(wrong: Callable[[Options], Any], right: str) -> Rule:
@@ -267,6 +281,17 @@ RULES: tuple[Rule, ...] = (
      "the new weights follow from h; use fedavg"),
     _algorithm("--server-lr {server_lr}", lambda o: o.algorithm is FedDyn and o.server_lr not in (None, 1.0),
      "the new weights follow from h; use 1"),
+
+    # What the updates of a round come to.
+    _aggregate("--mode step", lambda o: o.mode.name == "step", "it has no server; use sync"),
+    _aggregate("--mode {mode}", lambda o: o.mode.name == "async", "it takes one update at a time; use buffered:K"),
+    _aggregate("--exchange hook", lambda o: not o.mode.sees_each_update,
+     "the server must see every client's update; use server"),
+    _aggregate("--algorithm {algorithm}", lambda o: o.algorithm.together, "it adds up all updates; use mean"),
+    _aggregate("--prune {prune}", lambda o: o.differ and not o.rule.in_parts,
+     "clients that hold different parts (by=client, width, --capabilities) cannot be compared; use mean or clip"),
+    _aggregate("--deadline {deadline:g}", lambda o: o.deadline and o.fewest_updates > 1,
+     "every round needs {fewest_updates} updates, whenever they arrive; use --over-select"),
 
     # One momentum.
     _dgc(lambda o: o.optimizer != "sgd", "corrects plain SGD: --optimizer must be sgd"),

@@ -7,7 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from compression.spec import Stage
 from compression.wire import Sparse
+from fl.common.registry import Registry
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 
@@ -25,11 +27,32 @@ class Aggregate:
 
 
 class Aggregator(ABC):
-    """A round on rank 0: `reset`, `add` for each client in the order of the cohort, `result`."""
+    """A round on rank 0: `reset`, `add` for each client in the order of the cohort, `result`.
+
+    `number`: what `--aggregate` gives after the rule's name; `apart` and `damped` as in `Mean`.
+    """
 
     in_stream: ClassVar[bool] = True
     """Whether each update is added up as it comes. Without, all updates of a round are kept, as they were decoded, until
-    the next: 4 bytes a coordinate if dense, 12 if sparse, of each client."""
+    the next: for each client 4 bytes a coordinate if dense, 12 bytes for each that was sent if sparse."""
+    in_parts: ClassVar[bool] = False
+    """Whether clients may hold different parts of the model."""
+    argument: ClassVar[str] = ""
+    """What the help text calls the number after the rule's name; empty: there is none."""
+
+    def __init__(self, state: ModelState, number: float = 0.0, *, apart: bool = False, damped: bool = False) -> None:
+        self._state = state
+        self._number = number
+
+    @classmethod
+    def read(cls, stage: Stage) -> float:
+        """The number of a specification with one argument; SpecError if it is out of range."""
+        raise NotImplementedError
+
+    @classmethod
+    def fewest(cls, number: float) -> int:
+        """How many updates a round must have."""
+        return 1
 
     @abstractmethod
     def reset(self) -> None:
@@ -52,11 +75,23 @@ class Aggregator(ABC):
         does the same for its buffers: the global model's fill the rest.
         """
 
+    def add_distance(self, moved: Tensor, weight: float) -> None:
+        """Add weight * `moved`, fp32 [n], to the sum of updates: how far the global model is from the one that the client
+        whose update is added next started from. So the client's *model* counts, not its update (FedAsync).
+
+        For means alone: `--mode async` goes with no other rule.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def result(self) -> Aggregate:
         """The aggregate of what was added; once a round."""
 
 
+aggregators = Registry[type[Aggregator]]("rule to aggregate by")
+
+
+@aggregators.register("mean")
 class Mean(Aggregator):
     """Weighted mean of updates and buffers (McMahan et al. 2017), added up in the order of the cohort.
 
@@ -67,8 +102,10 @@ class Mean(Aggregator):
     model's.
     """
 
-    def __init__(self, state: ModelState, *, apart: bool = False, damped: bool = False) -> None:
-        self._state = state
+    in_parts = True
+
+    def __init__(self, state: ModelState, number: float = 0.0, *, apart: bool = False, damped: bool = False) -> None:
+        super().__init__(state, number)
         self._votes = torch.zeros_like(state.parameters) if apart else None
         self._damped = damped
         self._buffer_votes = torch.zeros_like(state.buffers)
@@ -106,8 +143,6 @@ class Mean(Aggregator):
         self._weight += weight
 
     def add_distance(self, moved: Tensor, weight: float) -> None:
-        """Add weight * `moved`, fp32 [n], to the sum of updates: how far the global model is from the one that the client
-        whose update is added next started from. So the client's *model* counts, not its update (FedAsync)."""
         self._update.add_(moved, alpha=weight)
 
     def result(self) -> Aggregate:

@@ -1,0 +1,40 @@
+"""Clipping: no client moves the mean by more than a norm allows."""
+
+import torch
+
+from compression.spec import Stage
+from compression.wire import Sparse
+from fl.models.submodel import WHOLE, Part
+
+from ..aggregate import Mean, aggregators
+
+
+@aggregators.register("clip")
+class Clip(Mean):
+    """Each update is scaled to at most an l2 norm, then averaged as in `Mean`; buffers are averaged as they are.
+
+    Sun et al. 2019, "Can You Really Backdoor Federated Learning?", section 4 (norm thresholding, without the noise).
+    """
+
+    argument = "NORM"
+
+    @classmethod
+    def read(cls, stage: Stage) -> float:
+        return stage.number(0, 1e-12, 1e12, cls.argument)
+
+    def add(
+        self,
+        update: Sparse,
+        buffers: Sparse | None,
+        weight: int,
+        part: Part = WHOLE,
+        *,
+        scale: float = 1.0,
+        buffer_scale: float = 1.0,
+    ) -> None:
+        # Piecewise: in one piece fp32 is off by 4e-4 for ten million numbers, and float64 takes twenty times as long.
+        pieces = [torch.linalg.vector_norm(piece) for piece in update.values.split(2**16)]
+        norm = float(torch.linalg.vector_norm(torch.stack(pieces).double()))
+        if norm > self._number:
+            scale *= self._number / norm
+        super().add(update, buffers, weight, part, scale=scale, buffer_scale=buffer_scale)
