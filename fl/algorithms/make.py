@@ -18,7 +18,7 @@ from .fednova import FedNova
 from .fedprox import FedProx
 from .scaffold import Scaffold
 
-_KINDS: dict[str, type[Algorithm]] = {
+ALGORITHMS: dict[str, type[Algorithm]] = {
     "fedavg": Algorithm,
     "fedprox": FedProx,
     "fednova": FedNova,
@@ -32,8 +32,8 @@ _MOST = 1e9
 def parse_algorithm(text: str) -> Stage:
     """Read `--algorithm`; SpecError, with the nearest right word, for what cannot be meant."""
     stage = parse_stage(text)
-    if stage.name not in _KINDS:
-        raise SpecError(f"there is no algorithm '{stage.name}'{nearest(stage.name, _KINDS)}")
+    if stage.name not in ALGORITHMS:
+        raise SpecError(f"there is no algorithm '{stage.name}'{nearest(stage.name, ALGORITHMS)}")
     strength = {"fedprox": ("MU", 0.0), "feddyn": ("ALPHA", _LEAST_ALPHA)}.get(stage.name)
     if strength is None:
         return stage.expect(0)
@@ -46,7 +46,7 @@ def parse_algorithm(text: str) -> Stage:
 
 def algorithm_class(text: str) -> type[Algorithm]:
     """The class of the algorithm that `text` names; SpecError as `parse_algorithm`."""
-    return _KINDS[parse_algorithm(text).name]
+    return ALGORITHMS[parse_algorithm(text).name]
 
 
 def make_algorithm(text: str, layout: Layout, device: torch.device, *, clients: int, momentum: float) -> Algorithm:

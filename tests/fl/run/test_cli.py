@@ -2,14 +2,22 @@
 
 import dataclasses
 import os
+import re
 
 import pytest
 import yaml
 
+from fl.algorithms.make import ALGORITHMS
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.data import DATASETS
+from fl.data.partition import PARTITIONS
+from fl.models import MODELS
+from fl.pruning.spec import METHODS
 from fl.run.checks import check_options
 from fl.run.cli import main, make_parser, parse
+from fl.server.optimizers import server_optimizers
+from tests.support import ROOT
 
 
 def test_every_option_is_on_the_command_line_with_its_default_and_help():
@@ -190,3 +198,23 @@ def test_local_steps_over_a_file_with_local_epochs(tmp_path):
         config, explicit = parse([*given, *off.split()])
         check_options(config, explicit)
         assert (getattr(config, kept), getattr(config, other.replace("-", "_"))) == (None, 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "names", "page"),
+    [
+        ("algorithm", ALGORITHMS, "docs/clock.md"),
+        ("dataset", DATASETS, "docs/data.md"),
+        ("model", MODELS, "README.md"),
+        ("partition", PARTITIONS, "docs/options.md"),
+        ("prune", METHODS, "docs/pruning.md"),
+        ("server", server_optimizers, "docs/options.md"),
+    ],
+)
+def test_every_name_is_in_the_help_and_in_a_table_of_the_docs(option, names, page):
+    """Oracle: the list by which the option's parser knows names."""
+    text = next(action.help for action in make_parser()._actions if action.dest == option)
+    table = "\n".join(line for line in (ROOT / page).read_text().splitlines() if line.startswith("|"))
+    for name in names:
+        assert re.search(rf"\b{name}\b", text), f"--help does not name {name}"
+        assert re.search(rf"\b{name}\b", table), f"no table of {page} names {name}"
