@@ -18,11 +18,11 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from fl.common.config import stored_options  # noqa: E402
 from fl.common.errors import ConfigError, DataError  # noqa: E402
 from fl.common.ranks import join_ranks  # noqa: E402
 from fl.pruning.build import make_masks  # noqa: E402
 from fl.run.build import assemble  # noqa: E402
-from fl.run.folder import stored_options  # noqa: E402
 from fl.training.evaluate import evaluate  # noqa: E402
 
 

@@ -5,11 +5,15 @@ A component takes the narrowest group it needs (`TrainOptions`, say); `Config` i
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from compression.spec import nearest
+
+from .errors import ConfigError
 
 _WHOLE = "(.*)"
 _CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*(?:compute\s*=|sparse).*)?"
@@ -242,3 +246,19 @@ def no_such_option(word: str, known: Iterable[str]) -> str:
     if name in MOVED:
         return f"--{name.replace('_', '-')} is now part of {MOVED[name]}"
     return f"there is no option '{word}'{nearest(word, known)}"
+
+
+def stored_options(folder: Path) -> Config:
+    """The options of the run in `folder`, from its config.json; ConfigError if there are none."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+        moved = [no_such_option(name, ()) for name in values if name in MOVED]
+        config = None if moved else Config(**values)
+    except OSError as error:
+        raise ConfigError(f"{folder} is no run folder: cannot read {path} ({error.strerror})") from None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path} does not hold the options of a run ({error})") from None
+    if config is None:
+        raise ConfigError(f"{path} is of an earlier version: {moved[0]}")
+    return config

@@ -9,14 +9,13 @@ import torch
 from tqdm import tqdm
 
 from compression.errors import NonFiniteError
-from fl.common.config import Config
+from fl.common.config import Config, stored_options
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.files import write_json
 from fl.common.paths import expanded
 from fl.common.ranks import Ranks, join_ranks
 from fl.common.terminal import try_to_write
 from fl.run.checks import resolve
-from fl.run.folder import stored_options
 from fl.run.loop import run as run_to_the_end
 from fl.training.engine import choose_engine
 from fl.training.engine.deepspeed_config import reconcile

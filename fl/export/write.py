@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fl.common.config import Config
+from fl.common.config import Config, stored_options
 from fl.common.errors import ConfigError, DataError
 from fl.common.files import read_tensors, write_json, write_tensors
 from fl.common.paths import expand, expanded
@@ -41,7 +41,7 @@ def export_run(
     `--qat`. Raises ConfigError for a folder that holds no finished run and for other bits, DataError for missing data.
     """
     folder = expanded(str(folder))
-    config = _options(folder)
+    config = stored_options(folder)
     bits = config.qat if bits is None else bits
     if bits and not MIN_BITS <= bits <= MAX_BITS:
         raise ConfigError(f"--bits {bits} must be 0 (no integers) or {MIN_BITS} to {MAX_BITS}")
@@ -49,16 +49,6 @@ def export_run(
         config = dataclasses.replace(config, data_dir=expand(data_dir, "--data-dir"))
     torch.set_num_threads(config.threads or torch.get_num_threads())
     return _Export(folder, expanded(str(output or folder / "export")), config, bits).go()
-
-
-def _options(folder: Path) -> Config:
-    path = folder / "config.json"
-    try:
-        return Config(**json.loads(path.read_text()))
-    except OSError as error:
-        raise ConfigError(f"{folder} is no run folder: cannot read {path} ({error.strerror})") from None
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path} does not hold the options of a run ({error})") from None
 
 
 class _Export:

@@ -23,7 +23,7 @@ from .trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_l
 from .vgg import vgg11
 from .weights import check_weights, load_weights
 
-__all__ = ["MODELS", "build_model", "check_model"]
+__all__ = ["MODELS", "RESNETS", "build_model", "check_model"]
 
 _SMALL: dict[str, Callable[..., nn.Module]] = {
     "lenet5": small.lenet5,
@@ -38,22 +38,18 @@ _SEQUENCES: dict[str, Callable[..., nn.Module]] = {
     "temperature_lstm": sequence.temperature_lstm,
     "mlp": sequence.mlp,
 }
-_RESNETS: dict[str, Literal[18, 50]] = {"resnet18": 18, "resnet50": 50}
-MODELS = (*_RESNETS, "resnet12", *_SMALL, *_SEQUENCES)
+RESNETS: dict[str, Literal[18, 50]] = {"resnet18": 18, "resnet50": 50}
+"""The networks that have a stem and normalisation layers to choose, and their depths."""
+MODELS = (*RESNETS, "resnet12", *_SMALL, *_SEQUENCES)
 """Names of the built-in networks."""
 
 
 def check_model(options: ModelOptions) -> Callable[..., Any] | None:
-    """Refuse what cannot work before anything starts (ConfigError): an unknown name, an absent `--init` file, or
-    --stem and --norm for another network than resnet18 and resnet50. Returns the user's own function, None for a
-    built-in network."""
+    """Refuse what cannot work before anything starts (ConfigError): an unknown name, or an absent `--init` file. Returns
+    the user's own function, None for a built-in network."""
     name = options.model
     if name not in MODELS and ":" not in name:
         raise ConfigError(f"--model '{name}' is not known{nearest(name, MODELS)}")
-    if name not in _RESNETS:
-        for option, value, usual in (("--stem", options.stem, "cifar"), ("--norm", options.norm, "batch")):
-            if value != usual:
-                raise ConfigError(f"{option} {value} is for resnet18 and resnet50, not for --model {name}")
     if options.init is not None:
         check_weights(options.init)
     return None if name in MODELS else load_function("--model", name, "classes", "in_channels")
@@ -128,4 +124,4 @@ def _built_in(options: ModelOptions, classes: int, shape: tuple[int, ...]) -> nn
         return _SMALL[name](classes=outputs, in_channels=channels, image_size=size)
     if name == "resnet12":
         return resnet12(classes=outputs, in_channels=channels)
-    return resnet(_RESNETS[name], classes=outputs, in_channels=channels, stem=options.stem, norm=options.norm)
+    return resnet(RESNETS[name], classes=outputs, in_channels=channels, stem=options.stem, norm=options.norm)

@@ -14,7 +14,6 @@ from fl.comm.codecs import Uplink
 from fl.comm.ddp_hooks import check_hook
 from fl.common.config import Config
 from fl.common.errors import ConfigError
-from fl.common.launch import detect_launcher
 from fl.common.names import readable
 from fl.data import check_dataset, is_natural
 from fl.data.augment import Augment
@@ -30,7 +29,6 @@ from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
 from fl.server.optimizers import server_learning_rate, server_optimizers
 from fl.server.rules import parse_aggregate
-from fl.training.engine import choose_engine
 from fl.training.schedule import first_learning_rate, parse_schedule
 
 from .rules import check_rules
@@ -123,7 +121,6 @@ def _check_specs(config: Config) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} {error}") from None
     check_dataset(config)
     check_model(config)
-    choose_engine(config, detect_launcher())
     check_trackers(config)
     if config.hook is not None:
         check_hook(config.hook)
@@ -146,14 +143,14 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
             f"{name} means one client per rank, all in every round: --clients {clients} and --clients-per-round "
             f"{config.clients_per_round} must both be {world_size}, the number of ranks"
         )
-    epochs = config.local_epochs
+    mode, epochs = parse_mode(config.mode), config.local_epochs
     if epochs is None and config.local_steps is None:
         epochs = 1
     return dataclasses.replace(
         config,
         local_epochs=epochs,
         lr=first_learning_rate(config),
-        server_lr=server_learning_rate(config, config.mode),
+        server_lr=mode.alpha if mode.name == "async" else server_learning_rate(config),
         threads=threads,
         engine="ddp" if config.mode == "step" else config.engine,
         uplink="none" if config.hook is not None else config.uplink,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fl.common.config import MOVED, Config, no_such_option
+from fl.common.config import Config, stored_options
 from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
@@ -27,20 +27,6 @@ FREE = frozenset(
     }
 )
 """Options in which two runs that count as the same may differ, and a run that goes on from how it began."""
-
-
-def stored_options(folder: Path) -> Config:
-    """The options of the run in `folder`, from its config.json; ConfigError if there are none."""
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text())
-        for name in MOVED.keys() & values:
-            raise ConfigError(f"--resume {folder}: {path} is of an earlier version ({no_such_option(name, ())})")
-        return Config(**values)
-    except OSError as error:
-        raise ConfigError(f"--resume {folder}: cannot read {path} ({error.strerror})") from None
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"--resume {folder}: {path} does not hold the options of a run ({error})") from None
 
 
 def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, Path | None]:
@@ -61,7 +47,10 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
             return config, None
         raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
     place = {"run_name": folder.name, "output_dir": str(folder.parent)}
-    stored = stored_options(folder)
+    try:
+        stored = stored_options(folder)
+    except ConfigError as error:
+        raise ConfigError(f"--resume {config.resume}: {error}") from None
     if stored.hook is not None:
         raise ConfigError(
             f"--resume {config.resume}: {folder} was run with --hook {stored.hook}, whose state cannot be saved; "

@@ -14,6 +14,7 @@ from fl.algorithms.scaffold import Scaffold
 from fl.clock.profiles import parse_profiles
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.models import RESNETS
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import SMALLER, Pruning, parse_pruning
 from fl.rounds.modes import mode_of
@@ -127,6 +128,12 @@ RULES: tuple[Rule, ...] = (
      "--local-epochs null or --local-steps null"),
     ("--resume auto", lambda o: o.resume == "auto" and o.run_name is None,
      "needs --run-name: the name of the run to go on with if it has a checkpoint"),
+    ("--stem {stem} is for resnet18 and resnet50,", lambda o: o.stem != "cifar" and o.model not in RESNETS,
+     "not for --model {model}"),
+    ("--norm {norm} is for resnet18 and resnet50,", lambda o: o.norm != "batch" and o.model not in RESNETS,
+     "not for --model {model}"),
+    ("--engine {engine} cannot use --deepspeed-config {deepspeed_config}:",
+     lambda o: o.deepspeed_config is not None and o.engine in ("ddp", "accelerate"), "remove one of them"),
     ("--hook {hook}", lambda o: o.hook is not None and o.exchange != "hook",
      "works with --exchange hook, not --exchange {exchange}"),
     ("--hook and --uplink {uplink}", lambda o: o.hook is not None and "uplink" in o.explicit and o.config.uplink != "none",

@@ -193,12 +193,10 @@ class FedYogi(FedAdam):
         v.addcmul_(scratch.sign_().mul_(d), d, value=group["beta2"] - 1)
 
 
-def server_learning_rate(options: ServerOptions, mode: str | None = None) -> float:
-    """`--server-lr`; without one ALPHA of --mode async:ALPHA, else the usual one of the optimizer."""
+def server_learning_rate(options: ServerOptions) -> float:
+    """`--server-lr`; without one the usual one of the optimizer."""
     if options.server_lr is not None:
         return options.server_lr
-    if mode is not None and mode.startswith("async:"):
-        return float(mode.partition(":")[2])
     return server_optimizers[options.server].usual_lr
 
 

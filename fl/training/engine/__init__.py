@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from fl.common.config import Config
-from fl.common.errors import ConfigError
 
 from .base import LocalEngine, Loss
 
@@ -33,14 +32,7 @@ class RanksLike(Protocol):
 
 
 def choose_engine(config: Config, launcher: str) -> Literal["ddp", "accelerate", "deepspeed"]:
-    """`--engine` with `auto` decided: DeepSpeed where its launcher or its JSON file is used, Accelerate under its own.
-
-    ConfigError if a DeepSpeed file is given to another engine.
-    """
-    if config.engine in ("ddp", "accelerate") and config.deepspeed_config:
-        raise ConfigError(
-            f"--engine {config.engine} cannot use --deepspeed-config {config.deepspeed_config}: remove one of them"
-        )
+    """`--engine` with `auto` decided: DeepSpeed where its launcher or its JSON file is used, Accelerate under its own."""
     if config.engine != "auto":
         return config.engine
     if launcher == "deepspeed" or config.deepspeed_config:

@@ -180,10 +180,6 @@ def test_users_own_function(monkeypatch):
             {"model": "os.path:abspath"},
             r"called as abspath\(classes, in_channels\), which abspath\(path\) does not take$",
         ),
-        ({"model": "lenet5", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model lenet5"),
-        ({"model": "pfl_cnn", "stem": "imagenet"}, "--stem imagenet is for resnet18"),
-        ({"model": "resnet12", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model resnet12"),
-        ({"model": "resnet12", "stem": "imagenet"}, "--stem imagenet is for resnet18 and resnet50"),
     ],
 )
 def test_refused_before_anything_starts(options, says):

@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 
 from fl import Config, ConfigError, train
-from fl.common.config import MOVED
+from fl.common.config import MOVED, stored_options
 from fl.experiment.spec import parse_experiment
 from fl.run.cli import parse
-from fl.run.folder import stored_options
 from fl.run.rules import RULES, Options, check_rules
 
 _TIMED = {"profiles": "good"}
@@ -24,6 +23,12 @@ _DYN = {"algorithm": "feddyn:0.1", "uplink": "none"}
 EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"local_epochs": 1, "local_steps": 1}, "give one of them"),
     ({"resume": "auto"}, "needs --run-name"),
+    (
+        {"model": "resnet12", "stem": "imagenet"},
+        "--stem imagenet is for resnet18 and resnet50, not for --model resnet12",
+    ),
+    ({"model": "lenet5", "norm": "group"}, "--norm group is for resnet18 and resnet50, not for --model lenet5"),
+    ({"engine": "ddp", "deepspeed_config": "a.json"}, "--engine ddp cannot use --deepspeed-config a.json"),
     ({"hook": "a.b:c"}, "--hook a.b:c works with --exchange hook"),
     ({**_HOOK, "uplink": "bf16"}, "--uplink bf16 both say"),
     ({**_HOOK, "uplink_warmup": 2}, "--uplink-warmup 2"),

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl.common.config import Config
-from fl.common.errors import ConfigError
 from fl.training.engine import choose_engine, make_engine
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
@@ -155,12 +154,6 @@ def test_auto_precision_without_torch_probes(monkeypatch: pytest.MonkeyPatch) ->
 def test_choice_of_engine(engine: str, file: str | None, launcher: str, chosen: str) -> None:
     """Oracle: the table above, from the documentation of --engine."""
     assert choose_engine(Config(engine=engine, deepspeed_config=file), launcher) == chosen
-
-
-def test_deepspeed_file_for_another_engine_is_refused() -> None:
-    """Oracle: the message names both options."""
-    with pytest.raises(ConfigError, match=r"--engine ddp .*--deepspeed-config ds\.json"):
-        choose_engine(Config(engine="ddp", deepspeed_config="ds.json"), "python")
 
 
 def test_make_engine_gives_the_plain_one() -> None:
