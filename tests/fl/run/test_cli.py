@@ -16,6 +16,7 @@ from fl.models import MODELS
 from fl.pruning.spec import METHODS
 from fl.run.checks import check_options
 from fl.run.cli import main, make_parser, parse
+from fl.server.aggregate import aggregators
 from fl.server.optimizers import server_optimizers
 from tests.support import ROOT
 
@@ -209,6 +210,7 @@ def test_local_steps_over_a_file_with_local_epochs(tmp_path):
         ("partition", PARTITIONS, "docs/options.md"),
         ("prune", METHODS, "docs/pruning.md"),
         ("server", server_optimizers, "docs/options.md"),
+        ("aggregate", aggregators, "docs/options.md"),
     ],
 )
 def test_every_name_is_in_the_help_and_in_a_table_of_the_docs(option, names, page):
