@@ -93,6 +93,12 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({**_SCAFFOLD, "clip_norm": 1.0}, "--clip-norm 1"),
     ({**_DYN, "server": "fedadam"}, "use fedavg"),
     ({**_DYN, "server_lr": 0.5}, "--server-lr 0.5"),
+    ({"aggregate": "median", "mode": "step"}, "--mode step does not go with --aggregate median: it has no server"),
+    ({"aggregate": "median", "mode": "async:0.5"}, "use buffered:K"),
+    ({"aggregate": "median", "exchange": "hook"}, "use server"),
+    ({"aggregate": "median", **_SCAFFOLD}, "--algorithm scaffold does not go with --aggregate median"),
+    ({"aggregate": "median", "prune": "magnitude:0.5,by=client"}, "use mean or clip"),
+    ({"aggregate": "krum:1", "deadline": 2.0, **_TIMED}, "--deadline 2 does not go with --aggregate krum:1"),
     ({**_DGC, "optimizer": "adam"}, "--optimizer must be sgd"),
     ({**_DGC, "momentum": 0.5}, "--momentum 0.5 must be 0"),
     ({**_DGC, "server": "fedavgm"}, "--server-momentum 0.9 of --server fedavgm must be 0"),
@@ -110,16 +116,14 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
         )
     ),
 ]
-"""For every rule, in the order of the table, options that it refuses, and words of its sentence."""
+"""For every rule options that it refuses, and words of its sentence."""
 
 
-@pytest.mark.parametrize(("number", "options", "words"), [(n, *example) for n, example in enumerate(EXAMPLES)])
-def test_each_rule_refuses_what_it_is_about(number: int, options: dict[str, Any], words: str) -> None:
-    """No other rule comes before it, and its sentence names options and values as they were given."""
-    config, explicit = Config(**options), frozenset(options)
-    assert RULES[number][1](Options(config, explicit))
+@pytest.mark.parametrize(("options", "words"), EXAMPLES)
+def test_what_cannot_work_is_refused_in_one_sentence(options: dict[str, Any], words: str) -> None:
+    """The sentence names options and values as they were given."""
     with pytest.raises(ConfigError) as caught:
-        check_rules(config, explicit)
+        check_rules(Config(**options), frozenset(options))
     sentence = str(caught.value)
     assert words in sentence
     assert sentence.startswith("--")
@@ -128,8 +132,12 @@ def test_each_rule_refuses_what_it_is_about(number: int, options: dict[str, Any]
 
 
 def test_every_rule_has_an_example() -> None:
-    """The list of examples is as long as the table: a rule that can never be told would have none."""
-    assert len(EXAMPLES) == len(RULES)
+    """Each is the first to refuse one of them; of a rule that can never be told there is none."""
+    told = set()
+    for given, _ in EXAMPLES:
+        options = Options(Config(**given), frozenset(given))
+        told.add(next(at for at, (_, wrong, _) in enumerate(RULES) if wrong(options)))
+    assert [f"{option} {right}" for at, (option, _, right) in enumerate(RULES) if at not in told] == []
 
 
 @pytest.mark.parametrize(
