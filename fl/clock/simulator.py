@@ -82,10 +82,6 @@ class Simulator:
         """Clients that started, or will, and have not arrived, those lost too: ascending, collected in O(clients)."""
         return [client for client, phase in enumerate(self._rows[_PHASE::_WIDTH]) if phase != _IDLE]
 
-    def is_in_flight(self, client: int) -> bool:
-        """Whether `client` is one of `in_flight`, in O(1)."""
-        return self._rows[self._row(client)] != _IDLE
-
     def number(self, client: int) -> int:
         """How many starts of `client` came before its latest; -1 if it never started."""
         return int(self._rows[self._row(client) + _STARTS]) - 1

@@ -9,7 +9,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from .names import readable
-from .to_host import to_host
+from .tensors import to_host
 
 
 def _to_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -25,7 +25,7 @@ from .csv_columns import Rows, read_rows
 from .csv_numbers import COMMA, POINT
 from .csv_time import DAY_FIRST
 from .dataset import Dataset, Split
-from .scaler import Scaler
+from .normalise import Scaler
 from .split import split_validation
 from .tables import ENDING, find_tables, refuse_lost
 from .windows import cut_starts, parts_in_time, take_windows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fl.common.errors import DataError
-from fl.common.shapes import channels_of, colours_last, size_of
+from fl.common.tensors import channels_of, colours_last, size_of
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import torch
 from fl.common.errors import DataError
 
 from .dataset import Dataset, Split
-from .scaler import Scaler
+from .normalise import Scaler
 from .tables import find_tables, read_table, refuse_huge, to_numbers
 from .windows import cut_starts, parts_in_time, take_windows
 

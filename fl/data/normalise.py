@@ -1,7 +1,8 @@
-"""From bytes to numbers of mean 0 and standard deviation 1."""
+"""Pictures and columns of numbers to mean 0 and standard deviation 1, by training samples only."""
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,3 +54,21 @@ class Identity(Normaliser):
 def make_normaliser(x: Tensor) -> Normaliser:
     """What makes inputs of such training samples: uint8 images are normalised, float32 is left as it is."""
     return Normaliser(x) if x.dtype == torch.uint8 else Identity()
+
+
+class Scaler:
+    """Subtracts each column's mean and divides by its standard deviation over the training rows.
+
+    `mean` and `std`: float64 [F], in the columns' own units. A column that is constant in training has `std` 1.
+    """
+
+    def __init__(self, rows: np.ndarray) -> None:
+        """`rows`: finite numbers [N, F], not empty, of the training split alone."""
+        self.mean = rows.mean(0, dtype=np.float64)
+        std = rows.std(0, dtype=np.float64)
+        # a rounding error beside a large constant is no spread
+        self.std = np.where(std > 1e-9 * np.abs(self.mean), std, 1.0)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """float32 of the shape of `rows` ([..., F]); what is not a number stays so."""
+        return ((rows - self.mean) / self.std).astype(np.float32)

@@ -11,14 +11,13 @@ from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError
 from fl.common.plugin import load_function, reason
 from fl.common.seeds import seeded
-from fl.common.shapes import channels_of, colours_last, size_of
 from fl.common.surroundings import kept_surroundings
+from fl.common.tensors import channels_of, colours_last, size_of
 from fl.models import sequence, small
 
 from .emotion import emotion_cnn
 from .own_state import seed_generators
-from .resnet import resnet
-from .resnet12 import resnet12
+from .resnet import resnet, resnet12
 from .trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers
 from .vgg import vgg11
 from .weights import check_weights, load_weights

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from .initial import he_weights
-from .small import at_least
+from .small import at_least, he_weights
 
 
 def emotion_cnn(*, classes: int, in_channels: int, image_size: int) -> nn.Module:

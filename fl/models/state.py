@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from compression import Layout
 from fl.common.errors import ConfigError
-from fl.common.to_host import to_host
+from fl.common.tensors import to_host
 
 from .own_state import OwnState
 from .surgery.cut import averaged

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from .initial import he_weights
-from .small import at_least
+from .small import at_least, he_weights
 
 _STAGES = ((64,), (128,), (256, 256), (512, 512), (512, 512))
 
@@ -13,7 +12,7 @@ def vgg11(*, classes: int, in_channels: int, image_size: int) -> nn.Module:
 
     Eight padded 3x3 convolutions, a pool after each stage of 64, 128, 256 + 256, 512 + 512 and 512 + 512 channels; fc 512,
     fc 512, fc classes. The first fully connected layer reads all that five pools leave, 1x1 of 32x32 images and 2x2 of
-    64x64. First weights are He et al.'s (see `fl.models.initial`), but the last layer's, which are PyTorch's, smaller ones:
+    64x64. First weights are He et al.'s (see `he_weights`), but the last layer's, which are PyTorch's, smaller ones:
     the first outputs should be near 0. ConfigError below 32 pixels.
     """
     at_least("vgg11", image_size, 32)

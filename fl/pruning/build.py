@@ -9,7 +9,7 @@ from fl.clock.adaptive import OnlineShares, Shares, equal_time
 from fl.clock.profiles import profiles
 from fl.common.seeds import torch_generator
 from fl.models.submodel import Part
-from fl.models.surgery.layer_times import layer_times
+from fl.models.surgery.flops import layer_times
 from fl.training.cost import samples_trained
 from fl.training.engine import make_engine
 from fl.training.gradients import MaskedGradients

@@ -129,17 +129,6 @@ def choose_mask(
     return mask
 
 
-def sparsity_by_layer(mask: Tensor, layout: Layout) -> dict[str, float]:
-    """The fraction in [0, 1] of each layer that `mask`, bool [n], has dropped; 0 for a layer without coordinates."""
-    if not layout.names:
-        return {}
-    counts = torch.stack([part.count_nonzero() for part in mask.split(layout.sizes)]).tolist()
-    return {
-        name: 1 - count / size if size else 0.0
-        for name, count, size in zip(layout.names, counts, layout.sizes, strict=True)
-    }
-
-
 def _spend(budget: Budget, scores: list[Tensor], held: list[Tensor]) -> None:
     """Clear the bits of `held` that the budget drops, layer by layer."""
     gone = [part.numel() - int(part.count_nonzero()) for part in held]

@@ -33,27 +33,14 @@ class LocalCost:
     memory_bytes: int
 
 
-def local_cost(
-    model: nn.Module,
-    sample_shape: Sequence[int],
-    options: TrainOptions,
-    dtype: torch.dtype = torch.float32,
-    *,
-    loss: Loss = F.cross_entropy,
-    targets: torch.dtype = torch.int64,
-) -> LocalCost | None:
-    """The cost of training `model` on samples of `sample_shape` with these options, autocast computing in `dtype`, to
-    make `loss` of its outputs and as many `targets` small.
+class Costs:
+    """The cost of training the models of a run on samples of `sample_shape` with these options, autocast computing in
+    `dtype`, to make `loss` of their outputs and as many `targets` small; worked out once for all models that have
+    parameters of the same names and shapes.
 
     Nothing is computed and no memory taken: the step runs on tensors without storage, those of a CPU whatever the device
-    and without the CPU's own fused operators, so that the figures are the same everywhere. None for a model that cannot
-    run without values.
+    and without the CPU's own fused operators, so that the figures are the same everywhere.
     """
-    return Costs(options, sample_shape, dtype, loss=loss, targets=targets).of(model)
-
-
-class Costs:
-    """`local_cost` of the models of a run, worked out once for all that have parameters of the same names and shapes."""
 
     def __init__(
         self,
@@ -72,7 +59,7 @@ class Costs:
         self._why = ""
 
     def of(self, model: nn.Module) -> LocalCost | None:
-        """As `local_cost`; the log says why there is none."""
+        """The cost of training `model`; None, and the log says why, for one that cannot run without values."""
         key = tuple((name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
         if key not in self._known:
             try:

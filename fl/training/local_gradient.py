@@ -10,8 +10,6 @@ from .engine.base import LocalEngine
 from .local_model import zero_outside
 from .trainer import ClientTrainer
 
-_BATCHES = 10
-
 
 def local_gradient(
     trainer: ClientTrainer, engine: LocalEngine, state: ModelState, client: int, round_: int, part: Part
@@ -26,11 +24,9 @@ def local_gradient(
     model.zero_grad()
     count = 0
     with trainer.seeded(client, round_):
-        for x, y in trainer.batches(client, round_, engine):
+        for x, y in trainer.first_batches(client, round_, engine):
             engine.loss(model(x), y).backward()
             count += 1
-            if count == _BATCHES:
-                break
     named = dict(model.named_parameters())
     grads = [named[name].grad for name in state.layout.names]
     # A weight that nothing came through has no gradient.

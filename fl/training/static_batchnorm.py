@@ -14,8 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .trainer import ClientTrainer
 from .worker import Federation
 
-_BATCHES = 10
-
 
 @torch.no_grad()
 def ask_statistics(federation: Federation, trainer: ClientTrainer, round_: int, cohort: Sequence[int]) -> None:
@@ -54,10 +52,8 @@ def _statistics(
     engine.model.train()
     try:
         with trainer.seeded(client, round_):
-            for count, (x, _) in enumerate(trainer.batches(client, round_, engine), start=1):
+            for x, _ in trainer.first_batches(client, round_, engine):
                 engine.model(x)
-                if count == _BATCHES:
-                    break
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

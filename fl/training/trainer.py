@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -91,6 +92,10 @@ class ClientTrainer:
     def seeded(self, client: int, round_: int) -> AbstractContextManager[None]:
         """The global generators for `client` in `round_`; afterwards they are as they were."""
         return seeded(self.seed, "dropout", round_, client)
+
+    def first_batches(self, client: int, round_: int, engine: LocalEngine) -> Iterator[tuple[Tensor, Tensor]]:
+        """At most ten of `batches`, for what looks at data without training."""
+        return islice(self.batches(client, round_, engine), 10)
 
     def batches(self, client: int, round_: int, engine: LocalEngine) -> Iterator[tuple[Tensor, Tensor]]:
         """What `client` trains on in `round_`, in order, as `engine` takes it: inputs and labels."""

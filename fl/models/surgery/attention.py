@@ -59,51 +59,6 @@ class HeadAttention(nn.Module):
         """What its layers do not say."""
         return f"head_dim={self.head_dim}, dropout={self.dropout}"
 
-    @classmethod
-    def from_torch(cls, attention: nn.MultiheadAttention) -> "HeadAttention":
-        """With copies of the weights of torch's attention, on its device; computes its output for one input as query, key
-        and value, batch first. All weights are trainable. ValueError for what self-attention does not have: `kdim`, `vdim`,
-        `add_bias_kv`, `add_zero_attn`.
-        """
-        if attention.in_proj_weight is None or attention.bias_k is not None or attention.add_zero_attn:
-            raise ValueError("only attention without kdim, vdim, add_bias_kv and add_zero_attn can be converted")
-        state = {f"out.{name}": tensor for name, tensor in attention.out_proj.state_dict().items()}
-        for kind, joined in (("weight", attention.in_proj_weight), ("bias", attention.in_proj_bias)):
-            if joined is not None:
-                state |= {f"{name}.{kind}": part for name, part in zip("qkv", joined.detach().chunk(3), strict=True)}
-        # Without storage at first: initial values would be drawn, which changes the global random state.
-        ours = cls(
-            attention.embed_dim,
-            attention.num_heads,
-            dropout=attention.dropout,
-            bias=attention.in_proj_bias is not None,
-            device="meta",
-        )
-        ours.load_state_dict({name: tensor.clone() for name, tensor in state.items()}, assign=True)
-        return ours.train(attention.training)
-
-    def to_torch(self) -> nn.MultiheadAttention:
-        """torch's attention, batch first, with copies of these weights. ValueError unless its inputs, its heads together and
-        its outputs are as many."""
-        sizes = {self.q.in_features, self.q.out_features, self.out.out_features}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"torch's attention has one size for channels and for all heads together, not {sorted(sizes)}"
-            )
-        state = {f"out_proj.{name}": tensor.clone() for name, tensor in self.out.state_dict().items()}
-        parts = [layer.state_dict() for layer in (self.q, self.k, self.v)]
-        state |= {f"in_proj_{kind}": torch.cat([part[kind] for part in parts]) for kind in parts[0]}
-        theirs = nn.MultiheadAttention(
-            sizes.pop(),
-            self.heads,
-            dropout=self.dropout,
-            bias="in_proj_bias" in state,
-            batch_first=True,
-            device="meta",
-        )
-        theirs.load_state_dict(state, assign=True)
-        return theirs.train(self.training)
-
 
 class HeadsOf(nn.Linear):
     """Stands for `q`, `k` and `v` of the attention called `owner` while a model is traced.

@@ -50,10 +50,6 @@ class SubModel:
         """Values [m] of the sub-model's trainable parameters as a vector of the full model's [n]."""
         return Sparse(self.n, self.coordinates, values)
 
-    def scatter_buffers(self, values: Tensor) -> Sparse:
-        """Values of the sub-model's buffers as a vector of the full model's [buffer_total]."""
-        return Sparse(self.buffer_total, self.buffers, values)
-
     def zero_outside(self, model: nn.Module) -> None:
         """Zero, in place, every trainable coordinate of the full `model` that is not held: in evaluation it then
         computes what the sub-model does."""

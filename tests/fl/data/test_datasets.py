@@ -14,9 +14,9 @@ import torch
 
 from fl.common.config import DataOptions
 from fl.common.errors import ConfigError, DataError
+from fl.common.torchvision_shim import import_torchvision
 from fl.data import Dataset, Split, check_dataset, load_dataset, mnist
 from fl.data.digits import enlarge
-from fl.models.torchvision_shim import import_torchvision
 
 
 def split(count=6, channels=3, size=4, classes=2):

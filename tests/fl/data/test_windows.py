@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from fl.data.scaler import Scaler
+from fl.data.normalise import Scaler
 from fl.data.windows import cut_starts, parts_in_time, take_windows
 
 

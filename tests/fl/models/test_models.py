@@ -11,9 +11,9 @@ from torch import nn
 
 from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError
+from fl.common.torchvision_shim import import_torchvision
 from fl.models import build_model, check_model
 from fl.models.resnet import group_norm
-from fl.models.torchvision_shim import import_torchvision
 
 
 def build(name="lenet5", *, classes=10, in_channels=1, image_size=28, seed=0, **options):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl.models.resnet12 import resnet12
+from fl.models.resnet import resnet12
 
 
 def test_layers() -> None:

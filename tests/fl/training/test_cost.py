@@ -19,10 +19,16 @@ from fl.data.batches import iterate_batches
 from fl.data.normalise import Normaliser
 from fl.pruning.structured import shrink
 from fl.pruning.width import AbsentClasses
-from fl.training.cost import Costs, LocalCost, local_cost, samples_trained
+from fl.training.cost import Costs, LocalCost, samples_trained
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.tasks import Regression
 from tests.fl.models.surgery.networks import network
+
+
+def local_cost(
+    model: nn.Module, shape: tuple[int, ...], options: Config, dtype: torch.dtype = torch.float32, **kinds: Any
+) -> LocalCost | None:
+    return Costs(options, shape, dtype, **kinds).of(model)
 
 
 def _watched(model: nn.Module, shape: tuple[int, ...], options: Config, dtype: torch.dtype) -> int:

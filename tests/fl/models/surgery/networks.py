@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from compression import Layout
 from fl.models import small
 from fl.models.emotion import emotion_cnn
-from fl.models.resnet import resnet
-from fl.models.resnet12 import resnet12
+from fl.models.resnet import resnet, resnet12
 from fl.models.vgg import vgg11
 
 NETWORKS = (

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fl.models.surgery.flops import flops
-from fl.models.surgery.layer_times import layer_times
+from fl.models.surgery.flops import flops, layer_times
 from tests.fl.models.surgery.networks import NETWORKS, network
 
 
