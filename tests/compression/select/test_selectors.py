@@ -103,6 +103,5 @@ def test_wrong_specifications_say_what_would_be_right(text: str, message: str) -
 
 def test_every_name_makes_a_selector() -> None:
     """SELECTOR_NAMES is what make_selector knows."""
-    assert [selector(f"{name}:0.1").select(torch.ones(1), layers(1), 0).tolist() for name in SELECTOR_NAMES] == [
-        [0]
-    ] * 5
+    for name in SELECTOR_NAMES:
+        assert selector(f"{name}:0.1").select(torch.ones(1), layers(1), 0).tolist() == [0]

@@ -36,11 +36,11 @@ _RUNS: dict[str, dict[str, Any]] = {
     "filters": _FILTERS,
     "magnitude": {"prune": "magnitude:0.9", "prune_schedule": "cubic:1,6,1", "qat": 8},
     "norms": {
-        "model": "tests.fl.test_export:norms",
+        "model": "tests.fl.export.test_export:norms",
         "prune": "filters:0.5,protect=none",
         "prune_schedule": "oneshot:4",
     },
-    "tied": {"model": "tests.fl.test_export:tied", "prune": "filters:0.5", "rounds": 1},
+    "tied": {"model": "tests.fl.export.test_export:tied", "prune": "filters:0.5", "rounds": 1},
 }
 
 
