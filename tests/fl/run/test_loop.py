@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import fl.output.checkpoint
+import fl.common.files
 import fl.output.report
 import fl.run.loop
 from fl.common.errors import ConfigError, RoundError
@@ -115,14 +115,14 @@ def test_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
 def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock by which each of the server's files takes a thousand seconds."""
     waited = [0.0]
-    write = fl.output.checkpoint.write_bytes
+    write = fl.common.files.write_bytes
 
     def slowly(path: Path, data: bytes) -> None:
         waited[0] += 1000.0 * path.name.startswith("server")
         write(path, data)
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
-    monkeypatch.setattr(fl.output.checkpoint, "write_bytes", slowly)
+    monkeypatch.setattr(fl.common.files, "write_bytes", slowly)
     monkeypatch.setattr(fl.run.loop, "time", clock)
     run_here(tmp_path, "a", **OPTIONS, checkpoint_every=2)
     first, second = (float(row["time_s"]) for row in rows(tmp_path / "a", without=()))
