@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from compare_clients import ClientRow, read_clients
 
-from fl.clock.clock import RoundClock, Work
+from fl.clock.clock import RoundClock, VirtualClock, Work
 from fl.clock.profiles import NAMED, Profile
 from fl.common.errors import ConfigError, DataError
 from fl.output.figures.run_data import Column, RunData, read_run
@@ -180,7 +180,7 @@ def _times(run: RunData, folder: Path, rows: ClientRows, link: Link) -> tuple[li
     ordered = _by_round(run, folder, rows)
     computing = [_computing(run.name, own, link) for own in ordered]
     known = [link.profile] * (1 + max((row.client for own in ordered for row in own), default=0))
-    clock, ends = RoundClock(known, 0), []
+    clock, ends = RoundClock(lambda upload_bytes: VirtualClock(known, 0, upload_bytes)), []
     for seconds, own in zip(computing, ordered, strict=True):
         clock.round([_work(row, each, link.profile) for row, each in zip(own, seconds, strict=True)])
         ends.append(clock.now)

@@ -1,6 +1,6 @@
 """Ways to bring a round's update from a client to the server, as `measure_links.py` compares them.
 
-A `PayloadScheme` is one message to rank 0, by the transport of `fl/rounds/server_exchange.py`: the sizes in a small
+A `PayloadScheme` is one message to rank 0, by the transport of `fl/comm/transport.py`: the sizes in a small
 all-reduce, then each payload at its exact size. A `HookScheme` is a DDP communication hook, whose all-reduces give every
 rank the average.
 """
@@ -36,7 +36,7 @@ class PayloadScheme(ABC):
     def add(self, payload: Tensor, out: Tensor) -> None:
         """Decode a payload and add it to `out`, fp32 [n]."""
 
-    def kept(self) -> None:  # noqa: B027 - most have none
+    def kept(self) -> None:
         """The first message arrived: from now on there is a residual, if the scheme has one."""
 
 

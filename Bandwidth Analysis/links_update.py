@@ -56,7 +56,7 @@ def _norm(model: str) -> str:
 def _train(model: str, data_dir: str, clients: int) -> tuple[Layout, list[Tensor]]:
     from fl.common.config import Config
     from fl.common.ranks import join_ranks
-    from fl.rounds.sync import FederatedRounds
+    from fl.models.update import Job
     from fl.run.build import assemble
     from fl.run.checks import resolve
     from fl.training.local_model import WholeModel
@@ -66,7 +66,7 @@ def _train(model: str, data_dir: str, clients: int) -> tuple[Layout, list[Tensor
     config = Config(model=model, clients=clients, rounds=1, threads=1, **options, **training)  # type: ignore[arg-type]
     with join_ranks(config) as ranks:
         federation = assemble(resolve(config, world_size=1, threads=1), ranks)
-        rounds = FederatedRounds(federation)
+        trainer = federation.make_trainer()
         whole = WholeModel(federation.engine, federation.state)
-        updates = [rounds.trainer.train(client, 0, whole).values.clone() for client in range(clients)]
+        updates = [trainer.train(Job(client, 0, 0), whole).values.clone() for client in range(clients)]
         return federation.state.layout, updates

@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 from fl.common.config import stored_options  # noqa: E402
 from fl.common.errors import ConfigError, DataError  # noqa: E402
 from fl.common.ranks import join_ranks  # noqa: E402
-from fl.pruning.build import make_masks  # noqa: E402
+from fl.pruning.build import make_plan  # noqa: E402
+from fl.pruning.nested import LevelMasks  # noqa: E402
 from fl.run.build import assemble  # noqa: E402
 from fl.training.evaluate import evaluate  # noqa: E402
 
@@ -46,12 +47,13 @@ def widths(folder: Path) -> Table:
             raise ConfigError(f"{path} does not hold the model of a finished run ({reason})") from None
         named = dict(model.named_parameters())
         state.layout.gather([named[name] for name in state.layout.names], state.parameters)
-        masks = make_masks(federation, federation.make_trainer())
-        if masks is None or masks.able is None:
+        masks = make_plan(federation, federation.make_trainer())
+        if not isinstance(masks, LevelMasks):
             raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
-        if masks.shares is not None and masks.shares.learns:
-            masks.shares.load_state_dict({"values": learnt(folder, len(masks.able)), "whole": []})
-        clients = sorted(range(len(masks.able)), key=masks.capability)
+        fractions = masks.fractions
+        if fractions.learns:
+            fractions.load_state_dict({"values": learnt(folder, len(fractions.values)), "whole": []})
+        clients = sorted(range(len(fractions.values)), key=masks.capability)
         masks.begin(0, clients)
         score = federation.task.score
         judged = ("validation loss", f"validation {score.title}")

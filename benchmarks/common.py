@@ -10,6 +10,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from fl.models.update import Job
+
 
 def timed(work: Callable[[], Any], repeats: int = 9) -> float:
     """Median seconds of `work()` after one call that is not counted."""
@@ -68,4 +70,4 @@ def real_update(steps: int = 8) -> tuple[Any, Any, Any]:
         normalise=Normaliser(data.train.x),
         seed=0,
     )
-    return state, engine, trainer.train(0, 0, WholeModel(engine, state))
+    return state, engine, trainer.train(Job(0, 0, 0), WholeModel(engine, state))

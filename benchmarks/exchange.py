@@ -16,10 +16,14 @@ import torch.multiprocessing as mp
 from common import machine, real_update, show, timed
 
 from compression import make_codec
-from fl.comm.codecs import Uplink
+from fl.clock.adaptive import Shares
+from fl.comm.encoder import Encoder, Uplink
+from fl.comm.message import apply_change, decode_model, encode_buffers
+from fl.comm.transport import Transport
 from fl.common.config import ServerOptions
 from fl.common.ranks import Ranks
-from fl.rounds.server_exchange import ServerExchange
+from fl.models.update import Job
+from fl.server.aggregate import Mean
 from fl.server.optimizers import make_server_optimizer
 from fl.server.server import Server
 
@@ -70,21 +74,34 @@ def on_rank(rank: int, store: str) -> None:
     ]
     for spec in SPECS:
         make_optimizer = lambda params: make_server_optimizer(ServerOptions(server="fedyogi"), params)  # noqa: E731
-        server = Server(state, make_optimizer, make_codec(spec), error_feedback=True) if rank == 0 else None
-        exchange = ServerExchange(ranks, state, server, Uplink(spec), downlink=spec)
+        codec = make_codec(spec)
+        server = Server(state, make_optimizer, codec, error_feedback=True, make_aggregator=lambda: Mean(state))
+        encoder = Encoder(Uplink(spec), "residual", Shares(), state.layout, 0)
+        transport = Transport(ranks, state.parameters.numel() + state.buffers.numel())
         uploads, steps = [], []
         for repeat in range(REPEATS + 1):
             fresh = dataclasses.replace(update, client=rank, values=update.values.clone())
-            exchange.open(repeat, [0, 1])
             dist.barrier()
             started = time.perf_counter()
-            exchange.upload(fresh)
+            message, _ = encoder.encode(Job(rank, repeat, repeat), fresh, {}, None)
             encoded = time.perf_counter()
-            outcome = exchange.step()
+            if rank == 0:
+                server.aggregator.reset()
+            for received in transport.gather([0, 1], iter([message])):
+                decoded = decode_model(received.sections, "update", state, codec)
+                server.aggregator.add(*decoded, received.report.samples)
+
+            def answer(server: Server = server) -> dict[str, torch.Tensor]:
+                mean = server.aggregator.result()
+                return {"change": server.step(mean), **encode_buffers(mean.buffers)}
+
+            apply_change(state, *decode_model(transport.share(answer), "change", state, codec))
+            for each in (encoder, server):
+                each.commit()
             uploads.append(encoded - started)
             steps.append(time.perf_counter() - encoded)
         upload_s, step_s = (sorted(values[1:])[REPEATS // 2] for values in (uploads, steps))
-        size = outcome.reports[0].uplink_bytes if rank == 0 else 0
+        size = transport.reports[0].uplink_bytes
         total = upload_s + step_s
         rows.append(
             [

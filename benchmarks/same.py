@@ -163,6 +163,7 @@ CASES: dict[str, Case] = {
     "2 ranks, step": Case({"mode": "step", "clients": 2, "uplink": "topk:0.1", **_BATCH_NORM}, ranks=2),
 }
 _TIMES = ("time_s", "train_s", "exchange_s", "eval_s", "checkpoint_s", "seconds")
+_UNKNOWN = "ConfigError: there is no option"  # what an older commit says of a newer feature
 _ELSEWHERE = ("folder", "launcher", "device", "torch")  # of summary.json: where it ran
 
 
@@ -233,6 +234,11 @@ def _differences(old: Path, new: Path, told: set[str]) -> Iterator[str]:
     told |= {f"old: {name}" for name in files[0] - files[1]} | {f"new: {name}" for name in files[1] - files[0]}
     for file in sorted(files[0] & files[1] - {"config.json"}):
         before, after = (_cells(folder / file) for folder in (old, new))
+        if str(before.get("error")).startswith(_UNKNOWN):
+            told.add(f"new: {new.name}")
+            return
+        if ("error" in before) != ("error" in after):
+            yield f"{file} error: {before.get('error')} -> {after.get('error')}"
         columns = [{key.rpartition(" ")[2] for key in cells} for cells in (before, after)]
         told |= {f"old: {file} {key}" for key in columns[0] - columns[1]}
         told |= {f"new: {file} {key}" for key in columns[1] - columns[0]}

@@ -19,6 +19,7 @@ from fl.data.augment import Augment
 from fl.data.normalise import Normaliser
 from fl.models import build_model
 from fl.models.state import ModelState
+from fl.models.update import Job
 from fl.training.engine import make_engine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
 from fl.training.local_model import WholeModel
@@ -70,7 +71,7 @@ def engines(config: Config) -> None:
         floors, ours = [], []
         for round_ in range(ROUNDS + 1):
             floors.append(bare(engine.model, x, y, dtype, engine.memory_format))
-            ours.append(BATCH * STEPS / trainer.train(0, round_, whole).train_s)
+            ours.append(BATCH * STEPS / trainer.train(Job(0, round_, round_), whole).train_s)
         floor, mine = statistics.median(floors[1:]), statistics.median(ours[1:])
         rows.append([name, engine.precision, f"{mine:.0f}", f"{floor:.0f}", f"{mine / floor:.2f}"])
     columns = ["engine", "precision", "images/s, whole client", "images/s, bare loop", "ratio"]

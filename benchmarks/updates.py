@@ -15,9 +15,10 @@ from tqdm import tqdm
 from compression import Layout
 from fl.common.config import Config
 from fl.common.ranks import join_ranks
-from fl.rounds.sync import FederatedRounds
+from fl.models.update import Job
 from fl.run.build import assemble
 from fl.run.checks import resolve
+from fl.run.loop import make_rounds
 from fl.training.local_model import WholeModel
 
 NAMES = ("first", "round10")
@@ -57,16 +58,16 @@ def _train(config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with join_ranks(config) as ranks:
         federation = assemble(resolve(config, world_size=1, threads=ranks.threads), ranks)
-        rounds, layout = FederatedRounds(federation), federation.state.layout
+        rounds, layout = make_rounds(federation), federation.state.layout
         for round_ in tqdm(range(_ROUNDS), unit="round", desc="training ResNet-18 for real updates"):
             if round_ in (0, _ROUNDS - 1):
                 whole = WholeModel(federation.engine, federation.state)
-                total = rounds.trainer.train(0, round_, whole).values
-                state = rounds.client_state(0)
+                total = rounds.trainer.train(Job(0, round_, round_), whole).values
+                state = rounds.client_state(0).get("sender")
                 if state:
                     total += torch.cat([state[f"residual.{name}"].flatten() for name in layout.names])
                 named = zip(layout.names, layout.views(total), strict=True)
                 tensors = {f"{at:04d} {name}": view.clone() for at, (name, view) in enumerate(named)}
                 save_file(tensors, folder / f"{NAMES[round_ > 0]}.safetensors")
             if round_ < _ROUNDS - 1:
-                rounds.run(round_, federation.cohort(round_))
+                rounds.run(round_)

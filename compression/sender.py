@@ -7,6 +7,7 @@ dgc:M       momentum correction with factor masking (Lin et al. 2018, section 3.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,6 +106,17 @@ class Sender:
         """What was encoded since the last `keep()` has not arrived."""
         self._pending = []
 
+    def snapshot(self) -> Any:
+        """Everything remembered, for `restore`; nothing is copied."""
+        return self._residual.snapshot(), self._velocity.snapshot(), self._factors, list(self._pending)
+
+    def restore(self, before: Any) -> None:
+        """Be again as at a `snapshot`."""
+        residual, velocity, self._factors, pending = before
+        self._residual.restore(residual)
+        self._velocity.restore(velocity)
+        self._pending = list(pending)
+
     @property
     def has_state(self) -> bool:
         """Whether anything is remembered between messages."""
@@ -182,6 +194,14 @@ class Residuals:
         self._groups = {key: value for key, value in self._groups.items() if names.isdisjoint(key)}
         self._groups[layout.names] = group
         self._by_name = {**self._by_name, **dict(zip(layout.names, layout.views(group), strict=True))}
+
+    def snapshot(self) -> Any:
+        """For `restore`: the vectors are replaced, never written over."""
+        return self._by_name, self._groups
+
+    def restore(self, before: Any) -> None:
+        """Be again as at a `snapshot`."""
+        self._by_name, self._groups = before
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the residuals by parameter name."""

@@ -2,16 +2,14 @@
 
 In a round, in this order, `client` being one that the rank hosts:
 
-every rank          forget
-a client's rank     begin, correction in every local step, end; its update is encoded; sent
-rank 0              receive for each client in cohort order, mean, and after the server's step broadcast
-every rank          apply_broadcast where there is one, then keep
+a client's rank     begin, correction in every local step, on_client; its update is encoded; sent
+rank 0              receive for each client in cohort order, on_server, and after the server's step broadcast
+every rank          apply_broadcast where there is one, then commit, or rollback if the round has failed
 
-What a client or the server remembers changes in `keep` and `apply_broadcast` only, so a round that fails before them
-has changed nothing.
+What a client or the server remembers changes in `commit` and `apply_broadcast` only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -29,13 +27,11 @@ class Algorithm:
     """Whether `correction` has anything to add: only then do gradients need a hook."""
     has_client_state: ClassVar[bool] = False
     """Whether clients remember anything between rounds."""
-    tells: ClassVar[bool] = False
-    """Whether there is ever a `broadcast`."""
     together: ClassVar[bool] = False
     """Whether every update must arrive in the round it began in, or not at all."""
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        """`client` starts from the global `weights`, which nobody changes before `end`: so many local steps at `lr`."""
+        """`client` starts from the global `weights`, which nobody changes before `on_client`: so many steps at `lr`."""
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:
         """What is added to the gradient of `parameter`, number `at` of the layout, in its shape; None: nothing.
@@ -45,21 +41,18 @@ class Algorithm:
         """
         return None
 
-    def end(self, client: int, update: Tensor) -> Tensor:
-        """What `client` sends instead of its `update`, whose memory is used."""
+    def on_client(self, client: int, update: Tensor) -> Tensor:
+        """What `client` sends instead of its `update` [n], whose memory is used."""
         return update
 
     def sent(self, client: int, decoded: Sparse) -> None:
-        """What the server will decode of what `client` has sent; not to be changed before `keep`.
+        """What the server will decode of what `client` has sent; not to be changed before `commit`."""
 
-        Not called for an update that does not arrive; `forget(client)` takes it back.
-        """
-
-    def forget(self, client: int | None = None) -> None:
-        """Nothing that was `sent` since the last `keep` has arrived, or only that of `client` has not."""
-
-    def keep(self) -> None:
+    def commit(self) -> None:
         """The round has succeeded: what was sent and received counts."""
+
+    def rollback(self) -> None:
+        """The round has failed: nothing that was `sent` since the last `commit` has arrived."""
 
     def weight(self, samples: int) -> int:
         """How much a client with so many samples counts in the mean."""
@@ -68,10 +61,10 @@ class Algorithm:
     def receive(self, client: int, decoded: Sparse, steps: int, lr: float) -> None:
         """Rank 0 has decoded what `client` sent after so many local steps at `lr`."""
 
-    def mean(self, update: Tensor, weights: Mapping[int, int], steps: Mapping[int, int]) -> Tensor:
-        """What the server's optimizer takes for the mean `update`, whose memory is used.
+    def on_server(self, update: Tensor, weights: Sequence[int], steps: Sequence[int]) -> Tensor:
+        """What the server's optimizer takes for the mean `update` [n], whose memory is used.
 
-        `weights` and local `steps` of each update that it is the mean of, numbered in the order of the cohort.
+        `weights` and local `steps` of each update that it is the mean of, in the order of the cohort.
         """
         return update
 

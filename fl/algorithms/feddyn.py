@@ -11,7 +11,7 @@ elsewhere: with topk:0.5 and no residual 0.2 of the way to the optimum is left f
 `fl.run.algorithm_rules`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -49,7 +49,6 @@ class FedDyn(Algorithm):
         self._spare: Tensor | None = None
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        """As in `Algorithm.begin`."""
         self._moved.use(weights)
         self._is_linear = client in self._gradients
         if self._is_linear:
@@ -61,20 +60,14 @@ class FedDyn(Algorithm):
         return pull.sub_(self._linear.at(at, parameter)) if self._is_linear else pull
 
     def sent(self, client: int, decoded: Sparse) -> None:
-        """As in `Algorithm.sent`."""
         self._sent[client] = decoded
 
-    def forget(self, client: int | None = None) -> None:
-        """As in `Algorithm.forget`."""
-        if client is not None:
-            self._sent.pop(client, None)
-            return
+    def rollback(self) -> None:
         self._sent = {}
         if self._next is not None:
             self._next, self._spare = None, self._next
 
-    def keep(self) -> None:
-        """As in `Algorithm.keep`."""
+    def commit(self) -> None:
         for client, decoded in self._sent.items():
             if client not in self._gradients:
                 self._gradients[client] = torch.zeros(decoded.n, device=self._device)
@@ -87,7 +80,7 @@ class FedDyn(Algorithm):
         """Clients count alike, as in the paper."""
         return 1
 
-    def mean(self, update: Tensor, weights: Mapping[int, int], steps: Mapping[int, int]) -> Tensor:
+    def on_server(self, update: Tensor, weights: Sequence[int], steps: Sequence[int]) -> Tensor:
         """The mean update plus h / alpha."""
         total = torch.zeros_like(update) if self._total is None else self._total
         out = torch.empty_like(update) if self._spare is None else self._spare
@@ -99,7 +92,6 @@ class FedDyn(Algorithm):
         return {"gradient": self._gradients[client].clone()} if client in self._gradients else {}
 
     def load_client_state(self, client: int, state: Mapping[str, Tensor]) -> None:
-        """As in `Algorithm.load_client_state`."""
         self._gradients.pop(client, None)
         if "gradient" in state:
             self._gradients[client] = state["gradient"].to(self._device, copy=True)
@@ -109,5 +101,4 @@ class FedDyn(Algorithm):
         return {} if self._total is None else {"total": self._total.clone()}
 
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
-        """As in `Algorithm.load_server_state`."""
         self._total = state["total"].to(self._device, copy=True) if "total" in state else None

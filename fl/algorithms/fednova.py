@@ -10,7 +10,7 @@ K steps of SGD with momentum rho (none: 0) have a_i = [1 - rho^K, 1 - rho^(K-1),
 decay is the same term in every client's objective, so their weighted sum stays the one that is minimised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -31,15 +31,14 @@ class FedNova(Algorithm):
         self._norms: dict[int, float] = {}
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        """As in `Algorithm.begin`."""
         self._norms[client] = steps_norm(steps, self._momentum)
 
-    def end(self, client: int, update: Tensor) -> Tensor:
+    def on_client(self, client: int, update: Tensor) -> Tensor:
         """d_i; a client without steps has not moved."""
         norm = self._norms.pop(client)
         return update.div_(norm) if norm else update
 
-    def mean(self, update: Tensor, weights: Mapping[int, int], steps: Mapping[int, int]) -> Tensor:
+    def on_server(self, update: Tensor, weights: Sequence[int], steps: Sequence[int]) -> Tensor:
         """tau_eff times the mean of d_i."""
-        total = sum(weight * steps_norm(steps[client], self._momentum) for client, weight in weights.items())
-        return update.mul_(total / sum(weights.values()))
+        worth = (weight * steps_norm(own, self._momentum) for weight, own in zip(weights, steps, strict=True))
+        return update.mul_(sum(worth) / sum(weights))

@@ -29,7 +29,6 @@ class FedProx(Algorithm):
         self._moved = Displacement(layout)
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        """As in `Algorithm.begin`."""
         self._moved.use(weights)
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:

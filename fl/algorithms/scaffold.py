@@ -30,7 +30,6 @@ class Scaffold(Algorithm):
 
     corrects: ClassVar[bool] = True
     has_client_state: ClassVar[bool] = True
-    tells: ClassVar[bool] = True
     together: ClassVar[bool] = True
 
     def __init__(self, layout: Layout, device: torch.device, clients: int) -> None:
@@ -45,7 +44,6 @@ class Scaffold(Algorithm):
         self._received = 0
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        """As in `Algorithm.begin`."""
         self._begun[client] = steps * lr
         own = self._own.get(client)
         self._views.use(self._common if own is None else torch.sub(self._common, own, out=self._shift))
@@ -55,21 +53,16 @@ class Scaffold(Algorithm):
         return self._views.at(at, parameter)
 
     def sent(self, client: int, decoded: Sparse) -> None:
-        """As in `Algorithm.sent`. A client whose learning rate is 0 has learnt nothing and keeps c_i."""
+        """A client whose learning rate is 0 has learnt nothing and keeps c_i."""
         length = self._begun.pop(client)
         if length > 0:
             self._sent[client] = (decoded, 1 / length, self._common)
 
-    def forget(self, client: int | None = None) -> None:
-        """As in `Algorithm.forget`."""
-        if client is not None:
-            self._sent.pop(client, None)
-            return
+    def rollback(self) -> None:
         self._sent, self._begun = {}, {}
         self._clear()
 
-    def keep(self) -> None:
-        """As in `Algorithm.keep`."""
+    def commit(self) -> None:
         for client, (decoded, scale, common) in self._sent.items():
             if client not in self._own:
                 self._own[client] = torch.zeros_like(common)
@@ -82,7 +75,6 @@ class Scaffold(Algorithm):
         return 1
 
     def receive(self, client: int, decoded: Sparse, steps: int, lr: float) -> None:
-        """As in `Algorithm.receive`."""
         if steps * lr > 0:
             self._sum = torch.zeros_like(self._common) if self._sum is None else self._sum
             decoded.add_to(self._sum, 1 / (steps * lr))
@@ -95,7 +87,6 @@ class Scaffold(Algorithm):
         return torch.mul(self._common, 1 - self._received / self._clients).add_(self._sum, alpha=1 / self._clients)
 
     def apply_broadcast(self, values: Tensor) -> None:
-        """As in `Algorithm.apply_broadcast`."""
         self._common = values
 
     def client_state(self, client: int) -> dict[str, Tensor]:
@@ -103,7 +94,6 @@ class Scaffold(Algorithm):
         return {"variate": self._own[client].clone()} if client in self._own else {}
 
     def load_client_state(self, client: int, state: Mapping[str, Tensor]) -> None:
-        """As in `Algorithm.load_client_state`."""
         self._own.pop(client, None)
         if "variate" in state:
             self._own[client] = state["variate"].to(self._common.device, copy=True)
@@ -113,7 +103,6 @@ class Scaffold(Algorithm):
         return {"variate": self._common.clone()}
 
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
-        """As in `Algorithm.load_server_state`."""
         self._common = state["variate"].to(self._common.device, copy=True)
 
     def _clear(self) -> None:

@@ -11,8 +11,8 @@ No client sends less than FLOOR of what --uplink says.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.config import Config
@@ -39,26 +39,28 @@ class Time(NamedTuple):
     share: float
 
 
-class Shares(Sequence[float]):
-    """The share in (0, 1] of each client. Those that are learnt begin at 1."""
+class Shares:
+    """The share in (0, 1] of each client; without `values` all of it, for every client.
 
-    def __init__(self, values: Iterable[float]) -> None:
-        self._values = list(values)
+    `column`: of clients.csv; `since`: the column from which on a client's time goes with its share.
+    """
 
-    @overload
-    def __getitem__(self, client: int) -> float: ...
-    @overload
-    def __getitem__(self, client: slice) -> Sequence[float]: ...
-    def __getitem__(self, client: int | slice) -> float | Sequence[float]:
-        return self._values[client]
+    def __init__(self, values: Iterable[float] = (), column: str = "", since: str = "start_s") -> None:
+        self.values = list(values)
+        self.column = column
+        self.since = since
 
-    def __len__(self) -> int:
-        return len(self._values)
+    def __getitem__(self, client: int) -> float:
+        return self.values[client] if self.values else 1.0
 
     @property
     def learns(self) -> bool:
         """Whether `observe` changes anything."""
         return False
+
+    def columns(self, client: int) -> dict[str, float]:
+        """The column of clients.csv, where there is one."""
+        return {self.column: self[client]} if self.column else {}
 
     def observe(self, times: Iterable[Time], late: Iterable[Time] = ()) -> list[Change]:
         """A round is over: how long its clients took, in the order of their arrival, and since when others, whom the
@@ -69,7 +71,7 @@ class Shares(Sequence[float]):
         """What was learnt, for JSON."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
 
 
@@ -83,19 +85,18 @@ class OnlineShares(Shares):
     fastest's, or to the floor.
     """
 
-    def __init__(self, clients: int, *, floor: float, power: int) -> None:
-        super().__init__([1.0] * clients)
+    def __init__(self, clients: int, *, floor: float, power: int, column: str = "", since: str = "start_s") -> None:
+        super().__init__([1.0] * clients, column, since)
         self.floor = floor
         self.power = power
         self._whole: dict[int, float] = {}  # seconds that all of it takes each client, as far as known
 
     @property
     def learns(self) -> bool:
-        """As in `Shares.learns`."""
         return True
 
     def observe(self, times: Iterable[Time], late: Iterable[Time] = ()) -> list[Change]:
-        """As in `Shares.observe`; the changes in the order of the clients."""
+        """The changes are in the order of the clients."""
         seen = set()
         for client, seconds, share in times:
             if seconds > 0:
@@ -110,9 +111,9 @@ class OnlineShares(Shares):
         fastest = min(self._whole.values(), default=0.0)
         changes = []
         for client in sorted(seen):
-            before, after = self._values[client], self._fitting(fastest, self._whole[client])
+            before, after = self.values[client], self._fitting(fastest, self._whole[client])
             if abs(after - before) >= _LEAST * before:
-                self._values[client] = after
+                self.values[client] = after
                 changes.append(Change(client, before, after))
         return changes
 
@@ -121,12 +122,10 @@ class OnlineShares(Shares):
         return max(self.floor, math.floor(100 * share + 1e-9) / 100)
 
     def state_dict(self) -> dict[str, Any]:
-        """As in `Shares.state_dict`."""
-        return {"values": self._values.copy(), "whole": sorted(self._whole.items())}
+        return {"values": self.values.copy(), "whole": sorted(self._whole.items())}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """As in `Shares.load_state_dict`."""
-        self._values = list(state["values"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.values = list(state["values"])
         self._whole = dict(state["whole"])
 
 
@@ -179,13 +178,14 @@ def parse_uplink_shares(text: str) -> Stage:
     return stage
 
 
-def uplink_shares(config: Config) -> Shares | None:
-    """What the options of a run give each client; None for all of it."""
+def uplink_shares(config: Config) -> Shares:
+    """What the options of a run give each client."""
     stage = parse_uplink_shares(config.uplink_shares)
     if stage.name == "none":
-        return None
+        return Shares()
     assert config.clients is not None
-    floor = float(stage.args[0])
+    floor, column, since = float(stage.args[0]), "uplink_share", "sent_s"
     if stage.name == "online":
-        return OnlineShares(config.clients, floor=floor, power=1)
-    return Shares(equal_uploads(profiles(config.profiles, config.clients, config.seed), floor=floor))
+        return OnlineShares(config.clients, floor=floor, power=1, column=column, since=since)
+    known = profiles(config.profiles, config.clients, config.seed)
+    return Shares(equal_uploads(known, floor=floor), column, since)

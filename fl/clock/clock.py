@@ -1,7 +1,7 @@
-"""Virtual time: of rounds that wait for their slowest client, and of clients that come and go as they are ready."""
+"""Virtual time: the clock of a run, of rounds that wait for all of their clients, and of clients that come and go."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,15 +13,7 @@ from .links import DOWN, jitter, transfer_s
 from .profiles import Profile, profiles
 from .simulator import Arrival, Simulator
 
-
-@dataclass(frozen=True)
-class Work:
-    """What a client does in a round: bytes down, bytes up, and floating-point operations of its training."""
-
-    client: int
-    download_bytes: int
-    upload_bytes: int
-    flops: float
+_IN_VAIN = 100  # times the number of clients
 
 
 def make_link(known: Sequence[Profile], seed: int) -> Any:
@@ -35,51 +27,75 @@ def make_link(known: Sequence[Profile], seed: int) -> Any:
     return link
 
 
-class RoundClock:
-    """Virtual seconds since the beginning of a run of synchronous rounds; evaluation takes none."""
+class VirtualClock(Simulator):
+    """The simulator of clients with profiles: virtual seconds since the beginning of a run. Evaluation takes none."""
 
     def __init__(
         self,
         known: Sequence[Profile],
         seed: int,
+        upload_bytes: Callable[[int], int],
         *,
         up_limit: float | None = None,
         down_limit: float | None = None,
+    ) -> None:
+        """As in `Simulator`."""
+        super().__init__(make_link(known, seed), upload_bytes, up_limit=up_limit, down_limit=down_limit)
+        self._profiles = known
+
+    @classmethod
+    def of(cls, config: Config, upload_bytes: Callable[[int], int]) -> "VirtualClock":
+        """The clock of a run's options, whose number of clients is known."""
+        assert config.clients is not None
+        known = profiles(config.profiles, config.clients, config.seed)
+        limits = {"up_limit": config.server_up_limit or None, "down_limit": config.server_down_limit or None}
+        return cls(known, config.seed, upload_bytes, **limits)
+
+    def begin(self, client: int, at: float, download_bytes: int, flops: float) -> None:
+        """A client starts at second `at`: it downloads so many bytes, then its training takes so many operations."""
+        self.start(client, at, download_bytes, flops / self._profiles[client].compute_flops)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a client does in a round: bytes down, bytes up, and floating-point operations of its training."""
+
+    client: int
+    download_bytes: int
+    upload_bytes: int
+    flops: float
+
+
+class RoundClock:
+    """The clock of synchronous rounds, each of which ends with the last arrival."""
+
+    def __init__(
+        self,
+        make_clock: Callable[[Callable[[int], int]], VirtualClock],
         wait_s: Callable[[int, float], float] = lambda client, now: 0.0,
     ) -> None:
-        """`wait_s(client, now)`: virtual seconds until a client can start."""
-        self._profiles = known
+        """`make_clock(upload_bytes)` makes the clock. `wait_s(client, now)`: seconds until a client can start."""
         self._wait_s = wait_s
         self._uploads: dict[int, int] = {}
-        link = make_link(known, seed)
-        self._simulator = Simulator(link, self._uploads.__getitem__, up_limit=up_limit, down_limit=down_limit)
+        self.clock = make_clock(self._uploads.__getitem__)
 
     @property
     def now(self) -> float:
         """When the last round ended."""
-        return self._simulator.now
+        return self.clock.now
 
     def round(self, works: Sequence[Work]) -> list[dict[str, float]]:
-        """A round of these clients begins now and ends with the last arrival: for each, in this order, the columns
-        start_s, ready_s (it has downloaded), sent_s (it begins to upload) and arrive_s, in virtual seconds."""
+        """A round of these clients begins now: for each, in this order, the columns start_s, ready_s (it has downloaded),
+        sent_s (it begins to upload) and arrive_s, in virtual seconds."""
         begins = self.now
         for work in works:
             self._uploads[work.client] = work.upload_bytes
-            compute_s = work.flops / self._profiles[work.client].compute_flops
             starts = begins + self._wait_s(work.client, begins)
-            self._simulator.start(work.client, starts, work.download_bytes, compute_s)
+            self.clock.begin(work.client, starts, work.download_bytes, work.flops)
         arrivals: dict[int, Arrival] = {}
-        while (arrival := self._simulator.next_arrival()) is not None:
+        while (arrival := self.clock.next_arrival()) is not None:
             arrivals[arrival.client] = arrival
         return [columns(arrivals[work.client]) for work in works]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, ready for JSON."""
-        return {"simulator": self._simulator.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self._simulator.load_state_dict(state["simulator"])
 
 
 def columns(arrival: Arrival) -> dict[str, float]:
@@ -92,29 +108,26 @@ def columns(arrival: Arrival) -> dict[str, float]:
     }
 
 
-_IN_VAIN = 100  # times the number of clients
-
-
-class Job(NamedTuple):
-    """A client at work: the version that it started from, when, what it downloaded, the coordinates it holds, the cost.
+class Start(NamedTuple):
+    """A client has started: from which version, when, what it downloaded, the coordinates it holds, what training costs.
 
     `noted`: what the ledger had noted of it before.
     """
 
-    begun: int
+    version: int
     begun_s: float
     download_bytes: int
     held: int
     flops: int
     memory_bytes: int
-    shares: dict[str, float]  # columns of clients.csv
+    columns: dict[str, float]  # of clients.csv
     noted: Sequence[Any]
 
 
-class AtWork:
-    """The same on every rank; all of it goes into a checkpoint.
+class InFlight:
+    """The clients at work: who started when, who arrives next, who is given up on. The same on every rank.
 
-    `works`: of the clients at work; `starts`: of all clients so far.
+    `starts`: of the clients at work; `count`: of all starts so far.
     """
 
     def __init__(self, config: Config, upload_bytes: Callable[[int], int]) -> None:
@@ -122,39 +135,37 @@ class AtWork:
         assert config.clients is not None
         self._seed, self._lost = config.seed, config.lost
         self._timeout = config.timeout or math.inf
-        self._profiles = profiles(config.profiles, config.clients, config.seed)
-        limits = {"up_limit": config.server_up_limit or None, "down_limit": config.server_down_limit or None}
-        self.simulator = Simulator(make_link(self._profiles, config.seed), upload_bytes, **limits)
-        self.works: dict[int, Job] = {}
-        self.starts = 0
+        self.clock = VirtualClock.of(config, upload_bytes)
+        self.starts: dict[int, Start] = {}
+        self.count = 0
         self._ready: list[Arrival] = []  # at this moment, and not yet taken
         self._in_vain = 0  # clients that were given up on since the last arrival
         self._patient = _IN_VAIN * config.clients
+        self.commit()
 
     @property
     def now(self) -> float:
         """Virtual seconds."""
-        return self.simulator.now
+        return self.clock.now
 
     @property
     def waits(self) -> bool:
         """Whether more arrivals of this moment are still to be taken."""
         return bool(self._ready)
 
-    def start(self, client: int, work: Job) -> bool:
+    def start(self, client: int, start: Start) -> bool:
         """A client starts; False if it will never come back, which only `--lost` knows and the server does not."""
-        self.starts += 1
-        self.works[client] = work
-        compute_s = work.flops / self._profiles[client].compute_flops
-        self.simulator.start(client, work.begun_s, work.download_bytes, compute_s)
-        lost = self._lost and numpy_generator(self._seed, "lost", client, self.starts).random() < self._lost
+        self.count += 1
+        self.starts[client] = start
+        self.clock.begin(client, start.begun_s, start.download_bytes, start.flops)
+        lost = self._lost and numpy_generator(self._seed, "lost", client, self.count).random() < self._lost
         if lost:
-            self.simulator.never(client)
+            self.clock.never(client)
         return not lost
 
     def number(self, client: int) -> int:
         """How many starts of a client came before its present one."""
-        return self.simulator.number(client)
+        return self.clock.number(client)
 
     def next(self) -> Arrival | None:
         """The next arrival. All of a moment come, in the order of the clients' numbers, before anyone may start again.
@@ -174,23 +185,23 @@ class AtWork:
 
     def next_until(self, until: float | None) -> Arrival | None:
         """As `Simulator.next_arrival`."""
-        arrival = self.simulator.next_arrival(until)
+        arrival = self.clock.next_arrival(until)
         if arrival is not None:
             self._in_vain = 0
         return arrival
 
     def patience(self) -> float | None:
         """When the server gives up on the client that has been at work longest; None: never."""
-        ends = min((work.begun_s for work in self.works.values()), default=math.inf) + self._timeout
+        ends = min((start.begun_s for start in self.starts.values()), default=math.inf) + self._timeout
         return ends if ends < math.inf else None
 
     def overdue(self) -> list[int]:
         """Clients for whom the time is up."""
-        return [client for client, work in self.works.items() if work.begun_s + self._timeout <= self.now]
+        return [client for client, start in self.starts.items() if start.begun_s + self._timeout <= self.now]
 
     def uploads(self, client: int) -> bool:
         """Whether a client has begun to upload; its update may have arrived, and not been taken."""
-        return self.simulator.uploads(client) or any(arrival.client == client for arrival in self._ready)
+        return self.clock.uploads(client) or any(arrival.client == client for arrival in self._ready)
 
     def give_up(self, client: int) -> None:
         """The server no longer waits for a client.
@@ -203,23 +214,35 @@ class AtWork:
                 f"the server has given up on {self._in_vain - 1} clients in a row, and none arrived: --timeout "
                 f"{self._timeout:g} is too short for their --profiles, or --lost {self._lost:g} too high"
             )
-        self.simulator.abandon(client)
-        del self.works[client]
+        self.clock.abandon(client)
+        del self.starts[client]
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+        own = dict(self.starts), self.count, list(self._ready), self._in_vain
+        self._before = self.clock.snapshot(), own
+
+    def rollback(self) -> None:
+        """The round has failed: everyone is where they were at the last `commit`."""
+        clock, (starts, self.count, ready, self._in_vain) = self._before
+        self.clock.restore(clock)
+        self.starts, self._ready = dict(starts), list(ready)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, ready for JSON."""
         return {
-            "simulator": self.simulator.state_dict(),
-            "starts": self.starts,
-            "works": [[client, *work] for client, work in sorted(self.works.items())],
+            "clock": self.clock.state_dict(),
+            "count": self.count,
+            "starts": [[client, *start] for client, start in sorted(self.starts.items())],
             "ready": [list(arrival) for arrival in self._ready],
             "in_vain": self._in_vain,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.simulator.load_state_dict(state["simulator"])
-        self.starts = state["starts"]
-        self.works = {client: Job(*values) for client, *values in state["works"]}
+        self.clock.load_state_dict(state["clock"])
+        self.count = state["count"]
+        self.starts = {client: Start(*values) for client, *values in state["starts"]}
         self._ready = [Arrival(*values) for values in state["ready"]]
         self._in_vain = state["in_vain"]
+        self.commit()

@@ -231,6 +231,17 @@ class Simulator:
             share.end(client)
         self._rows[row + _DUE] = _NONE
 
+    def snapshot(self) -> Any:
+        """All of it but the callables and limits, for `restore`: a copy."""
+        return self._now, self._rows[:], list(self._heap), [share.state_dict() for share in self._shares]
+
+    def restore(self, before: Any) -> None:
+        """Be again as at a `snapshot`."""
+        self._now, rows, heap, shares = before
+        self._rows, self._heap = rows[:], list(heap)
+        for share, own in zip(self._shares, shares, strict=True):
+            share.load_state_dict(own)
+
     def state_dict(self) -> dict[str, Any]:
         """All of it but the callables and limits, for JSON: a simulator that loads it goes on to the same bits."""
         return {

@@ -81,65 +81,41 @@ class Ledger:
         self._told_bytes = 0  # of the newest of what clients need besides
         self._seen: dict[int, int] = {}  # client -> _changes_bytes at its last download
         self._parts: dict[int, tuple[int, int]] = {}  # client -> ranking and held of its part at its last download
+        self.commit()
 
-    def close_round(
-        self,
-        uplinks: dict[int, int],
-        *,
-        change_bytes: int,
-        buffers_bytes: int,
-        from_peers: dict[int, int] | None = None,
-        exchanges: int = 0,
-        mask_bytes: int = 0,
-        held: float | None = None,
-        holdings: Mapping[int, Holding] | None = None,
-        told_bytes: int = 0,
-        rewound_bytes: int = 0,
-        held_buffers: int | None = None,
-        told_by: tuple[int, int] | None = None,
-        is_last: bool = False,
-    ) -> list[ClientBytes]:
-        """Charge a round that succeeded.
-
-        `uplinks`: client -> bytes sent. `change_bytes`, `buffers_bytes`: what the server broadcast. `from_peers`:
-        client -> bytes received from other clients, where a hook exchanges updates between them; `exchanges`: how often.
-        `told_bytes`: what clients of the next rounds need besides the model, of which only the newest counts.
-        `mask_bytes`: the payload of a mask that began this round (0: none did); `held`, `held_buffers`: numbers inside the
-        mask. `rewound_bytes`: the payload of weights that this round began with. `told_by`: the client that chose the mask
-        from what it had before, and the bytes that it told the server for that. `holdings`: the part of each of these
-        clients, where they differ. `is_last`: with `closing`.
-        """
-        chooser, told = (None, 0) if told_by is None else told_by
-        before = (0, 0) if chooser is None else self._catch_up(chooser)
-        if mask_bytes:
-            self._mask_bytes = mask_bytes
-            self._changes_bytes += mask_bytes
+    def new_mask(self, mask_bytes: int, rewound_bytes: int = 0, chooser: int | None = None) -> tuple[int, int]:
+        """All clients get a mask, and weights with it if they are rewound. `chooser`, if it is a client's, then downloads
+        what it missed before: the bytes, and whether there is such a download (1 or 0)."""
+        before = (0, 0) if chooser is None else self.download(chooser)
+        self._mask_bytes = mask_bytes
+        self._changes_bytes += mask_bytes
         if chooser is not None:
             self._seen[chooser] = self._changes_bytes  # it knows the mask
         self._changes_bytes += rewound_bytes
-        if held is not None:
-            buffers = self._buffers if held_buffers is None else held_buffers
-            self._whole_bytes = dense_bytes(int(held)) + (dense_bytes(buffers) if buffers else 0) + self._mask_bytes
+        return before
+
+    def resize(self, held: int, buffers: int) -> None:
+        """A whole download is of so many coordinates, which all clients hold, and buffers, with the newest mask."""
+        self._whole_bytes = dense_bytes(held) + (dense_bytes(buffers) if buffers else 0) + self._mask_bytes
+
+    def download(self, client: int, part: Holding | None = None) -> tuple[int, int]:
+        """A client, which holds this part, begins: the bytes that it downloads, and whether it downloads (1 or 0)."""
+        return self._catch_up(client) if part is None else self._catch_up_part(client, part)
+
+    def publish(self, sizes: Mapping[str, int]) -> None:
+        """The server stepped: bytes of each section that it published, for whoever begins from now on."""
+        self._changes_bytes += sizes.get("change", 0)
+        self._buffers_bytes, self._told_bytes = sizes.get("buffers", 0), sizes.get("variate", 0)
+
+    def between_peers(self, row: ClientBytes, exchanges: int, received: int) -> ClientBytes:
+        """The row of a client that exchanged so often with the others, and received so many bytes from them."""
         reduced = 4 * (self._parameters * exchanges + self._buffers)
-        rows = []
-        for client, sent in uplinks.items():
-            part = None if holdings is None else holdings[client]
-            received, downloads = self._catch_up(client) if part is None else self._catch_up_part(client, part)
-            if client == chooser:
-                received, downloads = received + before[0], max(downloads, before[1])
-            rows.append(
-                ClientBytes(
-                    client=client,
-                    uplink_bytes=sent + (told if client == chooser else 0),
-                    downlink_bytes=received + (from_peers or {}).get(client, 0),
-                    uplink_dense_bytes=reduced if exchanges else self.model_bytes,
-                    downlink_dense_bytes=self.model_bytes * downloads + (reduced if exchanges else 0),
-                    begin_bytes=received,
-                )
-            )
-        self._changes_bytes += change_bytes
-        self._buffers_bytes, self._told_bytes = buffers_bytes, told_bytes
-        return [row + self.closing(row.client) for row in rows] if is_last else rows
+        return replace(
+            row,
+            downlink_bytes=row.downlink_bytes + received,
+            uplink_dense_bytes=reduced,
+            downlink_dense_bytes=row.downlink_dense_bytes + reduced,
+        )
 
     def closing(self, client: int, query_bytes: tuple[int, int] = (0, 0)) -> Closing:
         """What a client of the last round is charged at the end: the final model, and what it is asked besides.
@@ -153,10 +129,6 @@ class Ledger:
             whole = dense_bytes(self._parts[client][1]) + self._buffers_bytes
         last = min(missed + self._buffers_bytes, whole) if missed else 0
         return Closing(query_bytes[0], last + query_bytes[1], self.model_bytes if missed else 0)
-
-    def start(self, client: int, part: Holding | None = None) -> int:
-        """A client, which holds this part, starts apart from the others: the bytes that it downloads."""
-        return (self._catch_up(client) if part is None else self._catch_up_part(client, part))[0]
 
     def forget(self, client: int) -> None:
         """A client has lost what it downloaded."""
@@ -176,10 +148,16 @@ class Ledger:
         if part is not None:
             self._parts[client] = (part[0], part[1])
 
-    def step(self, change_bytes: int, buffers_bytes: int) -> None:
-        """The server stepped, and broadcast so much, for whoever starts from now on."""
-        self._changes_bytes += change_bytes
-        self._buffers_bytes = buffers_bytes
+    def commit(self) -> None:
+        """The round has succeeded."""
+        sums = self._changes_bytes, self._mask_bytes, self._whole_bytes, self._buffers_bytes, self._told_bytes
+        self._before = sums, dict(self._seen), dict(self._parts)
+
+    def rollback(self) -> None:
+        """The round has failed: everything as it was at the last `commit`."""
+        sums, seen, parts = self._before
+        self._changes_bytes, self._mask_bytes, self._whole_bytes, self._buffers_bytes, self._told_bytes = sums
+        self._seen, self._parts = dict(seen), dict(parts)
 
     def _catch_up(self, client: int) -> tuple[int, int]:
         """Bytes of the download that begins a client's round, and whether there is one (1 or 0)."""
@@ -226,3 +204,4 @@ class Ledger:
         self._whole_bytes = state["whole_bytes"]
         self._seen = dict(state["seen"])
         self._parts = {client: (ranking, held) for client, (ranking, held) in state["parts"]}
+        self.commit()

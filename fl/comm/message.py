@@ -1,6 +1,7 @@
-"""What a client sends, an update's payload and its buffers' and a report of its training, and what the server answers."""
+"""What travels: a client's message with its named sections, and the server's answer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,28 +13,84 @@ from fl.common.ranks import Ranks
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 
-
-def join_payloads(update: Tensor, buffers: Tensor) -> Tensor:
-    """An update's payload followed by that of the buffers in fp32, if there are any."""
-    if not buffers.numel():
-        return update
-    return torch.cat((update, BUFFERS.encode(buffers)[0]))
+SECTIONS = ("mask", "squares", "update", "buffers")
+"""What a client may send: a mask of its own, squared gradients (PruneFL), its update, its BatchNorm statistics."""
+PUBLISHED = ("change", "buffers", "variate")
+"""What the server may answer: the change of the parameters, BatchNorm statistics, SCAFFOLD's control variate."""
 
 
-def part_payloads(payload: Tensor, state: ModelState, codec: Codec, part: Part = WHOLE) -> tuple[Sparse, Sparse | None]:
-    """The inverse of `join_payloads`, decoded: update and buffers of a `part`; PayloadError if it is no such payload.
+@dataclass(frozen=True)
+class ClientReport:
+    """What rank 0 learns of a client's round besides its sections. `sizes`: bytes of each section that it sent."""
 
-    The buffers are exact, so their length is known, and the update may have any format.
-    """
+    client: int
+    samples: int
+    train_loss: float
+    train_s: float
+    kept: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    moved: bool = True
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Bytes of all sections."""
+        return sum(self.sizes.values())
+
+    def row(self) -> list[float]:
+        """The numbers that travel, all exact in float64: [COLUMNS]."""
+        sizes = [self.sizes.get(name, 0) for name in SECTIONS]
+        return [self.samples, self.train_loss, self.train_s, self.kept, self.moved, *sizes]
+
+    @classmethod
+    def of_row(cls, client: int, row: Sequence[float]) -> "ClientReport":
+        """The inverse of `row`."""
+        samples, loss, seconds, kept, moved, *sizes = row
+        sent = {name: int(size) for name, size in zip(SECTIONS, sizes, strict=True) if size}
+        return cls(client, int(samples), loss, seconds, int(kept), sent, bool(moved))
+
+
+COLUMNS = 5 + len(SECTIONS)
+
+
+@dataclass(frozen=True)
+class Message:
+    """A client's report and its sections, uint8 each."""
+
+    report: ClientReport
+    sections: Mapping[str, Tensor]
+
+
+def join(sections: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """All sections end to end, in the order of `names`, uint8."""
+    found = [sections[name] for name in names if name in sections]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def split(payload: Tensor, sizes: Mapping[str, int], names: Sequence[str]) -> dict[str, Tensor]:
+    """The inverse of `join`."""
+    present = [name for name in names if sizes.get(name)]
+    return dict(zip(present, payload.split([sizes[name] for name in present]), strict=True))
+
+
+def encode_buffers(buffers: Tensor) -> dict[str, Tensor]:
+    """The section of BatchNorm statistics, exact; none where there are none."""
+    return {"buffers": BUFFERS.encode(buffers)[0]} if buffers.numel() else {}
+
+
+def decode_model(
+    sections: Mapping[str, Tensor], name: str, state: ModelState, codec: Codec, part: Part = WHOLE
+) -> tuple[Sparse, Sparse | None]:
+    """The section `name`, an update or a change, and the buffers, about a `part` of the model; PayloadError if they are
+    not that."""
     n, m = state.parameters.numel(), part.buffer_count(state.buffers.numel())
-    tail = dense_bytes(m) if m else 0
-    if payload.numel() < tail:
-        raise PayloadError(f"{payload.numel()} bytes are too few for {m} buffers")
-    split = payload.numel() - tail
-    update = codec.decode(payload[:split], n, state.layout)
+    empty = state.parameters.new_empty(0, dtype=torch.uint8)
+    update = codec.decode(sections.get(name, empty), n, state.layout)
     if not m:
+        if "buffers" in sections:
+            raise PayloadError(f"{sections['buffers'].numel()} bytes of buffers, and the model has none here")
         return update, None
-    return update, part.lift_buffers(BUFFERS.decode(payload[split:], m), state.buffers.numel())
+    buffers = BUFFERS.decode(sections.get("buffers", empty), m)
+    return update, part.lift_buffers(buffers, state.buffers.numel())
 
 
 def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> None:
@@ -47,42 +104,17 @@ def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> N
         state.buffers.index_copy_(0, buffers.indices, buffers.values)
 
 
-COLUMNS = 7
-
-
-@dataclass(frozen=True)
-class ClientReport:
-    """What rank 0 learns of a client's round besides its update."""
-
-    client: int
-    samples: int
-    train_loss: float
-    train_s: float
-    uplink_bytes: int
-    kept: int
-    side_bytes: int = 0  # of uplink_bytes: what came beside the update
-    moved: bool = True
-
-    def row(self) -> list[float]:
-        """The numbers that travel, all exact in float64."""
-        numbers = [self.uplink_bytes, self.samples, self.train_loss, self.train_s, self.kept, self.side_bytes]
-        return [*numbers, self.moved]
-
-    @classmethod
-    def of_row(cls, client: int, row: list[float]) -> "ClientReport":
-        """The inverse of `row`."""
-        size, samples, loss, seconds, kept, side, *moved = row
-        return cls(client, int(samples), loss, seconds, int(size), int(kept), int(side), all(moved))
-
-
 def share_model(ranks: Ranks, state: ModelState) -> None:
     """Rank 0's global model to every rank: the first download."""
-    exact = make_codec("none")
+    exact, n, m = make_codec("none"), state.parameters.numel(), state.buffers.numel()
+    sections = ("change", "buffers")
     payload = None
     if ranks.is_server:
-        payload = join_payloads(exact.encode(state.parameters)[0], state.buffers)
-    change, buffers = part_payloads(ranks.broadcast(payload), state, exact)
+        payload = join({"change": exact.encode(state.parameters)[0], **encode_buffers(state.buffers)}, sections)
+    sizes = {"change": dense_bytes(n), "buffers": dense_bytes(m) if m else 0}
+    received = split(ranks.broadcast(payload), sizes, sections)
     if not ranks.is_server:
+        change, buffers = decode_model(received, "change", state, exact)
         state.parameters.copy_(change.dense())
         if buffers is not None:
             state.buffers.copy_(buffers.values)

@@ -1,9 +1,12 @@
 """Files written whole or not at all: JSON and tensors."""
 
+import copy
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 from safetensors.torch import load, load_file, save
 from torch import Tensor
@@ -48,3 +51,35 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+State = dict[str, Any]
+"""What remembers something, as tensors, values that JSON can hold, and further states by name."""
+
+
+def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
+    """The tensors of a nested state, by their names joined with '/', and what is left of it."""
+    tensors: dict[str, Tensor] = {}
+    rest: State = {}
+    for name, value in state.items():
+        key = quote(name, safe="")
+        if isinstance(value, Tensor):
+            tensors[key] = value
+        elif isinstance(value, Mapping):
+            own, rest[name] = split_state(value)
+            tensors.update({f"{key}/{inner}": tensor for inner, tensor in own.items()})
+        else:
+            rest[name] = value
+    return tensors, rest
+
+
+def join_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any] | None = None) -> State:
+    """The inverse of `split_state`."""
+    state: State = copy.deepcopy(dict(rest or {}))
+    for key, tensor in tensors.items():
+        *path, name = map(unquote, key.split("/"))
+        inner = state
+        for word in path:
+            inner = inner.setdefault(word, {})
+        inner[name] = tensor
+    return state

@@ -41,6 +41,11 @@ class Part:
         """How many of m buffers are held: b."""
         return m if self.buffers is None else self.buffers.numel()
 
+    @property
+    def sends_buffers(self) -> bool:
+        """Whether the client sends any buffers."""
+        return self.buffers is None or self.buffers.numel() > 0
+
     def held(self, n: int) -> int:
         """How many of n coordinates are held."""
         return n if self.inside is None else self.inside.layout.total

@@ -5,7 +5,7 @@ after every rank has its files on disk: a checkpoint without a manifest does not
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from fl.common.errors import DataError
-from fl.common.files import read_tensors, write_bytes, write_tensors
+from fl.common.files import State, join_state, read_tensors, split_state, write_bytes, write_tensors
 from fl.common.ranks import Ranks
 
-_FORMAT = 6
+_FORMAT = 7
 _KEPT = 2
 
 
@@ -29,8 +29,7 @@ class Manifest:
     server_file: str
     client_files: dict[int, str]
     record: dict[str, int]  # length in bytes of each csv file
-    accounts: dict[str, Any]
-    plan: dict[str, Any]
+    state: dict[str, Any]  # what JSON can hold of the server's state; the tensors are in `server_file`
     last_round: dict[str, Any] = field(default_factory=dict)  # `Record.last_round`, at the end of a run
     format: int = field(default=_FORMAT)
 
@@ -46,13 +45,11 @@ class Checkpoints:
         self,
         next_round: int,
         *,
-        server: dict[str, Tensor],
+        state: Mapping[str, Any],
         client_files: dict[int, str],
         record: Callable[[], tuple[dict[str, int], dict[str, Any]]],
-        accounts: dict[str, Any],
-        plan: dict[str, Any],
     ) -> None:
-        """Write a checkpoint; collective. `server`, `record` and `accounts` are used on rank 0 alone.
+        """Write a checkpoint; collective. `state`, nested, and `record` are used on rank 0 alone.
 
         `client_files`: the file of each client that has a state; this rank's own are written already. `record`: adds the
         round to the csv files and returns their lengths and the last round; called when only the manifest is still to be
@@ -61,12 +58,13 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         stamp = f"{next_round:06d}"
         server_file = f"server-{stamp}.safetensors"
+        tensors, rest = split_state(state)
         if self.ranks.is_server:
-            write_tensors(self.folder / server_file, server)
+            write_tensors(self.folder / server_file, tensors)
         self.ranks.wait_for_all()
         if self.ranks.is_server:
             lengths, last_round = record()
-            manifest = Manifest(next_round, server_file, client_files, lengths, accounts, plan, last_round)
+            manifest = Manifest(next_round, server_file, client_files, lengths, rest, last_round)
             write_bytes(self.folder / f"manifest-{stamp}.json", json.dumps(asdict(manifest), indent=1).encode())
         self.ranks.wait_for_all()
         self._forget_old()
@@ -92,9 +90,9 @@ class Checkpoints:
         manifest.client_files = {int(client): name for client, name in manifest.client_files.items()}
         return manifest
 
-    def load(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one of the manifest's files, on the CPU."""
-        return load_tensors(self.folder / name)
+    def load(self, manifest: Manifest) -> State:
+        """The state that was saved, its tensors on the CPU."""
+        return join_state(load_tensors(self.folder / manifest.server_file), manifest.state)
 
     def _manifests(self) -> list[Path]:
         return sorted(self.folder.glob("manifest-*.json"))

@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-from torch import Tensor
-
-from fl.common.files import write_tensors
+from fl.common.files import State, join_state, split_state, write_tensors
 from fl.common.ranks import Ranks
 
 from .checkpoint import load_tensors
@@ -23,10 +21,10 @@ IN_MEMORY = 64_000_000
 class HasClientStates(Protocol):
     """Whatever clients' states are part of."""
 
-    def client_state(self, client: int) -> dict[str, Tensor]:
-        """What `client`, hosted here, keeps between rounds, by name."""
+    def client_state(self, client: int) -> State:
+        """What `client`, hosted here, keeps between rounds: tensors, nested."""
 
-    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
+    def load_client_state(self, client: int, state: State) -> None:
         """Continue from `client_state`."""
 
     def attach_states(self, states: "ClientStates") -> bool:
@@ -58,7 +56,7 @@ class ClientStates:
         if client not in self._here:
             name = _waiting_name(client) if client in self._waiting else self._files.get(client)
             if name is not None:
-                self._rounds.load_client_state(client, load_tensors(self.folder / name))
+                self._rounds.load_client_state(client, join_state(load_tensors(self.folder / name)))
         self._here.pop(client, None)
         self._here[client] = None
         self._make_room()
@@ -84,7 +82,7 @@ class ClientStates:
             if client in self._waiting:
                 os.replace(self.folder / _waiting_name(client), path)
             else:
-                write_tensors(path, self._rounds.client_state(client))
+                write_tensors(path, split_state(self._rounds.client_state(client))[0])
         self._changed, self._waiting = set(), set()
         return dict(self._files)
 
@@ -105,13 +103,13 @@ class ClientStates:
             return
         if not self._bytes_each:
             state = self._rounds.client_state(next(iter(self._here)))
-            self._bytes_each = sum(tensor.nbytes for tensor in state.values())
+            self._bytes_each = sum(tensor.nbytes for tensor in split_state(state)[0].values())
         room = IN_MEMORY // max(1, self._bytes_each)
         idle = [client for client in self._here if client not in self._busy]
         for client in idle[: max(0, len(self._here) - room)]:
             if client in self._changed and client not in self._waiting:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                write_tensors(self.folder / _waiting_name(client), self._rounds.client_state(client))
+                write_tensors(self.folder / _waiting_name(client), split_state(self._rounds.client_state(client))[0])
                 self._waiting.add(client)
             self._rounds.load_client_state(client, {})
             del self._here[client]

@@ -1,6 +1,6 @@
 """`--prune ...,by=after`: each client prunes what it trained and sends the weights that are left."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -10,34 +10,56 @@ from compression.draws import derive_key
 from compression.masks.weights import PrunedWeights
 from compression.select import Threshold
 from compression.wire import Kind
-from fl.models.state import ModelState
+from fl.models.submodel import Part
 
+from .plan import PlanInputs
 from .schedule import parse_prune_schedule, pruning_at
 from .score import magnitude, random
 from .select import choose, refuse_early
+from .shared_mask import SharedMask
 from .spec import Pruning
 
 
-class AfterTraining:
-    """Makes the codec of pruned weights; nothing else of a round changes."""
+@dataclass(frozen=True, eq=False)
+class PrunedPart(Part):
+    """All of the model, of which a client sends the weights that `pruning` leaves. `key`: of what is drawn."""
 
-    def __init__(self, pruning: Pruning, schedule: str, state: ModelState) -> None:
-        self.pruning = pruning
-        self.schedule = parse_prune_schedule(schedule)
-        self.state = state
-        refuse_early(self.pruning, state.layout)
+    pruning: Pruning | None = None
+    reference: Tensor | None = None
+    key: int = 0
 
-    def codec(self, codec: Codec, round_: int, client: int, seed: int) -> PrunedWeights:
-        """`codec` for the weights of a client in a round; decoding does not depend on the client."""
-        pruning = pruning_at(self.pruning, self.schedule, round_)
+    def codec(self, codec: Codec) -> Codec:
+        """`codec` for the pruned weights; decoding does not depend on the client."""
+        pruning, reference = self.pruning, self.reference
+        assert pruning is not None
+        assert reference is not None
 
         def keep(weights: Tensor, layout: Layout) -> Tensor:
             if pruning.method == "random":
-                scores = random(derive_key(seed, round_, client), layout.total, weights.device)
+                scores = random(self.key, layout.total, weights.device)
             else:
                 scores = weights if pruning.method == "filters" else magnitude(weights)
             return choose(pruning, scores, layout)
 
         if isinstance(codec, SparseCodec):
             codec = replace(codec, selector=Threshold(0.0), kind=Kind.WEIGHTS)  # all that are not zero
-        return PrunedWeights(codec, self.state.parameters, keep)
+        return PrunedWeights(codec, reference, keep)
+
+
+class PruneAfterTraining(SharedMask):
+    """Clients prune after training, up to round `rounds`; then they fine-tune under one mask of the averaged weights."""
+
+    def __init__(self, inputs: PlanInputs, pruning: Pruning, schedule: str, rounds: int) -> None:
+        """`inputs` are those of the mask; `pruning` and `schedule` those of the clients."""
+        super().__init__(inputs)
+        self._rounds = rounds
+        self._after = pruning
+        self._after_schedule = parse_prune_schedule(schedule)
+        refuse_early(pruning, self.state.layout)
+
+    def part(self, client: int) -> Part:
+        if self._round >= self._rounds:
+            return super().part(client)
+        pruning = pruning_at(self._after, self._after_schedule, self._round)
+        key = derive_key(self.inputs.seed, self._round, client)
+        return PrunedPart(pruning=pruning, reference=self.state.parameters, key=key)

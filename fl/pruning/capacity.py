@@ -23,12 +23,10 @@ suit them, and later recover what was pruned. Its program looks at the test accu
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.client_table import read_clients
@@ -196,19 +194,15 @@ class Recovery:
         self._waited = 0
         return True
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything needed to go on."""
-        return {
-            "stage": torch.tensor(self.stage),
-            "best": torch.tensor(self._best, dtype=torch.float64),
-            "waited": torch.tensor(self._waited),
-        }
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, ready for JSON."""
+        best = None if self._best == -math.inf else self._best
+        return {"stage": self.stage, "best": best, "waited": self._waited}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.stage = int(state["stage"])
-        self._best = float(state["best"])
-        self._waited = int(state["waited"])
+        self.stage, self._waited = state["stage"], state["waited"]
+        self._best = -math.inf if state["best"] is None else state["best"]
 
 
 def density_at(capability: float, stage: int, levels: Sequence[float] = LEVELS) -> float:

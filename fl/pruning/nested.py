@@ -1,7 +1,7 @@
 """`--prune ...,by=server --capabilities ...`: nested parts of the global model, each as large as its client can hold."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,14 @@ from compression.masks.inside import Inside
 from compression.masks.payload import decode_mask, encode_mask
 from fl.clock.adaptive import Shares
 from fl.comm.ledger import Holding
-from fl.common.ranks import Ranks
-from fl.models.state import ModelState
-from fl.models.submodel import Part, without_buffers
+from fl.models.submodel import WHOLE, Part, without_buffers
 from fl.training.local_model import LocalModel
 
 from .capacity import Recovery, density_at
-from .plan import Masks
-from .schedule import changes_at, parse_prune_schedule, pruning_at
+from .plan import PlanInputs, PrunedPlan
+from .schedule import changes_at, pruning_at
 from .score import accumulate, gradient
-from .select import ChannelChooser, Chooser, at_capability
-from .spec import Pruning
+from .select import ChannelChooser, at_capability
 from .width import AbsentClasses, put_scalers, windows
 
 
@@ -37,6 +34,7 @@ class Level:
         self._make = make
         self.mask_bytes = mask_bytes
         self.local: LocalModel | None = None
+        self.absent: AbsentClasses  # the hook of `local`, where clients lack classes
 
     @functools.cached_property
     def part(self) -> Part:
@@ -44,7 +42,7 @@ class Level:
         return self._make()
 
 
-class LevelMasks(Masks):
+class LevelMasks(PrunedPlan):
     """Every client holds a part of a size of its own; the parts are nested, and the global model is whole.
 
     Rank 0 ranks all weights, or channels, when the schedule says so. A client of capability c holds the best of them,
@@ -55,57 +53,46 @@ class LevelMasks(Masks):
     downloads, but not in its `part`.
     """
 
-    alike = False
+    differs = True
 
     def __init__(
         self,
-        pruning: Pruning,
-        schedule: str,
-        chooser: Chooser,
-        ranks: Ranks,
-        state: ModelState,
-        make_local: Callable[[Part], LocalModel],
-        *,
-        seed: int,
+        inputs: PlanInputs,
         capabilities: Shares,
-        recovery: Recovery | None = None,
+        recovery: Recovery,
+        *,
         absent: Sequence[Tensor] | None = None,
         class_layers: Sequence[str] = (),
-        last_round: int | None = None,
     ) -> None:
-        super().__init__(state)
-        self.pruning = pruning
-        self.schedule = parse_prune_schedule(schedule)
-        self.chooser = chooser
-        self.ranks = ranks
-        self.seed = seed
-        self.capabilities = self.shares = capabilities
+        """`absent`: the classes that each client lacks."""
+        super().__init__(inputs, capabilities)
         self.recovery = recovery
-        self.last_round = last_round  # parts stay from this one on
-        self._absent = absent  # classes that each client lacks
-        self._class_layers = [state.layout.names.index(name) for name in class_layers]
+        self._absent = absent
+        self._class_layers = [self.state.layout.names.index(name) for name in class_layers]
         self._newest: tuple[int, Part, Part] | None = None  # a client, what it holds, and of that what it has a say in
-        self._make_local = make_local
         self._levels: dict[float, Level] = {}
         self._ranking = 0  # how many there have been
         self._begun = -1  # the last round that began
         self._scores: Tensor | None = None  # of the present ranking, on rank 0
-        watches = ranks.is_server and "gradient" in (pruning.method, pruning.score)
-        self._squares = torch.zeros_like(state.parameters) if watches else None
+        watches = inputs.ranks.is_server and "gradient" in (self.pruning.method, self.pruning.score)
+        self._squares = torch.zeros_like(self.state.parameters) if watches else None
 
     def capability(self, client: int) -> float:
-        """As in `Masks.capability`."""
-        own = self.capabilities[client]
-        return own if self.recovery is None else density_at(own, self.recovery.stage)
+        """The fraction of the server's model that a client holds now."""
+        return density_at(self.fractions[client], self.recovery.stage)
+
+    def columns(self, client: int) -> dict[str, float]:
+        return {self.fractions.column: self.capability(client)}
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
-        """As in `Masks.begin`: a new ranking where the schedule says so, then the levels that this cohort needs."""
+        """A new ranking where the schedule says so, then the levels that this cohort needs."""
+        self.note((dict(self._levels), self._ranking, self._scores, self._begun))
         rolls = self.pruning.method == "width" and self.pruning.shift == "rolling"
         last, self._begun, self._newest = self._begun, round_, None
         # Where nobody starts in the round of a change, it comes with the next start.
         changes = any(changes_at(self.schedule, each) for each in range(last + 1, round_ + 1))
-        if self.last_round is not None and round_ >= self.last_round:
-            round_ = self.last_round - 1
+        if self.inputs.last_round is not None and round_ >= self.inputs.last_round:
+            round_ = self.inputs.last_round - 1
         elif last == round_:
             pass  # with further clients
         elif not self._ranking or changes or rolls:
@@ -119,7 +106,7 @@ class LevelMasks(Masks):
         if self._squares is not None and self._ranking > 1:
             return gradient(self._squares).clone()
         # Until there are gradients to look at, the ranking is by magnitude.
-        return self.chooser.scores(self.state.parameters, derive_key(self.seed)).clone()
+        return self.chooser.scores(self.state.parameters, derive_key(self.inputs.seed)).clone()
 
     def _level(self, capability: float, round_: int) -> Level:
         if self.pruning.method == "width":
@@ -127,7 +114,7 @@ class LevelMasks(Masks):
             shift = round_ if self.pruning.shift == "rolling" else 0
             return Level(lambda: self._window(ratio, shift), 0)
         pruning = at_capability(pruning_at(self.pruning, self.schedule, round_), capability)
-        payload = self.ranks.share(lambda: encode_mask(self.chooser.choose(pruning, self._ranked(), None)))
+        payload = self.inputs.ranks.share(lambda: encode_mask(self.chooser.choose(pruning, self._ranked(), None)))
         size = self.chooser.size
         return Level(lambda: self._alone(self.chooser.part(decode_mask(payload, size))), payload.numel())
 
@@ -154,17 +141,10 @@ class LevelMasks(Masks):
         return replace(part, buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else part
 
     @property
-    def able(self) -> list[float]:
-        """As in `Masks.able`."""
-        return list(self.capabilities)
-
-    @property
-    def common(self) -> Part:
-        """As in `Masks.common`."""
-        return Part(buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else Part()
+    def published(self) -> Part:
+        return Part(buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else WHOLE
 
     def part(self, client: int) -> Part:
-        """As in `Masks.part`."""
         whole = self._levels[self.capability(client)].part
         if not self._is_silent(client):
             return whole
@@ -175,8 +155,8 @@ class LevelMasks(Masks):
             self._newest = client, whole, replace(whole, inside=Inside(mask, self.state.layout))
         return self._newest[2]
 
-    def remembered(self, client: int) -> Tensor | None:
-        """As in `Masks.remembered`: weight decay alone moves the rows of classes that a client lacks."""
+    def residual_mask(self, client: int) -> Tensor | None:
+        """Weight decay alone moves the rows of classes that a client lacks."""
         if not self._is_silent(client):
             return None
         return self._without_absent(client, torch.ones_like(self.state.parameters, dtype=torch.bool))
@@ -193,68 +173,52 @@ class LevelMasks(Masks):
         return mask
 
     def local(self, client: int, round_: int) -> LocalModel:
-        """As in `Masks.local`."""
         level = self._levels[self.capability(client)]
         if level.local is None:
-            level.local = self._make_local(level.part)
+            level.local = self.inputs.make_local(level.part)
             if self._absent is not None:
-                level.local.engine.model.register_forward_hook(AbsentClasses())
+                level.absent = AbsentClasses()
+                level.local.engine.model.register_forward_hook(level.absent)
         if self._absent is not None:
-            for hook in level.local.engine.model._forward_hooks.values():
-                if isinstance(hook, AbsentClasses):
-                    hook.absent = self._absent[client]
+            level.absent.absent = self._absent[client]
         return level.local
 
-    def close(self, mean_update: Tensor | None) -> None:
-        """As in `Masks.close`: the mean update is the only gradient that a server knows."""
-        if self._squares is not None and mean_update is not None:
+    def learn(self, mean_update: Tensor) -> None:
+        """The mean update is the only gradient that a server knows."""
+        if self._squares is not None:
             accumulate(self._squares, mean_update, squared=True)
 
-    def evaluated(self, round_: int, val_accuracy: float | None) -> None:
-        """As in `Masks.evaluated`: a plateau, or the schedule, lets the parts grow."""
-        if self.recovery is not None and (self.last_round is None or round_ < self.last_round - 1):
-            self.recovery.observe(round_, val_accuracy)
-
-    def snapshot(self, round_: int) -> Any:
-        """As in `Masks.snapshot`."""
-        return dict(self._levels), self._ranking, self._scores, self._begun
+    def observe(self, round_: int, val_score: float | None) -> None:
+        """A plateau, or the schedule, lets the submodels grow."""
+        last = self.inputs.last_round
+        if last is None or round_ < last - 1:
+            self.recovery.observe(round_, val_score)
 
     def restore(self, before: Any) -> None:
-        """As in `Masks.restore`."""
         self._levels, self._ranking, self._scores, self._begun = before
 
     def held(self, client: int) -> int:
-        """As in `Masks.held`."""
         return self._levels[self.capability(client)].part.held(self.state.layout.total)
 
-    def holdings(self, cohort: Sequence[int]) -> dict[int, Holding]:
-        """As in `Masks.holdings`."""
-        buffers = self.common.buffer_count(self.state.buffers.numel())
+    def sizes(self, cohort: Sequence[int]) -> dict[int, Holding]:
+        buffers = self.published.buffer_count(self.state.buffers.numel())
         return {
             client: Holding(self.held(client), buffers, self._ranking, self._levels[self.capability(client)].mask_bytes)
             for client in cohort
         }
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The ranking, and how far the parts have grown."""
-        state = {"mask.ranking": torch.tensor(self._ranking), "mask.begun": torch.tensor(self._begun)}
-        if self._scores is not None:
-            state["mask.scores"] = self._scores
-        if self._squares is not None:
-            state["mask.squares"] = self._squares
-        if self.recovery is not None:
-            state.update({f"recovery.{name}": value for name, value in self.recovery.state_dict().items()})
-        return state
+    def state_dict(self) -> dict[str, Any]:
+        """The ranking, and how far the submodels have grown."""
+        state = {"ranking": self._ranking, "begun": self._begun, "recovery": self.recovery.state_dict()}
+        tensors = {"scores": self._scores, "squares": self._squares}
+        return {**state, **{name: tensor for name, tensor in tensors.items() if tensor is not None}}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict()`; the levels are made again when they are needed."""
-        self._ranking, self._begun = int(state["mask.ranking"]), int(state["mask.begun"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The levels are made again when they are needed."""
+        self._ranking, self._begun = state["ranking"], state["begun"]
         self._levels = {}
-        if self.ranks.is_server and "mask.scores" in state:
-            self._scores = state["mask.scores"].to(self.state.parameters.device)
+        if self.inputs.ranks.is_server and "scores" in state:
+            self._scores = state["scores"].to(self.state.parameters.device)
         if self._squares is not None:
-            self._squares.copy_(state["mask.squares"])
-        if self.recovery is not None:
-            prefix = "recovery."
-            own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            self.recovery.load_state_dict(own)
+            self._squares.copy_(state["squares"])
+        self.recovery.load_state_dict(state["recovery"])

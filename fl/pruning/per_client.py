@@ -1,97 +1,73 @@
 """`--prune ...,by=client`: every client chooses a mask of its own and tells the server once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from compression.draws import derive_key
 from compression.masks.payload import decode_mask, encode_mask
+from fl.clock.adaptive import Shares
 from fl.comm.ledger import Holding
-from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part, without_buffers
 from fl.training.local_model import LocalModel
 
-from .plan import Masks
-from .schedule import changes_at, parse_prune_schedule, pruning_at
+from .plan import PlanInputs, PrunedPlan
+from .schedule import changes_at, pruning_at
 from .score import snip
-from .select import ChannelChooser, Chooser, at_capability
-from .spec import Pruning
+from .select import ChannelChooser, at_capability
 
 
-class OwnMasks(Masks):
+class OwnMasks(PrunedPlan):
     """A client that takes part after a step of the schedule chooses a mask, within the one it had, from the weights that
     it downloaded and, for `snip`, from its own data. The mask's payload goes with its update. From its next round on it
     downloads no more than it holds.
 
-    `capabilities`: client c is left with the fraction capabilities[c] of what the schedule leaves. `gradient_of`:
-    (client, round, part) -> the gradient of its loss at its part of the global weights, fp32 [n]. `last_round`: masks stay
-    from this one on.
+    `capabilities`: client c is left with the fraction capabilities[c] of what the schedule leaves.
     """
 
-    alike = False
+    differs = True
 
-    def __init__(
-        self,
-        pruning: Pruning,
-        schedule: str,
-        chooser: Chooser,
-        state: ModelState,
-        make_local: Callable[[Part], LocalModel],
-        *,
-        seed: int,
-        capabilities: Sequence[float],
-        gradient_of: Callable[[int, int, Part], Tensor],
-        last_round: int | None = None,
-    ) -> None:
-        super().__init__(state)
-        self.pruning = pruning
-        self.schedule = parse_prune_schedule(schedule)
-        self.chooser = chooser
-        self.seed = seed
-        self.capabilities = capabilities
-        self.last_round = last_round
-        self._gradient_of = gradient_of
-        self._make_local = make_local
+    def __init__(self, inputs: PlanInputs, capabilities: Shares) -> None:
+        super().__init__(inputs, capabilities)
         # The masks known here: all on rank 0, elsewhere those of the clients hosted there.
         self._payloads: dict[int, Tensor] = {}
         self._steps: dict[int, int] = {}  # the schedule's step that each was chosen at
         self._counts: dict[int, int] = {}  # coordinates that each holds
-        self._before: dict[int, int] = {}  # the same of this cohort, when the round began
+        self._before_round: dict[int, int] = {}  # the same of this cohort, when the round began
         self._told: dict[int, Tensor] = {}  # masks of this round that are still to be sent
         self._step = -1  # the last one up to this round
         self._newest: tuple[Tensor, Part] | None = None
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
-        """As in `Masks.begin`."""
-        if self.last_round is not None:
-            round_ = min(round_, self.last_round - 1)
+        self.note((dict(self._payloads), dict(self._steps), dict(self._counts)))
+        if self.inputs.last_round is not None:
+            round_ = min(round_, self.inputs.last_round - 1)
         self._step = next((r for r in range(round_, -1, -1) if changes_at(self.schedule, r)), -1)
         self._told = {}
-        self._before = {client: self._counts.get(client, self.state.layout.total) for client in cohort}
+        self._before_round = {client: self._counts.get(client, self.state.layout.total) for client in cohort}
 
     def local(self, client: int, round_: int) -> LocalModel:
-        """As in `Masks.local`; a client whose mask is older than the schedule's last step chooses another."""
+        """A client whose mask is older than the schedule's last step chooses another."""
         pruning = pruning_at(self.pruning, self.schedule, max(0, self._step))
-        pruning = at_capability(pruning, self.capabilities[client])
+        pruning = at_capability(pruning, self.fractions[client])
         drops = pruning.sparsity > 0 or any(pruning.overrides.values())
         if drops and self._steps.get(client, -1) < self._step:
             held = self._mask(client) if client in self._payloads else None
             self._told[client] = encode_mask(self.chooser.choose(pruning, self._scores(client, round_), held))
             self._learn(client, self._told[client])
-        return self._make_local(self.part(client))
+        return self.inputs.make_local(self.part(client))
 
     def _scores(self, client: int, round_: int) -> Tensor:
         """Of what the client has: what it does not hold is zero to it."""
         part = self.part(client)
         weights = self.state.parameters if part.inside is None else self.state.parameters * part.inside.mask
         if self.pruning.method == "snip":
-            return snip(weights, self._gradient_of(client, round_, part))
+            return snip(weights, self.inputs.gradient_of(client, round_, part))
         if self.pruning.score == "gradient":
-            return self._gradient_of(client, round_, part).square()
-        return self.chooser.scores(weights, derive_key(self.seed, client))
+            return self.inputs.gradient_of(client, round_, part).square()
+        return self.chooser.scores(weights, derive_key(self.inputs.seed, client))
 
     def _mask(self, client: int) -> Tensor:
         return decode_mask(self._payloads[client], self.chooser.size)
@@ -112,59 +88,46 @@ class OwnMasks(Masks):
         return isinstance(self.chooser, ChannelChooser)
 
     @property
-    def able(self) -> list[float]:
-        """As in `Masks.able`."""
-        return list(self.capabilities)
-
-    @property
-    def common(self) -> Part:
-        """As in `Masks.common`."""
+    def published(self) -> Part:
         return Part(buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else WHOLE
 
     def part(self, client: int) -> Part:
-        """As in `Masks.part`: everything, before the client has chosen."""
+        """Everything, before the client has chosen."""
         payload = self._payloads.get(client)
         if payload is None:
-            return self.common
+            return self.published
         if self._newest is None or self._newest[0] is not payload:
             self._newest = payload, self._of_mask(self._mask(client))
         return self._newest[1]
 
-    def side(self, client: int) -> Tensor | None:
-        """As in `Masks.side`: a mask that the server does not know yet."""
-        return self._told.pop(client, None)
+    def sections(self, client: int) -> dict[str, Tensor]:
+        """A mask that the server does not know yet."""
+        return {"mask": self._told.pop(client)} if client in self._told else {}
 
-    def take_side(self, client: int, payload: Tensor, weight: int) -> None:
-        """As in `Masks.take_side`."""
-        self._learn(client, payload.clone())
-
-    def snapshot(self, round_: int) -> Any:
-        """As in `Masks.snapshot`."""
-        return dict(self._payloads), dict(self._steps), dict(self._counts)
+    def receive(self, client: int, sections: Mapping[str, Tensor], weight: int) -> None:
+        if "mask" in sections:
+            self._learn(client, sections["mask"].clone())
 
     def restore(self, before: Any) -> None:
-        """As in `Masks.restore`."""
         self._payloads, self._steps, self._counts = before
 
     def held(self, client: int) -> int:
-        """As in `Masks.held`."""
         return self._counts.get(client, self.state.layout.total)
 
-    def holdings(self, cohort: Sequence[int]) -> dict[int, Holding]:
-        """As in `Masks.holdings`: a client downloads by the mask it had; it needs not be told the mask it chose."""
-        buffers = self.common.buffer_count(self.state.buffers.numel())
-        return {client: Holding(self._before[client], buffers, 0, 0) for client in cohort}
+    def sizes(self, cohort: Sequence[int]) -> dict[int, Holding]:
+        """A client downloads by the mask it had; it needs not be told the mask it chose."""
+        buffers = self.published.buffer_count(self.state.buffers.numel())
+        return {client: Holding(self._before_round[client], buffers, 0, 0) for client in cohort}
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
         """The masks as payloads, and the steps that they were chosen at."""
-        masks = {f"mask.own.{client}": payload for client, payload in self._payloads.items()}
-        return {**masks, **{f"mask.step.{client}": torch.tensor(step) for client, step in self._steps.items()}}
+        return {
+            "masks": {str(client): payload for client, payload in self._payloads.items()},
+            "steps": sorted(self._steps.items()),
+        }
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from `state_dict()`."""
-        device, prefix = self.state.parameters.device, "mask.own."
-        for name, payload in state.items():
-            if name.startswith(prefix):
-                client = int(name.removeprefix(prefix))
-                self._step = int(state[f"mask.step.{client}"])
-                self._learn(client, payload.to(device))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        device, steps = self.state.parameters.device, dict(state["steps"])
+        for name, payload in state["masks"].items():
+            self._step = steps[int(name)]
+            self._learn(int(name), payload.to(device))

@@ -1,55 +1,83 @@
-"""What a round asks of pruning, whoever decides what is pruned."""
+"""Which submodel each client trains and sends: the interface of every way to prune; by itself, all of the model."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fl.clock.adaptive import Shares
 from fl.comm.ledger import Holding
+from fl.common.ranks import Ranks
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 from fl.training.local_model import LocalModel
 
+from .schedule import parse_prune_schedule
+from .select import Chooser
+from .spec import Pruning
 
-class Masks(ABC):
-    """The part of the global model that each client holds, round after round.
 
-    `alike`: all clients always hold the same part, and the global model is zero outside it. Otherwise the mean of a
-    coordinate is over the clients that hold it, and the server's change is sent whole.
+@dataclass(frozen=True)
+class PlanInputs:
+    """What every plan that prunes is made from. `make_local`: a submodel -> what trains it. `gradient_of`: (client, round,
+    submodel) -> the gradient of the client's loss at the global weights, fp32 [n]. `last_round`: masks stay from this round
+    on."""
+
+    pruning: Pruning
+    schedule: str
+    chooser: Chooser
+    ranks: Ranks
+    state: ModelState
+    make_local: Callable[..., LocalModel]
+    gradient_of: Callable[[int, int, Part], Tensor]
+    seed: int
+    last_round: int | None = None
+
+
+@dataclass(frozen=True)
+class NewMask:
+    """A round began with another mask for all clients: its payload's bytes, and those of the weights that came with it.
+
+    `chooser`: the client that chose it from its data, if one did.
     """
 
-    alike = True
-    shares: Shares | None = None  # what each client is able to hold, where that can change
+    mask_bytes: int
+    rewound_bytes: int = 0
+    chooser: int | None = None
 
-    def __init__(self, state: ModelState) -> None:
+
+class SubmodelPlan:
+    """Every client trains the whole model.
+
+    What a plan remembers changes in a round and is kept by `commit`; `rollback` undoes the round.
+    """
+
+    differs: ClassVar[bool] = False
+    """Whether clients may hold different submodels. The mean of a coordinate is then over the clients that hold it, and the
+    server's change is sent whole; otherwise the global model is zero outside the submodel of all."""
+
+    damped = False
+    """Whether the mean of a coordinate is over all clients of the round, those that do not hold it too."""
+
+    def __init__(self, state: ModelState, whole: LocalModel, fractions: Shares | None = None) -> None:
         self.state = state
+        self.whole = whole
+        self.fractions = fractions or Shares()
 
-    @abstractmethod
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
         """Begin a round of these clients: choose and share the masks that it needs. Collective."""
 
-    @abstractmethod
     def part(self, client: int) -> Part:
         """What a client of this round holds, or has a say in if that is less; on its own rank and on rank 0."""
+        return WHOLE
 
-    @abstractmethod
     def local(self, client: int, round_: int) -> LocalModel:
         """What `client`, hosted here, trains in this round."""
+        return self.whole
 
     @property
-    def able(self) -> list[float] | None:
-        """The capability of each client, where they differ."""
-        return None
-
-    def capability(self, client: int) -> float | None:
-        """The fraction of the server's model that a client holds now, where they differ."""
-        able = self.able
-        return None if able is None else able[client]
-
-    @property
-    def common(self) -> Part:
+    def published(self) -> Part:
         """What the server's change is about."""
         return WHOLE
 
@@ -63,58 +91,79 @@ class Masks(ABC):
         """Whether this round began with other weights than the last one ended with, known to all clients."""
         return False
 
-    def side(self, client: int) -> Tensor | None:
-        """After local training: what `client`, hosted here, sends beside its update, uint8."""
+    @property
+    def new_mask(self) -> NewMask | None:
+        """The mask that this round began with, if there is a new one for all clients."""
         return None
 
-    def take_side(self, client: int, payload: Tensor, weight: int) -> None:  # noqa: B027 - most have nothing to do
+    def sections(self, client: int) -> dict[str, Tensor]:
+        """After local training: what `client`, hosted here, sends beside its update, uint8 by section."""
+        return {}
+
+    def receive(self, client: int, sections: Mapping[str, Tensor], weight: int) -> None:
         """On rank 0: what a client, which counts so much, sent beside its update; PayloadError if it is not that."""
 
-    def close(self, mean_update: Tensor | None) -> None:  # noqa: B027 - most have nothing to do
-        """The round succeeded; `mean_update`, fp32 [n], on rank 0 where it is known."""
+    def learn(self, mean_update: Tensor) -> None:
+        """On rank 0: the mean update of the round, fp32 [n]."""
 
-    def evaluated(self, round_: int, val_score: float | None) -> None:  # noqa: B027 - most have nothing to do
-        """The global model was evaluated after `round_`; the same call on every rank."""
+    def observe(self, round_: int, val_score: float | None) -> None:
+        """The round is over, and its validation score known if it was evaluated; the same call on every rank."""
 
-    @abstractmethod
-    def snapshot(self, round_: int) -> Any:
-        """Before `begin`: what `restore` needs."""
-
-    @abstractmethod
-    def restore(self, before: Any) -> None:
-        """The round failed: everything as it was at `snapshot`."""
-
-    @property
-    def mask_bytes(self) -> int:
-        """Payload of the mask that began this round for all clients; 0 if none did."""
-        return 0
-
-    @property
-    def told_by(self) -> tuple[int, int] | None:
-        """The client that chose this round's mask, and the bytes that it told the server; None: rank 0 did."""
-        return None
-
-    @property
-    def rewound_bytes(self) -> int:
-        """Payload of the weights that this round began with, where they are others than the last one ended with."""
-        return 0
-
-    def remembered(self, client: int) -> Tensor | None:
+    def residual_mask(self, client: int) -> Tensor | None:
         """Coordinates, bool [n], where what `client` kept of earlier updates still counts; None: all."""
         return None
 
-    @abstractmethod
     def held(self, client: int) -> int:
         """How many coordinates a client of this round holds; on rank 0."""
+        return self.part(client).held(self.state.layout.total)
 
-    def holdings(self, cohort: Sequence[int]) -> dict[int, Holding] | None:
+    def sizes(self, cohort: Sequence[int]) -> dict[int, Holding]:
         """What each client downloads at the beginning of this round, where they differ; on rank 0."""
-        return None
+        return {}
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, Tensor]:
-        """On rank 0: everything that later rounds depend on, by name."""
+    def columns(self, client: int) -> dict[str, float]:
+        """Columns of clients.csv."""
+        return self.fractions.columns(client)
 
-    @abstractmethod
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def commit(self) -> None:
+        """The round has succeeded."""
+
+    def rollback(self) -> None:
+        """The round has failed: everything as it was before `begin`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """On rank 0: everything that later rounds depend on."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`, on every rank."""
+
+
+class PrunedPlan(SubmodelPlan):
+    """What the plans that prune have in common: their inputs, and a snapshot at the beginning of a round."""
+
+    def __init__(self, inputs: PlanInputs, fractions: Shares | None = None) -> None:
+        super().__init__(inputs.state, inputs.make_local(WHOLE), fractions)
+        self.inputs = inputs
+        self.pruning = inputs.pruning
+        self.damped = inputs.pruning.mean == "cohort"
+        self.chooser = inputs.chooser
+        self.schedule = parse_prune_schedule(inputs.schedule)
+        self._before: Any = None
+
+    def note(self, before: Any) -> None:
+        """What `restore` needs, at the beginning of a round; a round may begin several times, with further clients."""
+        if self._before is None:
+            self._before = before
+
+    def restore(self, before: Any) -> None:
+        """Everything as it was when `before` was noted."""
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        self._before = None
+
+    def rollback(self) -> None:
+        if self._before is not None:
+            self.restore(self._before)
+            self._before = None

@@ -1,69 +1,109 @@
-"""What a run consists of: rounds."""
+"""What a run consists of: rounds that change the global model, each of them all or nothing."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from torch import Tensor
-
+from fl.clock.adaptive import Shares
 from fl.comm.ledger import Ledger
-from fl.output.client_states import HasClientStates
+from fl.common.files import State
+from fl.output.client_states import ClientStates
 
-from .result import RoundOutcome, Wasted
+from .result import Dropped, RoundResult
 
 
-class Rounds(HasClientStates, Protocol):
-    """What a run consists of, in either mode: rounds that change the global model, and state to be kept."""
+class Participant(Protocol):
+    """Whatever remembers something of a round."""
 
-    def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
-        """One round of these clients; every rank's global model is the new one afterwards."""
+    def commit(self) -> None:
+        """The round has succeeded: what it changed stays."""
 
-    @property
-    def has_client_state(self) -> bool:
-        """Whether clients keep anything between rounds."""
+    def rollback(self) -> None:
+        """The round has failed: everything is as it was at the last `commit`."""
 
-    def server_state(self) -> dict[str, Tensor]:
-        """The global model and the optimizer's state, by name; used on rank 0."""
 
-    def load_server_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from `server_state`; every rank calls it."""
+@contextlib.contextmanager
+def transaction(participants: Sequence[Participant]) -> Iterator[None]:
+    """In this block a round takes place: all participants commit at its end, or all roll back."""
+    try:
+        yield
+    except BaseException:
+        for each in reversed(participants):
+            each.rollback()
+        raise
+    for each in participants:
+        each.commit()
 
-    def before_evaluation(self, round_: int, cohort: list[int]) -> None:
-        """Make the global model ready to be evaluated after `round_`; collective."""
 
-    def evaluated(self, round_: int, val_score: float | None) -> None:
-        """After every round: its score on the validation split, where it was evaluated; the same on every rank."""
+class Rounds(ABC):
+    """The rounds of a run, in one of its modes. What has a default here does nothing in most of them."""
 
-    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
-        """The clients of a round that begins at virtual second `now`, ascending; the same on every rank."""
-
-    def wait_s(self, client: int, now: float) -> float:
-        """Virtual seconds until a client that was drawn at second `now` is up."""
+    @abstractmethod
+    def run(self, number: int) -> RoundResult:
+        """One round; every rank's global model is the new one afterwards. If it fails on any rank, every rank raises, and
+        nothing has changed. Collective."""
 
     @property
     def by_time(self) -> bool:
         """Whether who takes part, or what clients do, depends on virtual time: then `timed` is to be called."""
-
-    def timed(self, round_: int, rows: Sequence[Mapping[str, float]]) -> list[str]:
-        """After every round of clients that take virtual time: their rows of clients.csv, the same on every rank.
-        What follows from them, in words."""
-
-    @property
-    def capabilities(self) -> list[float] | None:
-        """The fraction of the model that each client can hold; None where all can hold all of it."""
-
-    def plan(self) -> dict[str, Any]:
-        """What the rounds to come depend on besides tensors, for JSON; the same on every rank."""
-
-    def load_plan(self, plan: dict[str, Any]) -> None:
-        """Continue from `plan`; before `load_server_state`."""
+        return False
 
     @property
     def ledger(self) -> Ledger | None:
         """The ledger, where downloads are charged as they begin; None where rounds are charged when they are over."""
-
-    def unfinished(self) -> list[Wasted]:
-        """Where the run ends now: what clients that are still at work have begun to download, and to send."""
+        return None
 
     @property
     def query_bytes(self) -> tuple[int, int]:
         """What each client of the last round sends and receives besides, so that the final model can be used."""
+        return 0, 0
+
+    @property
+    def has_client_state(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return False
+
+    def wait_s(self, client: int, now: float) -> float:
+        """Virtual seconds until a client that was drawn at second `now` is up."""
+        return 0.0
+
+    @property
+    def fractions(self) -> list[Shares]:
+        """Of the model, and of the uplink, that each client takes."""
+        return []
+
+    def before_evaluation(self, number: int, cohort: Sequence[int]) -> None:
+        """Make the global model ready to be evaluated after a round of this cohort. Collective."""
+
+    def end(self, number: int, val_score: float | None) -> None:
+        """The round is over, and its score on the validation split known if it was evaluated; the same on every rank."""
+
+    def timed(self, number: int, now: float, rows: Sequence[Mapping[str, float]]) -> list[str]:
+        """After every round of clients that take virtual time: the second, and their rows of clients.csv, the same on every
+        rank. Log lines for the fractions that changed."""
+        return []
+
+    def unfinished(self) -> list[Dropped]:
+        """Where the run ends now: what clients that are still at work have begun to download, and to send."""
+        return []
+
+    def attach_states(self, states: ClientStates) -> bool:
+        """Ask `states` for a client's state before it trains; False where all states stay in memory anyway."""
+        return False
+
+    def client_state(self, client: int) -> State:
+        """What `client`, hosted here, keeps between rounds: tensors, nested."""
+        return {}
+
+    def load_client_state(self, client: int, state: State) -> None:
+        """Continue from `client_state`."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """On rank 0: the global model, and all that the rounds to come depend on besides clients' states: nested, tensors
+        and what JSON can hold."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`; every rank calls it."""

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl.clock.clock import RoundClock, Work
-from fl.clock.profiles import parse_profiles, profiles
+from torch import nn
+
+from fl.clock.clock import RoundClock, VirtualClock, Work
+from fl.clock.profiles import parse_profiles
 from fl.comm.ledger import ClientBytes, Ledger
 from fl.comm.message import ClientReport
 from fl.common.config import Config
@@ -13,7 +15,7 @@ from fl.training.cost import samples_trained
 from fl.training.worker import Federation
 
 from .modes import is_buffered, takes_time
-from .result import RoundOutcome, Wasted
+from .result import Dropped, RoundResult
 
 
 @dataclass(frozen=True)
@@ -32,56 +34,54 @@ class Ending:
     """
 
     query_bytes: tuple[int, int] = (0, 0)
-    unfinished: Sequence[Wasted] = ()
+    unfinished: Sequence[Dropped] = ()
 
 
-class Accounts:
+class Costs:
     """The ledger, the declared costs of training, and the virtual clock of a run."""
 
-    def __init__(
-        self, federation: Federation, wait_s: Callable[[int, float], float], ledger: Ledger | None = None
-    ) -> None:
+    def __init__(self, worker: Federation, wait_s: Callable[[int, float], float], ledger: Ledger | None = None) -> None:
         """`ledger`: the one that charges downloads as they begin; by default rounds are charged when they are over."""
-        self.federation = federation
-        self.config = federation.config
-        state = federation.state
+        self.worker = worker
+        self.config = worker.config
+        state = worker.state
         self.ledger = ledger or Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
-        self.costs = federation.make_costs()
+        self.costs = worker.make_costs()
         self.clock = _clock(self.config, wait_s)
 
-    def book(self, round_: int, outcome: RoundOutcome, ending: Ending | None = None) -> tuple[Entry, Entry]:
+    def charge(self, number: int, result: RoundResult, ending: Ending | None = None) -> tuple[Entry, Entry]:
         """Charge a round that succeeded. With `ending`, as the last one, and as it is where more rounds follow after all."""
-        charged, flops = self._charge(outcome), self._train_flops(outcome)
-        times = outcome.times
+        charged, flops = charge_bytes(self.ledger, result), self._train_flops(result)
+        columns = result.columns or [{}] * len(result.reports)
         if self.clock is not None:
             works = [
                 Work(row.client, row.begin_bytes, report.uplink_bytes, work)
-                for row, report, work in zip(charged, outcome.reports, self._timed_flops(outcome), strict=True)
+                for row, report, work in zip(charged, result.reports, self._timed_flops(result), strict=True)
             ]
-            times = [{**columns, "staleness": 0} for columns in self.clock.round(works)]
+            times = self.clock.round(works)
+            columns = [{**each, "staleness": 0, **own} for each, own in zip(times, columns, strict=True)]
         common = {
-            **self._totals(outcome),
+            **self._totals(result),
             "train_flops": None if None in flops else sum(each for each in flops if each is not None),
-            "virtual_time_s": outcome.virtual_time_s if self.clock is None else self.clock.now,
+            "virtual_time_s": result.now if self.clock is None else self.clock.now,
         }
         rows = [
             {
-                "round": round_,
+                "round": number,
                 "client": report.client,
-                "rank": self.federation.ranks.owner(report.client),
+                "rank": self.worker.ranks.owner(report.client),
                 "samples": report.samples,
                 "train_s": report.train_s,
                 "train_flops": each,
-                **(times[at] if times is not None else {}),
-                **(outcome.shares[at] if outcome.shares else {}),
+                **own,
             }
-            for at, (report, each) in enumerate(zip(outcome.reports, flops, strict=True))
+            for report, each, own in zip(result.reports, flops, columns, strict=True)
         ]
-        going_on = self._entry(round_, common, rows, charged, outcome.wasted)
+        going_on = self._entry(number, common, rows, charged, result.dropped)
         if ending is None:
             return going_on, going_on
-        ended = self._ended(charged, outcome.reports, ending)
-        return self._entry(round_, common, rows, ended, [*outcome.wasted, *ending.unfinished]), going_on
+        ended = self._ended(charged, result.reports, ending)
+        return self._entry(number, common, rows, ended, [*result.dropped, *ending.unfinished]), going_on
 
     def _ended(
         self, charged: Sequence[ClientBytes], reports: Sequence[ClientReport], ending: Ending
@@ -95,123 +95,120 @@ class Accounts:
 
     def _entry(
         self,
-        round_: int,
+        number: int,
         common: Mapping[str, Any],
         rows: Sequence[Mapping[str, Any]],
         charged: Sequence[ClientBytes],
-        wasted: Sequence[Wasted],
+        dropped: Sequence[Dropped],
     ) -> Entry:
         """The columns `common` to a round, and the beginnings of its `rows`, with what was charged."""
         clients = [
             {**row, "uplink_bytes": each.uplink_bytes, "downlink_bytes": each.downlink_bytes}
             for row, each in zip(rows, charged, strict=True)
         ]
-        clients += [self._late(round_, each) for each in wasted]
+        # A client whose update was dropped, or is still to come, has no samples and never arrived.
+        clients += [
+            {
+                "round": number,
+                "client": each.client,
+                "rank": self.worker.ranks.owner(each.client),
+                "samples": 0,
+                "uplink_bytes": each.upload_bytes,
+                "downlink_bytes": each.download_bytes,
+            }
+            for each in dropped
+        ]
         metrics = dict(common)
         for name in ("uplink_bytes", "downlink_bytes"):
             metrics[name] = sum(row[name] for row in clients)
         whole = self.ledger.model_bytes
         metrics["uplink_dense_bytes"] = sum(each.uplink_dense_bytes for each in charged)
-        metrics["uplink_dense_bytes"] += whole * sum(each.upload_bytes > 0 for each in wasted)
+        metrics["uplink_dense_bytes"] += whole * sum(each.upload_bytes > 0 for each in dropped)
         metrics["downlink_dense_bytes"] = sum(each.downlink_dense_bytes for each in charged)
-        metrics["downlink_dense_bytes"] += whole * sum(each.download_bytes > 0 for each in wasted)
+        metrics["downlink_dense_bytes"] += whole * sum(each.download_bytes > 0 for each in dropped)
         sent = metrics["uplink_bytes"]
         metrics["uplink_ratio"] = metrics["uplink_dense_bytes"] / sent if sent else None
         return Entry(metrics, clients)
 
-    def _late(self, round_: int, late: Wasted) -> dict[str, Any]:
-        """The row of a client whose update was dropped, or is still to come: it has no samples, and never arrived."""
-        return {
-            "round": round_,
-            "client": late.client,
-            "rank": self.federation.ranks.owner(late.client),
-            "samples": 0,
-            "uplink_bytes": late.upload_bytes,
-            "downlink_bytes": late.download_bytes,
-        }
-
-    def _charge(self, outcome: RoundOutcome) -> list[ClientBytes]:
-        if outcome.begin_bytes is not None:
-            whole = self.ledger.model_bytes
-            return [
-                ClientBytes(
-                    client=report.client,
-                    uplink_bytes=report.uplink_bytes,
-                    downlink_bytes=begin,
-                    uplink_dense_bytes=whole,
-                    downlink_dense_bytes=whole * (begin > 0),
-                    begin_bytes=begin,
-                )
-                for report, begin in zip(outcome.reports, outcome.begin_bytes, strict=True)
-            ]
-        return self.ledger.close_round(
-            {report.client: report.uplink_bytes for report in outcome.reports},
-            change_bytes=outcome.change_bytes,
-            buffers_bytes=outcome.buffers_bytes,
-            from_peers=outcome.received_bytes,
-            exchanges=outcome.exchanges,
-            mask_bytes=outcome.mask_bytes,
-            held=outcome.held if outcome.holdings is None else None,
-            holdings=outcome.holdings,
-            held_buffers=outcome.held_buffers,
-            told_bytes=outcome.told_bytes,
-            rewound_bytes=outcome.rewound_bytes,
-            told_by=outcome.told_by,
-        )
-
-    def _totals(self, outcome: RoundOutcome) -> dict[str, Any]:
-        reports, n = outcome.reports, self.federation.state.layout.total
+    def _totals(self, result: RoundResult) -> dict[str, Any]:
+        reports, n = result.reports, self.worker.state.layout.total
         samples = sum(report.samples for report in reports)
+        new_mask = result.held.new_mask
+        memory = max((each.memory_bytes for each in result.charges), default=None)
         return {
             "train_loss": sum(report.train_loss * report.samples for report in reports) / samples,
             "clients": len(reports),
             "samples": samples,
             "kept_fraction": sum(report.kept for report in reports) / max(1, n * len(reports)),
-            "update_norm": outcome.update_norm,
-            "sparsity": 0.0 if outcome.held is None else 1 - outcome.held / n,
-            "mask_bytes": outcome.mask_bytes,
-            "client_memory_bytes": outcome.memory_bytes or self.costs.memory_bytes(self._models(outcome)),
+            "update_norm": result.update_norm,
+            "sparsity": 1 - result.held.mean / max(1, n),
+            "mask_bytes": 0 if new_mask is None else new_mask.mask_bytes,
+            "client_memory_bytes": memory or self.costs.memory_bytes(self._models(result)),
         }
 
-    def _models(self, outcome: RoundOutcome) -> list[Any]:
-        whole = self.federation.engine.model
-        return [model or whole for model in outcome.models] or [whole] * len(outcome.reports)
+    def _models(self, result: RoundResult) -> list[nn.Module]:
+        whole = self.worker.engine.model
+        return [model or whole for model in result.held.models] or [whole] * len(result.reports)
 
-    def _trained(self, outcome: RoundOutcome) -> list[int]:
-        return samples_trained(self.config, [report.samples for report in outcome.reports])
+    def _trained(self, result: RoundResult) -> list[int]:
+        return samples_trained(self.config, [report.samples for report in result.reports])
 
-    def _train_flops(self, outcome: RoundOutcome) -> Sequence[int | None]:
+    def _train_flops(self, result: RoundResult) -> Sequence[int | None]:
         """Operations of each client's training; None where they are not known."""
-        if outcome.flops is not None:
-            return outcome.flops
-        return self.costs.flops(self._models(outcome), self._trained(outcome))
+        if result.charges:
+            return [each.flops for each in result.charges]
+        return self.costs.flops(self._models(result), self._trained(result))
 
-    def _timed_flops(self, outcome: RoundOutcome) -> list[float]:
+    def _timed_flops(self, result: RoundResult) -> list[float]:
         """What each client's training takes time for; with --profiles ...,sparse only the weights that it holds."""
-        flops = self.costs.each(self._models(outcome), self._trained(outcome))
-        if not parse_profiles(self.config.profiles).sparse or outcome.layers is None:
+        flops = self.costs.each(self._models(result), self._trained(result))
+        if not parse_profiles(self.config.profiles).sparse or result.held.layers is None:
             return flops
-        n = self.federation.state.layout.total
-        held = [sum(layers) / n for layers in outcome.layers.held]
-        smaller = [model is not None for model in outcome.models]
+        n = self.worker.state.layout.total
+        held = [sum(layers) / n for layers in result.held.layers.held]
+        smaller = [model is not None for model in result.held.models]
         return [each if small else each * part for each, part, small in zip(flops, held, smaller, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, ready for JSON."""
-        return {"ledger": self.ledger.state_dict(), "clock": self.clock.state_dict() if self.clock else {}}
+        return {"ledger": self.ledger.state_dict(), "clock": self.clock.clock.state_dict() if self.clock else {}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.ledger.load_state_dict(state["ledger"])
         if self.clock is not None:
-            self.clock.load_state_dict(state["clock"])
+            self.clock.clock.load_state_dict(state["clock"])
+
+
+def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
+    """What each client sent and received, in the order of the reports."""
+    whole, held, reports = ledger.model_bytes, result.held, result.reports
+    if result.charges:
+        return [
+            ClientBytes(report.client, report.uplink_bytes, begin, whole, whole * (begin > 0), begin)
+            for report, begin in zip(reports, (each.download_bytes for each in result.charges), strict=True)
+        ]
+    mask, before = held.new_mask, (0, 0)
+    if mask is not None:
+        before = ledger.new_mask(mask.mask_bytes, mask.rewound_bytes, mask.chooser)
+    if not held.sizes:
+        ledger.resize(int(held.mean), held.buffers)
+    rows = []
+    for report in reports:
+        received, downloads = ledger.download(report.client, held.sizes.get(report.client))
+        sent = report.uplink_bytes
+        if mask is not None and report.client == mask.chooser:
+            sent, received, downloads = sent + mask.mask_bytes, received + before[0], max(downloads, before[1])
+        rows.append(ClientBytes(report.client, sent, received, whole, whole * downloads, received))
+    ledger.publish(result.published)
+    peers = result.peers
+    if peers is None:
+        return rows
+    return [ledger.between_peers(row, peers.exchanges, peers.received_bytes[row.client]) for row in rows]
 
 
 def _clock(config: Config, wait_s: Callable[[int, float], float]) -> RoundClock | None:
     """The clock of synchronous rounds; None where nothing takes time, or the rounds keep it."""
     if is_buffered(config) or not takes_time(config):
         return None
-    assert config.clients is not None
-    known = profiles(config.profiles, config.clients, config.seed)
-    limits = {"up_limit": config.server_up_limit or None, "down_limit": config.server_down_limit or None}
-    return RoundClock(known, config.seed, wait_s=wait_s, **limits)
+    return RoundClock(lambda upload_bytes: VirtualClock.of(config, upload_bytes), wait_s)

@@ -1,8 +1,10 @@
 """`--mode step`: ordinary DistributedDataParallel whose gradients go through a codec hook at every step."""
 
+import copy
 import dataclasses
 import inspect
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,20 +13,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
-from fl.comm.codecs import Uplink
+from fl.comm.encoder import Uplink
 from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
 from fl.common.seeds import seeded
 from fl.data.batches import count_steps
 from fl.models.own_state import OwnState
-from fl.output.client_states import ClientStates
+from fl.models.update import Job
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
 from fl.training.schedule import first_learning_rate
 from fl.training.worker import Federation
 
-from .result import RoundOutcome, Wasted
+from .base import Rounds, transaction
+from .result import Held, Peers, RoundResult, gather_reports
 
 _TRIALS = 8
 _ONE_BUCKET_MB = 1 << 20
@@ -56,9 +59,9 @@ class StepEngine(PlainEngine):
     its weights and moments, as in local training: the ranks tell each other where they know that it happens.
     """
 
-    def __init__(self, federation: Federation, hook: CodecHook) -> None:
-        config, device = federation.config, federation.ranks.device
-        super().__init__(config, federation.engine.model, device, federation.engine.loss)
+    def __init__(self, worker: Federation, hook: CodecHook) -> None:
+        config, device = worker.config, worker.ranks.device
+        super().__init__(config, worker.engine.model, device, worker.engine.loss)
         unsynchronised: dict[str, Any] = {_SYNC_BUFFERS: False}
         ddp = DistributedDataParallel(
             self.model,
@@ -68,7 +71,7 @@ class StepEngine(PlainEngine):
         )
         ddp.register_comm_hook(hook, codec_hook)
         self._network = ddp
-        self._hook, self._ranks = hook, federation.ranks
+        self._hook, self._ranks = hook, worker.ranks
         self.optimizer = self._optimizer = make_optimizer(config, self._params, first_learning_rate(config))
 
     def start(self, lr: float, done: int = 0) -> None:
@@ -99,32 +102,32 @@ class StepEngine(PlainEngine):
             parameter.grad = None
 
 
-def _leaves_out(federation: Federation) -> bool:
+def _leaves_out(worker: Federation) -> bool:
     """Whether some trial steps, on any rank, leave a parameter without a gradient; collective."""
-    model, ranks, rows = federation.engine.model, federation.ranks, federation.parts[federation.ranks.rank][:2]
-    x, y = federation.normalise(federation.train.x[rows]), federation.train.y[rows]
+    model, ranks, rows = worker.engine.model, worker.ranks, worker.parts[worker.ranks.rank][:2]
+    x, y = worker.normalise(worker.train.x[rows]), worker.train.y[rows]
     own, found = OwnState(model), 0
     model.train()
     for trial in range(_TRIALS):
-        with seeded(federation.config.seed, "trial", trial, ranks.rank):
-            federation.engine.loss(model(x), y).backward()
+        with seeded(worker.config.seed, "trial", trial, ranks.rank):
+            worker.engine.loss(model(x), y).backward()
         found += any(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
         model.zero_grad()
     own.put_back()
     return bool(ranks.sum(torch.tensor(found, device="cpu")))
 
 
-def _check_model(federation: Federation) -> None:
+def _check_model(worker: Federation) -> None:
     """ConfigError for a model that DDP cannot train on this device."""
-    config, modules = federation.config, federation.engine.model.modules()
-    if federation.ranks.device.type != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in modules):
+    config, modules = worker.config, worker.engine.model.modules()
+    if worker.ranks.device.type != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in modules):
         raise ConfigError(
             f"--model {config.model} has SyncBatchNorm, which works on GPUs alone, and this run is on the CPU: take "
             "BatchNorm, whose statistics are averaged every round"
         )
 
 
-class StepMode:
+class DdpRounds(Rounds):
     """Every rank is one client with its own data; all hold the same weights and the same optimizer state.
 
     A round is as many steps as the largest client needs for its local epochs; smaller clients pass over their data
@@ -133,138 +136,98 @@ class StepMode:
     be others after a restart; `none` keeps DDP's own.
     """
 
-    def __init__(self, federation: Federation) -> None:
-        config = federation.config
-        _check_model(federation)
-        self._federation = federation
+    def __init__(self, worker: Federation) -> None:
+        config = worker.config
+        _check_model(worker)
+        self._worker = worker
         self._steps = config.local_steps or max(
-            count_steps(len(part), config.batch_size, config.local_epochs, None) for part in federation.parts
+            count_steps(len(part), config.batch_size, config.local_epochs, None) for part in worker.parts
         )
-        named = federation.engine.model.named_parameters()
+        named = worker.engine.model.named_parameters()
         self._uplink = Uplink(config.uplink, config.uplink_warmup)
         self.hook = CodecHook(config.uplink, named, error_feedback=config.error_feedback, seed=config.seed)
-        if self.hook.codec.plain and federation.ranks.world_size > 1:
-            self.hook.some_unused = _leaves_out(federation)
-        self._engine = StepEngine(federation, self.hook)
+        if self.hook.codec.plain and worker.ranks.world_size > 1:
+            self.hook.some_unused = _leaves_out(worker)
+        self._engine = StepEngine(worker, self.hook)
         self._optimizer = self._engine.optimizer
         options = dataclasses.replace(config, local_epochs=None, local_steps=self._steps)
-        self._trainer = dataclasses.replace(federation, config=options, engine=self._engine).make_trainer()
+        self._trainer = dataclasses.replace(worker, config=options, engine=self._engine).make_trainer()
 
-    def run(self, round_: int, cohort: list[int]) -> RoundOutcome:
-        """As in `fl.rounds.base.Rounds.run`; the cohort is every rank."""
-        ranks, state, traffic = self._federation.ranks, self._federation.state, self.hook.traffic
+    def run(self, number: int) -> RoundResult:
+        ranks, state, traffic = self._worker.ranks, self._worker.state, self.hook.traffic
         before = dataclasses.replace(traffic)
-        self.hook.sender.codec, self.hook.calls = self._uplink.at(round_), round_ * self._steps
-        update = self._trainer.train(ranks.rank, round_, WholeModel(self._engine, state))
+        self.hook.sender.codec, self.hook.calls = self._uplink.at(number), number * self._steps
+        self._before = copy.deepcopy(self._optimizer.state_dict()), self.hook.sender.snapshot()
+        with transaction([self]):
+            update = self._trainer.train(Job(ranks.rank, number, number), WholeModel(self._engine, state))
+            buffers = self._average_buffers(update.buffers)
         # Global - (global - local) need not be local to the bit: take over what DDP left on every rank.
         state.read_parameters(self._engine.model)
-        buffers_bytes = self._average_buffers(update.buffers)
+        state.buffers.copy_(buffers)
+        buffers_bytes = buffers.numel() * buffers.element_size()
         kept = (traffic.kept - before.kept) / max(1, traffic.coordinates - before.coordinates)
         report = ClientReport(
             client=update.client,
             samples=update.samples,
             train_loss=update.train_loss,
             train_s=update.train_s,
-            uplink_bytes=traffic.sent_bytes - before.sent_bytes + buffers_bytes,
             kept=round(kept * state.layout.total),
+            sizes={"update": traffic.sent_bytes - before.sent_bytes + buffers_bytes},
         )
-        outcome = RoundOutcome(update_norm=float(torch.linalg.vector_norm(update.values)), exchanges=self._steps)
-        outcome.gather(ranks, report, traffic.received_bytes - before.received_bytes + buffers_bytes)
-        return outcome
+        received_bytes = traffic.received_bytes - before.received_bytes + buffers_bytes
+        reports, received = gather_reports(ranks, report, received_bytes)
+        return RoundResult(
+            reports,
+            [report.client for report in reports],
+            Held(state.layout.total, state.buffers.numel()),
+            update_norm=float(torch.linalg.vector_norm(update.values)),
+            peers=Peers(self._steps, received),
+        )
 
-    def _average_buffers(self, buffers: Tensor) -> int:
-        """Average the BatchNorm statistics over the ranks into the global model; returns the bytes, each way."""
-        ranks, state = self._federation.ranks, self._federation.state
+    def _average_buffers(self, buffers: Tensor) -> Tensor:
+        """The mean of the BatchNorm statistics over the ranks, [m]."""
+        ranks = self._worker.ranks
         if not buffers.numel():
-            return 0
+            return buffers
         total = buffers.to(ranks.wire_device)
         dist.all_reduce(total)
-        state.buffers.copy_(total.div_(ranks.world_size))
-        return total.numel() * total.element_size()
+        return total.div_(ranks.world_size)
 
-    def cohort(self, round_: int, now: float = 0.0) -> list[int]:
-        """As in `fl.rounds.base.Rounds.cohort`: every rank."""
-        return list(range(self._federation.ranks.world_size))
+    def commit(self) -> None:
+        """The optimizer and the hook have what the round made of them."""
 
-    def wait_s(self, client: int, now: float) -> float:
-        """As in `fl.rounds.base.Rounds.wait_s`: nobody waits."""
-        return 0.0
-
-    @property
-    def by_time(self) -> bool:
-        """As in `fl.rounds.base.Rounds.by_time`: there is no virtual time."""
-        return False
-
-    def timed(self, round_: int, rows: Any) -> list[str]:
-        """As in `fl.rounds.base.Rounds.timed`."""
-        return []
-
-    @property
-    def capabilities(self) -> list[float] | None:
-        """As in `fl.rounds.base.Rounds.capabilities`: all hold all of it."""
-        return None
-
-    def plan(self) -> dict[str, Any]:
-        """As in `fl.rounds.base.Rounds.plan`: nothing."""
-        return {}
-
-    def load_plan(self, plan: dict[str, Any]) -> None:
-        """As in `fl.rounds.base.Rounds.load_plan`."""
-
-    def before_evaluation(self, round_: int, cohort: list[int]) -> None:
-        """As in `fl.rounds.base.Rounds.before_evaluation`: nothing to do."""
-
-    def evaluated(self, round_: int, val_score: float | None) -> None:
-        """As in `fl.rounds.base.Rounds.evaluated`: nothing depends on it."""
-
-    @property
-    def ledger(self) -> None:
-        """As in `fl.rounds.base.Rounds.ledger`: rounds are charged when they are over."""
-        return None
-
-    def unfinished(self) -> list[Wasted]:
-        """As in `fl.rounds.base.Rounds.unfinished`: nobody is."""
-        return []
-
-    @property
-    def query_bytes(self) -> tuple[int, int]:
-        """As in `fl.rounds.base.Rounds.query_bytes`: nothing."""
-        return 0, 0
+    def rollback(self) -> None:
+        """Moments and residuals as they were before the round; the global model has not changed."""
+        moments, sender = self._before
+        self._optimizer.load_state_dict(moments)
+        self.hook.sender.restore(sender)
 
     @property
     def has_client_state(self) -> bool:
-        """As in `fl.rounds.base.Rounds.has_client_state`."""
         return self.hook.sender.has_state
 
     def client_state(self, client: int) -> dict[str, Tensor]:
-        """As in `fl.rounds.base.Rounds.client_state`: the residuals by parameter name."""
+        """The residuals by parameter name."""
         return self.hook.state_dict()
 
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
-        """As in `fl.rounds.base.Rounds.load_client_state`."""
-        device = self._federation.ranks.device
+        device = self._worker.ranks.device
         self.hook.load_state_dict({name: tensor.to(device) for name, tensor in state.items()})
 
-    def attach_states(self, states: ClientStates) -> bool:
-        """As in `fl.rounds.base.Rounds.attach_states`: a rank has one client, whose state stays."""
-        return False
+    def state_dict(self) -> dict[str, Any]:
+        """The model and the optimizer's state, which is the same on every rank."""
+        model = {"parameters": self._worker.state.parameters, "buffers": self._worker.state.buffers}
+        moments = {
+            str(position): {key: torch.as_tensor(value) for key, value in state.items()}
+            for position, state in self._optimizer.state_dict()["state"].items()
+        }
+        return {"model": model, "optimizer": moments}
 
-    def server_state(self) -> dict[str, Tensor]:
-        """As in `fl.rounds.base.Rounds.server_state`; the optimizer's state is the same on every rank."""
-        named = {"parameters": self._federation.state.parameters, "buffers": self._federation.state.buffers}
-        for position, state in self._optimizer.state_dict()["state"].items():
-            for key, value in state.items():
-                named[f"optimizer.{position}.{key}"] = torch.as_tensor(value)
-        return named
-
-    def load_server_state(self, state: dict[str, Tensor]) -> None:
-        """As in `fl.rounds.base.Rounds.load_server_state`."""
-        self._federation.state.parameters.copy_(state.pop("parameters"))
-        self._federation.state.buffers.copy_(state.pop("buffers"))
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._worker.state.parameters.copy_(state["model"]["parameters"])
+        self._worker.state.buffers.copy_(state["model"]["buffers"])
         whole = self._optimizer.state_dict()
-        for name, value in state.items():
-            _, position, key = name.split(".", 2)
-            whole["state"].setdefault(int(position), {})[key] = value
+        whole["state"].update({int(position): dict(own) for position, own in state["optimizer"].items()})
         self._optimizer.load_state_dict(whole)
         # Fused kernels walk through memory: moments must lie there in the order of their weights (channels-last, say).
         for parameter, moments in self._optimizer.state.items():

@@ -11,10 +11,11 @@ from fl.comm.message import COLUMNS, ClientReport
 from fl.common.ranks import Ranks
 from fl.models.submodel import Part
 from fl.output.layers import LayerCounts
+from fl.pruning.plan import NewMask
 
 
 @dataclass(frozen=True)
-class Wasted:
+class Dropped:
     """A client whose update was dropped, or had not arrived when the run ended: the bytes that it downloaded and sent all
     the same."""
 
@@ -23,35 +24,29 @@ class Wasted:
     upload_bytes: int
 
 
-@dataclass
-class RoundOutcome:
-    """A finished round: a report for each client in cohort order, and the size of what the server sent."""
+@dataclass(frozen=True)
+class Charge:
+    """What a client's training cost, where that was known when it started: bytes that it downloaded, operations, memory."""
 
-    reports: list[ClientReport] = field(default_factory=list)
-    change_bytes: int = 0
-    buffers_bytes: int = 0
-    update_norm: float = 0.0
-    received_bytes: dict[int, int] = field(default_factory=dict)  # from other clients, where a hook exchanges them
-    # Where updates arrive in their own time: bytes that each client downloaded when it started, its columns of clients.csv
-    # and its operations, when the step was, and whose training the step waited for.
-    begin_bytes: list[int] | None = None
-    times: list[dict[str, float]] | None = None
-    flops: list[int] | None = None
-    virtual_time_s: float | None = None
-    trained: list[int] | None = None
-    shares: list[dict[str, float]] = field(default_factory=list)  # further columns of clients.csv, for each report
-    memory_bytes: int | None = None  # of the client that needs most, where it is not one of `models`
-    wasted: list[Wasted] = field(default_factory=list)
-    told_bytes: int = 0  # what clients need besides the model from the next round on
-    exchanges: int = 0  # between clients, through a hook
-    mask_bytes: int = 0  # of the mask that began the round, if one did
-    held: float | None = None  # coordinates inside the mask; where clients differ, their mean
-    holdings: dict[int, Holding] | None = None  # where clients hold different parts
-    rewound_bytes: int = 0  # of the weights that began the round, if they were others than before
-    held_buffers: int | None = None  # of the global model, where all clients hold the same
-    told_by: tuple[int, int] | None = None  # the client that chose the mask, and the bytes that it sent for that
-    models: list[nn.Module | None] = field(default_factory=list)  # the smaller model of each client, if it had one
-    layers: LayerCounts | None = None  # on rank 0 of a run that prunes
+    download_bytes: int
+    flops: int
+    memory_bytes: int
+
+
+@dataclass
+class Held:
+    """What the clients of a round hold of the model.
+
+    `mean`: coordinates, over the clients; `buffers`: numbers in the published buffers; `sizes`: where clients differ;
+    `models`: the smaller model of each client, None for the whole one; `layers`: counts where they are wanted.
+    """
+
+    mean: float = 0.0
+    buffers: int = 0
+    sizes: dict[int, Holding] = field(default_factory=dict)
+    new_mask: NewMask | None = None
+    models: list[nn.Module | None] = field(default_factory=list)
+    layers: LayerCounts | None = None
 
     def add(self, update: Sparse, part: Part) -> None:
         """Rank 0 has decoded the update of the next client, which holds `part`."""
@@ -59,10 +54,42 @@ class RoundOutcome:
         if self.layers is not None:
             self.layers.add(update, part)
 
-    def gather(self, ranks: Ranks, report: ClientReport, received_bytes: int) -> None:
-        """Where every rank is one client: collect each one's report and what it received from the others; collective."""
-        table = torch.zeros(ranks.world_size, COLUMNS + 1, dtype=torch.float64)
-        table[ranks.rank] = torch.tensor([*report.row(), received_bytes], dtype=torch.float64)
-        for client, row in enumerate(ranks.sum(table).tolist()):
-            self.reports.append(ClientReport.of_row(client, row[:-1]))
-            self.received_bytes[client] = int(row[-1])
+
+@dataclass
+class Peers:
+    """Where clients exchange among themselves: how often, and the bytes that each client received from the others."""
+
+    exchanges: int
+    received_bytes: dict[int, int]
+
+
+@dataclass
+class RoundResult:
+    """A finished round. `reports` are the same on every rank, the rest is whole on rank 0.
+
+    `published`: bytes of each section that the server sent. `columns`: further columns of clients.csv, for each report;
+    `charges` likewise, where clients come and go in their own time. `trained`: the clients whose state is new; `now`: when
+    the server stepped, in virtual seconds, where the rounds know.
+    """
+
+    reports: list[ClientReport]
+    trained: list[int]
+    held: Held = field(default_factory=Held)
+    published: dict[str, int] = field(default_factory=dict)
+    update_norm: float = 0.0
+    columns: list[dict[str, float]] = field(default_factory=list)
+    charges: list[Charge] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    now: float | None = None
+    peers: Peers | None = None
+
+
+def gather_reports(
+    ranks: Ranks, report: ClientReport, received_bytes: int
+) -> tuple[list[ClientReport], dict[int, int]]:
+    """Where every rank is one client: each one's report, and what it received from the others. Collective."""
+    table = torch.zeros(ranks.world_size, COLUMNS + 1, dtype=torch.float64)
+    table[ranks.rank] = torch.tensor([*report.row(), received_bytes], dtype=torch.float64)
+    rows = ranks.sum(table).tolist()
+    reports = [ClientReport.of_row(client, row[:-1]) for client, row in enumerate(rows)]
+    return reports, {client: int(row[-1]) for client, row in enumerate(rows)}

@@ -16,9 +16,10 @@ Where samples decide who is drawn, those who are count alike in the mean: otherw
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,8 @@ class Sampler:
             share = float(stage.args[1])
             self._waits = _hours(period, share, seed) if self.by_time else _days(int(period), share, seed)
         self.losses: dict[int, float] = {}
+        self.now = 0.0  # virtual seconds
+        self._observed: dict[int, float] = {}  # losses of a round that is not committed
 
     def draw(
         self,
@@ -119,15 +122,14 @@ class Sampler:
         count: int,
         round_: int,
         *,
-        now: float = 0.0,
         purpose: str = "cohort",
         number: int = 0,
     ) -> list[int]:
-        """`count` of the clients `free`, or all if they are no more, ascending, for `round_` at virtual second `now`.
+        """`count` of the clients `free`, or all if they are no more, ascending, for `round_` or, by time, for now.
 
         `purpose` and `number` seed the draw; by default `round_` does.
         """
-        free = self._up(list(free), count, now if self.by_time else round_)
+        free = self._up(list(free), count, self.now if self.by_time else round_)
         if len(free) <= count:
             return sorted(free)
         generator = numpy_generator(self._seed, purpose, round_ if purpose == "cohort" else number)
@@ -141,9 +143,26 @@ class Sampler:
         return sorted(drawn[:count])
 
     def observe(self, reports: Sequence[ClientReport]) -> None:
-        """A round is over: what its clients' losses were."""
+        """What the losses of a round's clients were; they count when it is committed."""
         if self._power:
-            self.losses.update({report.client: report.train_loss for report in reports})
+            self._observed = {report.client: report.train_loss for report in reports}
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+        self.losses.update(self._observed)
+        self._observed = {}
+
+    def rollback(self) -> None:
+        """The round has failed."""
+        self._observed = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, ready for JSON."""
+        return {"losses": sorted(self.losses.items()), "now": self.now}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.losses, self.now = dict(state["losses"]), state["now"]
 
     def wait_s(self, client: int, now: float) -> float:
         """Virtual seconds until a client that was drawn is up; 0 where that is a matter of rounds."""

@@ -10,8 +10,8 @@ from compression.spec import SpecError, nearest
 from fl.algorithms.make import parse_algorithm
 from fl.clock.adaptive import parse_uplink_shares
 from fl.clock.profiles import parse_profiles
-from fl.comm.codecs import Uplink
 from fl.comm.ddp_hooks import check_hook
+from fl.comm.encoder import Uplink
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.common.names import readable

@@ -1,22 +1,24 @@
 """The server: takes one optimizer step on what the updates of a round come to, and encodes the change for everybody."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compression import Codec, NonFiniteError, Sender
 from compression.errors import all_finite
-from fl.comm.message import join_payloads
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Part
 
-from .aggregate import Aggregate
+from .aggregate import Aggregate, Aggregator
 from .optimizers import ServerOptimizer
 
 
 class Server:
-    """The optimizer, its moments and the downlink residual; made on rank 0 only.
+    """The aggregator, the optimizer with its moments, and the downlink residual; on rank 0, where it takes its memory when
+    it is first used.
 
     The optimizer steps a copy of the global parameters; what changed, plus the residual of earlier rounds, is encoded, and
     rank 0 applies the decoded change like everybody else. So the moments never see the downlink's error.
@@ -29,29 +31,46 @@ class Server:
         downlink: Codec,
         *,
         error_feedback: bool,
+        make_aggregator: Callable[[], Aggregator],
     ) -> None:
         self.state = state
         self.downlink = downlink
         self.sender = Sender(downlink, "residual" if error_feedback else "none")
+        self.update_norm = 0.0  # of the last round's mean
+        self._make_optimizer = make_optimizer
+        self._make_aggregator = make_aggregator
         self._spare: Tensor | None = None
-        self._copy = torch.nn.Parameter(state.parameters.clone())
-        self.optimizer = make_optimizer([self._copy])
+        self._before: tuple[dict[str, Tensor], Any] | None = None  # moments and sender, while a round is not committed
 
-    def step(
-        self, mean: Aggregate, *, key: int = 0, part: Part = WHOLE, rewound: bool = False
-    ) -> tuple[Tensor, int, float]:
+    @functools.cached_property
+    def aggregator(self) -> Aggregator:
+        """Where the updates of a round are added up."""
+        return self._make_aggregator()
+
+    @functools.cached_property
+    def _copy(self) -> torch.nn.Parameter:
+        return torch.nn.Parameter(self.state.parameters.clone())
+
+    @functools.cached_property
+    def optimizer(self) -> ServerOptimizer:
+        """The optimizer of the copy."""
+        return self._make_optimizer([self._copy])
+
+    def step(self, mean: Aggregate, *, key: int = 0, part: Part = WHOLE, rewound: bool = False) -> Tensor:
         """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
         Outside `part`, what all clients hold, nothing moves and nothing is sent; moments and residuals there are
         forgotten, and all of them where the weights were `rewound`. A coordinate that nobody voted for keeps its value
         and its moments; what the downlink still owes of it is sent.
 
-        Returns the broadcast payload, uint8, how many bytes of it are the change, and the norm of the mean update.
-        Raises NonFiniteError, with nothing changed, if the mean is not finite; if the change is not, the moments have moved.
+        Returns the payload of the change, uint8. NonFiniteError if the mean or the change is not finite.
         """
-        norm = torch.linalg.vector_norm(mean.update)
+        self.update_norm = float(torch.linalg.vector_norm(mean.update))
         if not all_finite(mean.update) or not all_finite(mean.buffers):
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
+        moments = self.optimizer.state[self._copy]
+        before = {name: moment.clone() for name, moment in moments.items()}
+        self._before = before, self.sender.snapshot()
         mask = None if part.inside is None else part.inside.mask
         if mask is not None:
             self.optimizer.reset(self._copy, torch.ones_like(mask) if rewound else ~mask)
@@ -59,46 +78,43 @@ class Server:
             self.sender.load_state_dict({})
         with torch.no_grad():
             self._copy.copy_(self.state.parameters)
-        self._step(mean.update, mean.voted)
+        self._copy.grad = mean.update
+        self.optimizer.step()
+        self._copy.grad = None
         change = torch.empty_like(mean.update) if self._spare is None else self._spare
         torch.sub(self._copy.detach(), self.state.parameters, out=change)
         if mean.voted is not None:
+            for name, moment in moments.items():
+                moment.copy_(torch.where(mean.voted, moment, before.get(name, self.optimizer.initial(name))))
             change.mul_(mean.voted)
         self.sender.codec = part.codec(self.downlink)
+        self._spare = None
         payload, _ = self.sender.encode(change, self.state.layout, key, within=mask)
+        if self.sender.feedback == "none":
+            self._spare = change
+        return payload
+
+    def commit(self) -> None:
+        """The round has succeeded."""
         free = self.sender.keep()
-        self._spare = change if self.sender.feedback == "none" else free
-        return join_payloads(payload, part.gather_buffers(mean.buffers)), payload.numel(), float(norm)
+        self._spare = self._spare if free is None else free
+        self._before = None
 
-    def _step(self, gradient: Tensor, voted: Tensor | None) -> None:
-        """Step the copy; where `voted` is False the moments stay as they were."""
-        moments = self.optimizer.state[self._copy]
-        before = {} if voted is None else {name: moment.clone() for name, moment in moments.items()}
-        self._copy.grad = gradient
-        self.optimizer.step()
-        self._copy.grad = None
-        if voted is not None:
-            for name, moment in self.optimizer.state[self._copy].items():
-                old = before.get(name)
-                moment.copy_(torch.where(voted, moment, self.optimizer.initial(name) if old is None else old))
+    def rollback(self) -> None:
+        """The round has failed: moments and residual as they were before."""
+        if self._before is not None:
+            moments, sender = self._before
+            self.optimizer.state[self._copy] = moments
+            self.sender.restore(sender)
+            self._before = None
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's moments and the downlink residual, by name."""
-        moments = {f"optimizer.{name}": value for name, value in self.optimizer.state[self._copy].items()}
-        return {**moments, **{f"downlink.{name}": value for name, value in self.sender.state_dict().items()}}
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The optimizer's moments and the downlink residual."""
+        return {"moments": dict(self.optimizer.state[self._copy]), "downlink": self.sender.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`."""
         device = self.state.parameters.device
-        self.optimizer.state[self._copy] = {
-            name.removeprefix("optimizer."): value.to(device)
-            for name, value in state.items()
-            if name.startswith("optimizer.")
-        }
-        self.sender.load_state_dict(
-            {
-                name.removeprefix("downlink."): value.to(device)
-                for name, value in state.items()
-                if name.startswith("downlink.")
-            }
-        )
+        here = {kind: {name: value.to(device) for name, value in own.items()} for kind, own in state.items()}
+        self.optimizer.state[self._copy] = here.get("moments", {})
+        self.sender.load_state_dict(here.get("downlink", {}))

@@ -37,19 +37,25 @@ class MaskedGradients:
 
 
 class CorrectedGradients:
-    """While `on`, adds `algorithm.correction` to the gradient of every parameter of `model` that `names` lists, in order.
+    """As a context: adds `algorithm.correction` to the gradient of every parameter of `model` that `names` lists, in order.
 
     To be made before anything that masks gradients: hooks run in the order in which they were registered.
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str], algorithm: Algorithm) -> None:
-        self.on = False
+        self._on = False
         self._algorithm = algorithm
         named = dict(model.named_parameters())
-        for at, name in enumerate(names):
+        for at, name in enumerate(names if algorithm.corrects else ()):
             parameter = named[name]
             parameter.register_hook(lambda grad, at=at, parameter=parameter: self._corrected(grad, at, parameter))
 
+    def __enter__(self) -> None:
+        self._on = True
+
+    def __exit__(self, *error: object) -> None:
+        self._on = False
+
     def _corrected(self, grad: Tensor, at: int, parameter: Tensor) -> Tensor:
-        correction = self._algorithm.correction(at, parameter.detach()) if self.on else None
+        correction = self._algorithm.correction(at, parameter.detach()) if self._on else None
         return grad if correction is None else grad + correction

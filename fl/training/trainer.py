@@ -1,9 +1,8 @@
 """A client: global weights and its own data in, an update out."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -16,27 +15,11 @@ from fl.data.batches import count_steps, iterate_batches
 from fl.data.dataset import Split
 from fl.data.normalise import Normaliser
 from fl.models.own_state import seed_generators
+from fl.models.update import Job, Update
 
 from .engine.base import LocalEngine
 from .local_model import LocalModel
 from .schedule import learning_rate
-
-
-@dataclass
-class Update:
-    """What a client made of the global model in one round.
-
-    `values`: fp32 [n], global minus local parameters (the pseudo-gradient), zero where the client holds nothing.
-    `buffers`: fp32 [m], its own buffers, or those [b] of its part. `moved`: whether it has taken a step (`LocalEngine`).
-    """
-
-    client: int
-    values: Tensor
-    buffers: Tensor
-    samples: int
-    train_loss: float
-    train_s: float
-    moved: bool = True
 
 
 class ClientTrainer:
@@ -63,20 +46,26 @@ class ClientTrainer:
         self.normalise = normalise
         self.seed = seed
 
-    def train(self, client: int, round_: int, model: LocalModel, *, version: int | None = None) -> Update:
-        """Train `client` on its `model`, from the global model, which is only read.
+    def train_many(
+        self, jobs: Iterable[tuple[Job, LocalModel]], around: AbstractContextManager[object]
+    ) -> Iterator[tuple[Job, Update]]:
+        """Train the clients of these jobs, each `around` it, one after another and only as their updates are asked for."""
+        for job, model in jobs:
+            with around:
+                update = self.train(job, model)
+            yield job, update
 
-        `round_` seeds the order of its data; `version`, where it is not the same, says how far the learning rate is.
-        """
+    def train(self, job: Job, model: LocalModel) -> Update:
+        """Train the job's client on its `model`, from the global model, which is only read."""
         started = time.perf_counter()
-        version = round_ if version is None else version
+        client, number = job.client, job.number
         engine = model.engine
         model.load()
-        seed_generators(model.engine.model, self.seed, "own generators", round_, client)
+        seed_generators(engine.model, self.seed, "own generators", number, client)
         losses = []
-        with self.seeded(client, round_):
-            engine.start(learning_rate(self.options, version), version * self._steps(client))
-            for x, y in self.batches(client, round_, engine):
+        with self.seeded(client, number):
+            engine.start(learning_rate(self.options, job.version), job.version * self._steps(client))
+            for x, y in self.batches(client, number, engine):
                 losses.append(engine.step(x, y))
             engine.finish()
         values, buffers = model.read()

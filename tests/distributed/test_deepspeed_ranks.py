@@ -13,9 +13,9 @@ import json, sys
 from types import SimpleNamespace
 import torch, torch.distributed as dist
 from torch import nn
-from fl.config import Config
-from fl.engine import make_engine
-from fl.engine.deepspeed_config import reconcile
+from fl.common.config import Config
+from fl.training.engine import make_engine
+from fl.training.engine.deepspeed_config import reconcile
 rank, store, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.set_num_threads(1)
 dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
 
-import fl.rounds.server_exchange
+import fl.comm.transport
 from compression import NonFiniteError, PayloadError
 from fl.common.errors import RoundError
-from fl.rounds.sync import FederatedRounds
+from fl.run.loop import make_rounds
+from tests.end_to_end.parts import remembered, same
 from tests.support import TIMES, make_federation, on_ranks, resume_here, rows, run_here
 
 _OPTIONS: dict[str, Any] = {
@@ -29,32 +29,17 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def _snapshot(rounds: FederatedRounds) -> dict[str, torch.Tensor]:
-    federation = rounds.federation
-    kept = {name: tensor.clone() for name, tensor in rounds.server_state().items()}
-    for client in range(federation.config.clients):
-        for name, tensor in rounds.client_state(client).items():
-            kept[f"client {client} {name}"] = tensor.clone()
-    return kept
-
-
-def _equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        assert torch.equal(tensor, right[name]), name
-
-
-def _break(rounds: FederatedRounds, way: str, client: int) -> type[Exception]:
+def _break(rounds: Any, way: str, client: int) -> type[Exception]:
     """Make `client`, if it is hosted here, fail in the next round; the error that its own rank must raise."""
     train = rounds.trainer.train
 
-    def failing(number: int, round_: int, state: Any) -> Any:
-        if way == "raise" and number == client:
+    def failing(job: Any, state: Any) -> Any:
+        if way == "raise" and job.client == client:
             raise ValueError("this client fails")
-        update = train(number, round_, state)
-        if number == client and way == "nan":
+        update = train(job, state)
+        if job.client == client and way == "nan":
             update.values[3] = float("nan")
-        if number == client and way == "buffers":
+        if job.client == client and way == "buffers":
             update.buffers[1] = float("inf")
         return update
 
@@ -63,24 +48,21 @@ def _break(rounds: FederatedRounds, way: str, client: int) -> type[Exception]:
 
 
 def _fail_one_round(rank: int, world_size: int, way: str, client: int) -> None:
-    fl.rounds.server_exchange._WAITING_BYTES = (
-        1  # batches as small as they get, so that some are on their way when it fails
-    )
-    reference, rounds = (FederatedRounds(make_federation(**_OPTIONS)) for _ in range(2))
-    cohort = list(range(5))
+    fl.comm.transport._WAITING_BYTES = 1  # batches as small as they get, so that some are on their way when it fails
+    reference, rounds = (make_rounds(make_federation(**_OPTIONS)) for _ in range(2))
     for each in (reference, rounds):
-        each.run(0, cohort)
-    before = _snapshot(rounds)
+        each.run(0)
+    before = remembered(rounds, 5)
     train = rounds.trainer.train
     own = _break(rounds, way, client)
     for _ in range(2):
-        with pytest.raises(own if rounds.federation.ranks.hosts(client) else RoundError):
-            rounds.run(1, cohort)
-        _equal(_snapshot(rounds), before)
+        with pytest.raises(own if rounds.worker.ranks.hosts(client) else RoundError):
+            rounds.run(1)
+        same(remembered(rounds, 5), before)
     rounds.trainer.train = train
     for each in (reference, rounds):
-        each.run(1, cohort)
-    _equal(_snapshot(rounds), _snapshot(reference))
+        each.run(1)
+    same(remembered(rounds, 5), remembered(reference, 5))
 
 
 @pytest.mark.parametrize("way", ["raise", "nan", "buffers"])
@@ -91,25 +73,24 @@ def test_a_client_that_fails(world_size: int, client: int, way: str) -> None:
 
 
 def _spoil_a_payload(rank: int, world_size: int) -> None:
-    reference, rounds = (FederatedRounds(make_federation(**_OPTIONS)) for _ in range(2))
-    cohort = list(range(5))
-    before = _snapshot(rounds)
-    send = rounds.exchange._send
+    reference, rounds = (make_rounds(make_federation(**_OPTIONS)) for _ in range(2))
+    before = remembered(rounds, 5)
+    send = rounds.transport._send
 
-    def spoiling(batch: list[int]) -> None:
-        for payload in rounds.exchange._payloads.values():
-            payload[0] ^= 1
-        send(batch)
+    def spoiling(batch: list[int], own: dict[int, Any]) -> Any:
+        for message in own.values():
+            message.sections["update"][0] ^= 1
+        return send(batch, own)
 
     if rank == 1:
-        rounds.exchange._send = spoiling
+        rounds.transport._send = spoiling
     with pytest.raises(PayloadError if rank == 0 else RoundError):
-        rounds.run(0, cohort)
-    _equal(_snapshot(rounds), before)
-    rounds.exchange._send = send
+        rounds.run(0)
+    same(remembered(rounds, 5), before)
+    rounds.transport._send = send
     for each in (reference, rounds):
-        each.run(0, cohort)
-    _equal(_snapshot(rounds), _snapshot(reference))
+        each.run(0)
+    same(remembered(rounds, 5), remembered(reference, 5))
 
 
 def test_a_payload_that_arrives_spoiled() -> None:
@@ -118,21 +99,20 @@ def test_a_payload_that_arrives_spoiled() -> None:
 
 
 def _fail_at_the_server(rank: int, world_size: int) -> None:
-    rounds = FederatedRounds(make_federation(**{**_OPTIONS, "uplink": "none", "server": "fedavgm"}))
-    cohort = list(range(5))
-    rounds.run(0, cohort)
-    before = _snapshot(rounds)
+    rounds = make_rounds(make_federation(**{**_OPTIONS, "uplink": "none", "server": "fedavgm"}))
+    rounds.run(0)
+    before = remembered(rounds, 5)
     train = rounds.trainer.train
 
-    def huge(number: int, round_: int, state: Any) -> Any:
-        update = train(number, round_, state)
+    def huge(job: Any, state: Any) -> Any:
+        update = train(job, state)
         update.values.fill_(3e38)  # finite each, but not their weighted sum
         return update
 
     rounds.trainer.train = huge
     with pytest.raises(NonFiniteError if rank == 0 else RoundError):
-        rounds.run(1, cohort)
-    _equal(_snapshot(rounds), before)
+        rounds.run(1)
+    same(remembered(rounds, 5), before)
 
 
 def test_a_mean_that_is_not_finite() -> None:
@@ -142,25 +122,23 @@ def test_a_mean_that_is_not_finite() -> None:
 
 def _overflow_the_optimizer(rank: int, world_size: int) -> None:
     options = {**_OPTIONS, "uplink": "none", "server": "fedavgm", "server_lr": 1e30, "downlink": "topk:0.2"}
-    rounds = FederatedRounds(make_federation(**options))
-    cohort = list(range(5))
-    before = _snapshot(rounds)
+    rounds = make_rounds(make_federation(**options))
+    before = remembered(rounds, 5)
     train = rounds.trainer.train
 
-    def large(number: int, round_: int, state: Any) -> Any:
-        update = train(number, round_, state)
+    def large(job: Any, state: Any) -> Any:
+        update = train(job, state)
         update.values.fill_(1e20)
         return update
 
     rounds.trainer.train = large
     with pytest.raises(NonFiniteError if rank == 0 else RoundError):
-        rounds.run(0, cohort)
-    after = _snapshot(rounds)
-    _equal({name: tensor for name, tensor in after.items() if not name.startswith("optimizer.")}, before)
+        rounds.run(0)
+    same(remembered(rounds, 5), before)
 
 
 def test_a_server_step_that_overflows() -> None:
-    """The mean is finite, the step is not: nothing is sent, and nobody's weights and residuals have changed."""
+    """The mean is finite, the step is not: nothing is sent, and nobody's weights, moments and residuals have changed."""
     on_ranks(2, _overflow_the_optimizer)
 
 

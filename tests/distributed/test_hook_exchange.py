@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fl.comm.ddp_hooks import load_hook
 from fl.common.errors import ConfigError
-from fl.rounds.sync import FederatedRounds
+from fl.run.loop import make_rounds
 from tests.support import make_federation, on_ranks, rows, run_here
 
 _HOOKS = "torch.distributed.algorithms.ddp_comm_hooks."
@@ -34,29 +34,27 @@ _FOREIGN = {
 
 def _against_ddp(rank: int, world_size: int, hook: str) -> None:
     federation = make_federation(**_OPTIONS, hook=hook)
-    rounds = FederatedRounds(federation)
+    rounds = make_rounds(federation)
     samples = [len(part) for part in federation.parts]
     model = DistributedDataParallel(copy.deepcopy(federation.engine.model), bucket_cap_mb=1000)
     model.register_comm_hook(*load_hook(hook))
     train, sent, averages = rounds.trainer.train, [], []
 
-    def recording(client: int, round_: int, state: Any) -> Any:
-        update = train(client, round_, state)
-        sent.append(update.values * (samples[client] * world_size / sum(samples)))
+    def recording(job: Any, state: Any) -> Any:
+        update = train(job, state)
+        sent.append(update.values * (samples[job.client] * world_size / sum(samples)))
         return update
 
     rounds.trainer.train = recording
-    step = rounds.exchange.server.step if rounds.exchange.server else None
+    step = rounds.server.step
 
     def stepping(mean: Any, **options: Any) -> Any:
         averages.append(mean.update.clone())
-        assert step is not None
         return step(mean, **options)
 
-    if rounds.exchange.server is not None:
-        rounds.exchange.server.step = stepping
+    rounds.server.step = stepping
     for round_ in range(6):
-        rounds.run(round_, [0, 1])
+        rounds.run(round_)
         expected = _average_by_ddp(model, sent[-1])
         if rank == 0:
             assert torch.equal(averages[-1], expected), f"round {round_}"

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fl.common.errors import ConfigError
 from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
-from fl.rounds.ddp import StepMode
+from fl.rounds.ddp import DdpRounds
 from fl.training.worker import Federation
 from tests.support import make_federation, on_ranks, rows, run_here
 
@@ -55,18 +55,18 @@ def _against_ddp(rank: int, world_size: int) -> None:
     model = DistributedDataParallel(copy.deepcopy(federation.engine.model))
     first = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
     optimizer = _sgd(model, federation)
-    step_mode = StepMode(federation)
+    step_mode = DdpRounds(federation)
     for round_ in range(2):
         for x, y in batches(federation, round_, rank):
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
-        outcome = step_mode.run(round_, [0, 1])
+        outcome = step_mode.run(round_)
         expected = torch.nn.utils.parameters_to_vector(model.parameters())
         assert torch.equal(federation.state.parameters, expected)
         dense = 4 * expected.numel() * 3
         assert [report.uplink_bytes for report in outcome.reports] == [dense, dense]
-        assert outcome.received_bytes == {0: dense, 1: dense}
+        assert outcome.peers.received_bytes == {0: dense, 1: dense}
     assert not torch.equal(first, expected)
 
 
@@ -80,7 +80,7 @@ def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
     model = copy.deepcopy(federation.engine.model)
     parameters, optimizer = list(model.parameters()), _sgd(model, federation)
     residual: Tensor | float = 0.0
-    step_mode = StepMode(federation)
+    step_mode = DdpRounds(federation)
     for round_ in range(2):
         for x, y in batches(federation, round_, rank):
             gradients = torch.autograd.grad(cross_entropy(model(x), y), parameters)
@@ -92,7 +92,7 @@ def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
             for parameter, part in zip(parameters, sent.split([p.numel() for p in parameters]), strict=True):
                 parameter.grad = part.view_as(parameter) / world_size
             optimizer.step()
-        step_mode.run(round_, [0, 1])
+        step_mode.run(round_)
         expected = torch.nn.utils.parameters_to_vector(parameters)
         torch.testing.assert_close(federation.state.parameters, expected, rtol=1e-5, atol=1e-6)
     assert isinstance(residual, Tensor)
@@ -116,9 +116,9 @@ def _whole_runs(rank: int, world_size: int, folder: Path) -> None:
     if rank == 0:
         digest[0] = int(json.loads((folder / "topk" / "summary.json").read_text())["model_sha256"][:15], 16)
     federation = make_federation(**options, uplink="topk:0.1+bf16")
-    step_mode = StepMode(federation)
+    step_mode = DdpRounds(federation)
     for round_ in range(2):
-        step_mode.run(round_, [0, 1])
+        step_mode.run(round_)
     dist.broadcast(digest, 0)
     assert int(federation.state.sha256()[:15], 16) == int(digest), "every rank must end with the model that is saved"
 

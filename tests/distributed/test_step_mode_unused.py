@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
 from fl.common.errors import ConfigError
-from fl.rounds.ddp import StepMode
+from fl.rounds.ddp import DdpRounds
 from fl.training.engine.optimizer import make_optimizer
 from tests.distributed.hook_cases import ONE_BUCKET, same_on_all_ranks
 from tests.distributed.test_step_mode import batches
@@ -74,7 +74,7 @@ def check(rank: int, world: int, name: str, uplink: str) -> None:
     optimizer = make_optimizer(federation.config, parameters, federation.config.lr)
     # Nobody knows of unused parameters where ranks send no lengths, and none was found before the run.
     unknown = name == "skips" and uplink == "none" and world > 1
-    step_mode, skipped = StepMode(federation), 0
+    step_mode, skipped = DdpRounds(federation), 0
     for round_ in range(2):
         hook.calls = round_ * 4
         for x, y in batches(federation, round_, rank):
@@ -85,7 +85,7 @@ def check(rank: int, world: int, name: str, uplink: str) -> None:
                 if unknown and parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
             optimizer.step()
-        step_mode.run(round_, list(range(world)))
+        step_mode.run(round_)
         expected = torch.nn.utils.parameters_to_vector(parameters)
         assert torch.equal(federation.state.parameters, expected), (name, uplink, round_)
         assert same_on_all_ranks(federation.state.parameters)
@@ -111,7 +111,7 @@ def test_layers_left_out(world: int) -> None:
 
 def check_refused(rank: int, world: int) -> None:
     with pytest.raises(ConfigError, match="has SyncBatchNorm, which works on GPUs alone"):
-        StepMode(make_federation(**_OPTIONS, model=f"{__name__}:synchronised"))
+        DdpRounds(make_federation(**_OPTIONS, model=f"{__name__}:synchronised"))
 
 
 def test_synchronised_batch_norm_without_a_gpu_is_refused() -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fl.comm.message import part_payloads
+from fl.comm.message import decode_model
 from fl.common.errors import ConfigError
-from fl.rounds.buffered import BufferedRounds
-from fl.rounds.deadline import DeadlineRounds
 from fl.rounds.staleness import weight
+from fl.rounds.timed import TimedRounds
+from fl.run.loop import make_rounds
 from tests.end_to_end.replay import check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
 from tests.support import make_federation, on_ranks, resume_here, rows, run_here
@@ -112,17 +112,16 @@ def test_a_run_that_failed_goes_on(name: str, whole: Path, tmp_path: Path) -> No
     assert (tmp_path / name / "partition.json").read_text() == (whole / name / "partition.json").read_text()
 
 
-def _stop_in_round(folder: Path, name: str, round_: int) -> None:
-    kind = DeadlineRounds if "deadline" in _RUNS[name] or "over_select" in _RUNS[name] else BufferedRounds
-    run = kind.run
+def _stop_in_round(folder: Path, name: str, number: int) -> None:
+    run = TimedRounds.run
 
-    def failing(self: Any, at: int, cohort: list[int]) -> Any:
-        if at == round_:
+    def failing(self: Any, at: int) -> Any:
+        if at == number:
             raise OSError("stopped here")
-        return run(self, at, cohort)
+        return run(self, at)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kind, "run", failing)
+        patch.setattr(TimedRounds, "run", failing)
         with pytest.raises(OSError, match="stopped here"):
             run_here(folder, name, **_ALL[name])
 
@@ -226,18 +225,36 @@ def test_slower_clients_learn_to_hold_less(whole: Path) -> None:
 
 def _a_dropped_update_never_was(rank: int, world_size: int) -> None:
     federation = make_federation(**_ALL["deadline"])
-    rounds, wasted = DeadlineRounds(federation), 0
+    rounds, wasted = make_rounds(federation), 0
     for round_ in range(6):
-        before = {client: rounds.client_state(client) for client in range(6)}
-        outcome = rounds.run(round_, [])
+        before = {client: rounds.client_state(client).get("sender", {}) for client in range(6)}
+        outcome = rounds.run(round_)
         arrived = {report.client for report in outcome.reports}
-        for late in outcome.wasted:
-            after = rounds.client_state(late.client)
+        for late in outcome.dropped:
+            after = rounds.client_state(late.client).get("sender", {})
             assert late.client not in arrived
             assert before[late.client].keys() == after.keys()
             assert all(torch.equal(after[name], before[late.client][name]) for name in after)
-        wasted += len(outcome.wasted)
+        wasted += len(outcome.dropped)
     assert wasted
+
+
+def _run_watched(rounds: Any, number: int) -> list[tuple[int, Any, Any, int, Any]]:
+    """Of each update that a round takes: its age, update [n], buffers [m], samples, and the model that it started from."""
+    found, aggregate = [], rounds._aggregate
+
+    def watching(number: int, arrived: Any, ages: Any) -> Any:
+        for each, age in zip(arrived, ages, strict=True):
+            message = rounds.inbox.pending[each.arrival.client, each.arrival.number].message
+            update, buffers = decode_model(message.sections, "update", rounds.state, rounds.encoder.uplink.codec)
+            version = rounds.inbox.versions.get(each.start.version)
+            found.append((age, update.dense(), buffers.values.clone(), each.report.samples, version))
+        return aggregate(number, arrived, ages)
+
+    rounds._aggregate = watching
+    rounds.run(number)
+    rounds._aggregate = aggregate
+    return found
 
 
 def _mixed_models(rank: int, world_size: int) -> None:
@@ -251,27 +268,16 @@ def _mixed_models(rank: int, world_size: int) -> None:
             "server_lr": 0.6,
         }
     )
-    rounds = BufferedRounds(federation)
-    state, take = federation.state, rounds.buffered.take
-    seen = []
-
-    def watching(round_: int, taken: Any, begun_from: Any) -> Any:
-        [each] = taken
-        payload = rounds.buffered.waiting[each.client, each.number].payload
-        update, buffers = part_payloads(payload, state, rounds.buffered.uplink.codec)
-        assert buffers is not None
-        local, statistics = begun_from[0] - update.dense(), buffers.values
+    rounds = make_rounds(federation)
+    state, seen = federation.state, []
+    for number in range(8):
         before, kept = state.parameters.clone(), state.buffers.clone()
-        outcome = take(round_, taken, begun_from)
-        a = 0.6 * each.weight
+        [(age, update, buffers, _, version)] = _run_watched(rounds, number)
+        by_age = weight("hinge:1,1", age)
+        local, a = version - update, 0.6 * by_age
         torch.testing.assert_close(state.parameters, (1 - a) * before + a * local, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(state.buffers, (1 - a) * kept + a * statistics, rtol=1e-5, atol=1e-6)
-        seen.append(each.weight)
-        return outcome
-
-    rounds.buffered.take = watching
-    for round_ in range(8):
-        rounds.run(round_, [])
+        torch.testing.assert_close(state.buffers, (1 - a) * kept + a * buffers, rtol=1e-5, atol=1e-6)
+        seen.append(by_age)
     assert min(seen) < 1, "some were late"
     assert min(seen) >= weight("hinge:1,1", 8)
 
@@ -279,28 +285,18 @@ def _mixed_models(rank: int, world_size: int) -> None:
 def _weights_of_ages(rank: int, world_size: int) -> None:
     exact = {"uplink": "none", "downlink": "none", "server": "fedavg"}
     federation = make_federation(**{**_ALL["buffered"], **exact, "staleness": "poly:1"})
-    rounds = BufferedRounds(federation)
-    state, take, weights = federation.state, rounds.buffered.take, []
-
-    def watching(round_: int, taken: Any, begun_from: Any = None) -> Any:
-        waiting, before, kept = dict(rounds.buffered.waiting), state.parameters.clone(), state.buffers.clone()
-        outcome = take(round_, taken, begun_from)
+    rounds = make_rounds(federation)
+    state, weights = federation.state, []
+    for number in range(6):
+        before, kept = state.parameters.clone(), state.buffers.clone()
         total, moved, samples = torch.zeros_like(before), torch.zeros_like(kept), 0
-        for each in taken:
-            waited = waiting[each.client, each.number]
-            update, buffers = part_payloads(waited.payload, state, rounds.buffered.uplink.codec)
-            assert buffers is not None
-            total += each.weight * waited.report.samples * update.dense()
-            moved += each.weight * waited.report.samples * (buffers.values - kept)
-            samples += waited.report.samples
-            weights.append(each.weight)
+        for age, update, buffers, own, _ in _run_watched(rounds, number):
+            weights.append(weight("poly:1", age))
+            total += weights[-1] * own * update
+            moved += weights[-1] * own * (buffers - kept)
+            samples += own
         torch.testing.assert_close(state.parameters, before - total / samples, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(state.buffers, kept + moved / samples, rtol=1e-5, atol=1e-6)
-        return outcome
-
-    rounds.buffered.take = watching
-    for round_ in range(6):
-        rounds.run(round_, [])
     assert len(weights) == 12
     assert min(weights) < 1, "some were late"
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fl.models.state import ModelState
-from fl.rounds.sync import FederatedRounds
+from fl.models.update import Job, Update
+from fl.run.loop import make_rounds
 from fl.training.local_model import WholeModel
-from fl.training.trainer import Update
 from fl.training.worker import Federation
 from tests.support import make_federation, on_ranks
 
@@ -26,7 +26,7 @@ _DROPOUT: dict[str, Any] = {
 
 def _train(federation: Federation, client: int, round_: int, state: ModelState | None = None) -> Update:
     model = WholeModel(federation.engine, state or federation.state)
-    return federation.make_trainer().train(client, round_, model)
+    return federation.make_trainer().train(Job(client, round_, round_), model)
 
 
 def test_dropout_and_augmentation_are_the_clients_own() -> None:
@@ -42,17 +42,17 @@ def _train_in_other_company(rank: int, world_size: int) -> None:
     torch.manual_seed(99)
     np.random.seed(99)
     before = torch.get_rng_state()
-    others = [trainer.train(client, 5, whole) for client in (0, 1, 2)]
+    others = [trainer.train(Job(client, 5, 5), whole) for client in (0, 1, 2)]
     torch.rand(7)
-    actual = trainer.train(3, 5, whole)
+    actual = trainer.train(Job(3, 5, 5), whole)
     assert torch.equal(actual.values, expected.values)
     assert actual.train_loss == expected.train_loss
     assert not any(torch.equal(actual.values, other.values) for other in others)
-    assert not torch.equal(trainer.train(3, 6, whole).values, expected.values), "rounds must differ"
+    assert not torch.equal(trainer.train(Job(3, 6, 6), whole).values, expected.values), "rounds must differ"
     after = make_federation(**_DROPOUT, seed=1)
     assert not torch.equal(_train(after, 3, 5, alone.state).values, expected.values), "seeds must differ"
     torch.set_rng_state(before)
-    trainer.train(0, 0, whole)
+    trainer.train(Job(0, 0, 0), whole)
     assert torch.equal(torch.get_rng_state(), before), "training must leave the global generator alone"
 
 
@@ -91,12 +91,12 @@ def test_a_client_keeps_its_residual(world_size: int) -> None:
 
 def _follow_residuals(rank: int, world_size: int) -> None:
     federation = make_federation(**_COHORTS)
-    rounds = FederatedRounds(federation)
+    rounds = make_rounds(federation)
     train, trained = rounds.trainer.train, {}
 
-    def recording(client: int, round_: int, state: Any) -> Any:
-        update = train(client, round_, state)
-        trained[client] = update.values.clone()
+    def recording(job: Any, state: Any) -> Any:
+        update = train(job, state)
+        trained[job.client] = update.values.clone()
         return update
 
     rounds.trainer.train = recording
@@ -104,11 +104,11 @@ def _follow_residuals(rank: int, world_size: int) -> None:
     for round_ in range(8):
         old = dict(residuals)
         trained.clear()
-        cohort = federation.cohort(round_)
-        rounds.run(round_, cohort)
+        cohort = rounds.cohort(round_)
+        rounds.run(round_)
         assert set(trained) == {client for client in cohort if federation.ranks.hosts(client)}
         for client in set(old) | set(trained):
-            state = rounds.client_state(client)
+            state = rounds.client_state(client)["sender"]
             names = [f"residual.{name}" for name in federation.state.layout.names]
             residuals[client] = torch.cat([state[name].flatten() for name in names])
         for client, residual in residuals.items():

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from fl.pruning.nested import LevelMasks
-from fl.rounds.server_exchange import ServerExchange
-from tests.end_to_end.parts import start_rounds
+from tests.end_to_end.parts import run_with, start_rounds
 from tests.support import on_ranks
 
 Tensors = dict[str, np.ndarray]
@@ -46,7 +45,7 @@ def _named(layout: Any, flat: torch.Tensor) -> Tensors:
 
 def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None:
     federation, rounds = start_rounds(**_WIDTHS, **options)
-    state, masks, train = federation.state, rounds.masks, rounds._train_one
+    state, masks, train = federation.state, rounds.plan, rounds.trainer.train
     assert isinstance(masks, LevelMasks)
     counts = federation.label_counts()
     labels = {client: np.flatnonzero(row) for client, row in enumerate(counts[:3])}
@@ -55,17 +54,17 @@ def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None
     local: dict[int, Tensors] = {}
     held: dict[int, Tensors] = {}
 
-    def training(client: int, number: int, version: int) -> Any:
-        update = train(client, number, version)
+    def training(job: Any, model: Any) -> Any:
+        client, update = job.client, train(job, model)
         local[client] = _named(state.layout, state.parameters - update.values)
         inside = masks._levels[masks.capability(client)].part.inside
         held[client] = _named(state.layout, inside.mask)
         return update
 
-    rounds._train_one = training
+    rounds.trainer.train = training
     for round_ in range(3):
         before = _named(state.layout, state.parameters)
-        rounds.run(round_, [0, 1, 2])
+        run_with(rounds, round_, [0, 1, 2])
         wanted = _combine(before, local, held, labels, [len(part) for part in federation.parts])
         after = _named(state.layout, state.parameters)
         for name in wanted:
@@ -76,15 +75,14 @@ def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None
 
 def _nothing_is_owed(rank: int, world_size: int, options: dict[str, Any]) -> None:
     federation, rounds = start_rounds(**_WIDTHS, **options)
-    assert isinstance(rounds.exchange, ServerExchange)
     layout = federation.state.layout
     for round_ in range(3):
-        outcome = rounds.run(round_, [0, 1, 2, 3])
+        outcome = run_with(rounds, round_, [0, 1, 2, 3])
         assert all(report.kept > 0 for report in outcome.reports)
     for client, row in enumerate(federation.label_counts()):
         absent = torch.tensor(row) == 0
         whole = torch.zeros(layout.total)
-        rounds.exchange.senders[client].encode(whole, layout, within=rounds.masks.remembered(client))
+        rounds.encoder.senders[client].encode(whole, layout, within=rounds.plan.residual_mask(client))
         for view in layout.views(whole)[-2:]:
             assert not view[absent].any(), "rows that a client has no say in leave no residual"
 

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from compression.wire import dense_bytes
-from fl.clock.clock import AtWork
+from fl.clock.clock import InFlight
 from fl.clock.simulator import Simulator
 from fl.common.errors import ConfigError
-from fl.rounds.buffered import BufferedRounds
-from fl.rounds.buffered_exchange import BufferedExchange
+from fl.rounds.timed import TimedRounds
 from tests.support import resume_here, rows, run_here
 
 _COMMON: dict[str, Any] = {
@@ -145,10 +144,10 @@ def test_every_message_that_began_is_charged(name: str, tmp_path: Path, monkeypa
     changes: list[int] = []
     has: dict[int, list[int | None]] = defaultdict(lambda: [None])  # versions that a client had after each download
     last: dict[str, Any] = {}
-    ask, start, give_up, take = Simulator._ask, BufferedRounds._start, AtWork.give_up, BufferedExchange.take
+    ask, start, give_up, step = Simulator._ask, TimedRounds._start, InFlight.give_up, TimedRounds._step
 
-    def missed(rounds: BufferedRounds, client: int) -> int:
-        state, version = rounds.federation.state, has[client][-1]
+    def missed(rounds: TimedRounds, client: int) -> int:
+        state, version = rounds.state, has[client][-1]
         model, buffers = (dense_bytes(each.numel()) for each in (state.parameters, state.buffers))
         if version is None:
             return model + buffers
@@ -158,38 +157,38 @@ def test_every_message_that_began_is_charged(name: str, tmp_path: Path, monkeypa
         uploads.append(ask(self, time, client))
         return uploads[-1]
 
-    def starting(self: BufferedRounds, client: int) -> None:
+    def starting(self: TimedRounds, client: int) -> None:
         size = missed(self, client)
         start(self, client)
-        downloads[client, self.at_work.number(client)] = size
+        downloads[client, self.in_flight.number(client)] = size
         has[client].append(len(changes) if client in self._untrained else None)
         last["rounds"] = self
 
-    def giving_up(self: AtWork, client: int) -> None:
-        if self.works[client].begun_s > self.now:
+    def giving_up(self: InFlight, client: int) -> None:
+        if self.starts[client].begun_s > self.now:
             del downloads[client, self.number(client)]
             has[client].pop()
         give_up(self, client)
 
-    def taking(self: BufferedExchange, *args: Any) -> Any:
-        outcome = take(self, *args)
-        changes.append(outcome.change_bytes)
-        last["clients"] = {report.client for report in outcome.reports}
-        return outcome
+    def stepping(self: TimedRounds, *args: Any) -> Any:
+        result = step(self, *args)
+        changes.append(result.published["change"])
+        last["clients"] = {report.client for report in result.reports}
+        return result
 
     monkeypatch.setattr(Simulator, "_ask", asking)
-    monkeypatch.setattr(BufferedRounds, "_start", starting)
-    monkeypatch.setattr(AtWork, "give_up", giving_up)
-    monkeypatch.setattr(BufferedExchange, "take", taking)
+    monkeypatch.setattr(TimedRounds, "_start", starting)
+    monkeypatch.setattr(InFlight, "give_up", giving_up)
+    monkeypatch.setattr(TimedRounds, "_step", stepping)
     run_here(tmp_path, "run", **{**_COMMON, **_CODECS[0], **_IN_TIME[name], "rounds": 7})
     rounds = last["rounds"]
-    works = rounds.at_work.works
-    for client, work in works.items():
-        if work.begun_s > rounds.at_work.now:
-            del downloads[client, rounds.at_work.number(client)]
+    flight = rounds.in_flight
+    for client, own in flight.starts.items():
+        if own.begun_s > flight.now:
+            del downloads[client, flight.number(client)]
     final = sum(missed(rounds, client) for client in last["clients"] if has[client][-1] is not None)
     charged = _ledger(tmp_path / "run")
     assert charged["total_uplink_bytes"] == sum(uploads)
     assert charged["total_downlink_bytes"] == sum(downloads.values()) + final
-    assert works or name == "drop"
+    assert flight.starts or name == "drop"
     _check_sums(tmp_path / "run")

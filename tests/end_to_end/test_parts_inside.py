@@ -11,9 +11,9 @@ from compression import make_codec
 from compression.masks.payload import encode_mask
 from fl.pruning.nested import LevelMasks
 from fl.pruning.per_client import OwnMasks
+from fl.pruning.plan import NewMask
 from fl.pruning.prunefl import PruneFLMask
-from fl.rounds.sync import FederatedRounds
-from tests.end_to_end.parts import start_rounds
+from tests.end_to_end.parts import run_with, start_rounds
 from tests.support import on_ranks
 
 
@@ -24,21 +24,21 @@ def _own_masks(rank: int, world_size: int) -> None:
         uplink="topk:0.1",
         capabilities="groups:1.0x2+0.5x2",
     )
-    masks, layout, cohort = rounds.masks, federation.state.layout, federation.cohort(0)
+    masks, layout, cohort = rounds.plan, federation.state.layout, rounds.cohort(0)
     assert isinstance(masks, OwnMasks)
-    rounds.run(0, cohort)
+    rounds.run(0)
     assert all(masks.held(client) == layout.total for client in cohort)
     before = {client: _residual(rounds, client) for client in cohort}
     weights, updates = federation.state.parameters.clone(), {}
     train = rounds.trainer.train
 
-    def recording(client: int, round_: int, model: Any) -> Any:
-        update = train(client, round_, model)
-        updates[client] = update.values.clone()
+    def recording(job: Any, model: Any) -> Any:
+        update = train(job, model)
+        updates[job.client] = update.values.clone()
         return update
 
     rounds.trainer.train = recording
-    outcome = rounds.run(1, cohort)
+    outcome = rounds.run(1)
     codec = make_codec("topk:0.1")
     voted = torch.zeros(layout.total, dtype=torch.bool)
     for report in outcome.reports:
@@ -51,18 +51,17 @@ def _own_masks(rank: int, world_size: int) -> None:
         total = (updates[client] + before[client])[mask]
         payload, decoded = codec.encode(part.inside.gather(updates[client] + before[client]), part.inside.layout)
         assert torch.equal(decoded.dense() + after[mask], total), "what was sent and what is left are what there was"
-        assert report.side_bytes == encode_mask(mask).numel()
-        assert report.uplink_bytes == report.side_bytes + payload.numel()
+        assert report.sizes == {"mask": encode_mask(mask).numel(), "update": payload.numel()}
     assert masks.held(3) < masks.held(0) < layout.total
     assert torch.equal(federation.state.parameters[~voted], weights[~voted]), "nobody held it: it stays"
     assert bool((~voted).any())
-    again = rounds.run(2, cohort)
-    assert all(report.side_bytes == 0 for report in again.reports), "a mask is told once"
+    again = rounds.run(2)
+    assert all("mask" not in report.sizes for report in again.reports), "a mask is told once"
 
 
-def _residual(rounds: FederatedRounds, client: int) -> torch.Tensor:
-    layout = rounds.federation.state.layout
-    state = rounds.client_state(client)
+def _residual(rounds: Any, client: int) -> torch.Tensor:
+    layout = rounds.worker.state.layout
+    state = rounds.client_state(client)["sender"]
     return torch.cat([state[f"residual.{name}"].flatten() for name in layout.names])
 
 
@@ -70,35 +69,34 @@ def _rewound(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(prune="magnitude:0.7,rewind", prune_schedule="oneshot:2", server="fedadam")
     first = federation.state.parameters.clone()
     for round_ in range(2):
-        rounds.run(round_, federation.cohort(round_))
-    assert rounds.masks is not None
+        rounds.run(round_)
     seen = []
     train = rounds.trainer.train
     rounds.trainer.train = lambda *given: (seen.append(federation.state.parameters.clone()), train(*given))[1]
-    outcome = rounds.run(2, federation.cohort(2))
-    inside = rounds.masks.common.inside
+    outcome = rounds.run(2)
+    inside = rounds.plan.published.inside
     assert inside is not None
     assert torch.equal(seen[0], first * inside.mask)
-    assert outcome.mask_bytes == encode_mask(inside.mask).numel()
-    assert outcome.rewound_bytes == 24 + 4 * inside.layout.total
-    moments = rounds.server_state()
-    assert bool((moments["optimizer.m"].abs() <= 0.1 * outcome.update_norm + 1e-6).all()), "moments begin anew"
+    new_mask = outcome.held.new_mask
+    assert new_mask == NewMask(encode_mask(inside.mask).numel(), 24 + 4 * inside.layout.total)
+    moments = rounds.server.state_dict()["moments"]
+    assert bool((moments["m"].abs() <= 0.1 * outcome.update_norm + 1e-6).all()), "moments begin anew"
 
 
 def _prunefl(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(prune="prunefl:0.8,every=2,adjust=0.5,protect=none")
-    masks, n = rounds.masks, federation.state.layout.total
+    masks, n = rounds.plan, federation.state.layout.total
     assert isinstance(masks, PruneFLMask)
     seen, sides = [], []
     for round_ in range(5):
-        outcome = rounds.run(round_, federation.cohort(round_))
+        outcome = rounds.run(round_)
         assert masks.held(0) == n - round(0.8 * n)
-        assert masks.common.inside is not None
-        seen.append(masks.common.inside.mask)
-        sides.append([report.side_bytes for report in outcome.reports])
+        assert masks.published.inside is not None
+        seen.append(masks.published.inside.mask)
+        sides.append([report.sizes.get("squares", 0) for report in outcome.reports])
         assert not federation.state.parameters[~seen[-1]].any()
         if round_ == 0:
-            assert outcome.told_by == (0, encode_mask(seen[0]).numel())
+            assert outcome.held.new_mask == NewMask(encode_mask(seen[0]).numel(), chooser=0)
     assert torch.equal(seen[0], seen[1])
     assert bool((seen[2] & ~seen[1]).any()), "weights come back"
     assert bool((seen[4] & ~seen[3]).any())
@@ -108,21 +106,21 @@ def _prunefl(rank: int, world_size: int) -> None:
 
 def _what_comes_back_begins_anew(rank: int, world_size: int) -> None:
     _, rounds = start_rounds(prune="prunefl:0.8,every=2,adjust=0.5,protect=none", uplink="topk:0.1")
-    masks, seen = rounds.masks, []
+    masks, seen = rounds.plan, []
     assert isinstance(masks, PruneFLMask)
     for round_ in range(3):
-        rounds.run(round_, [0, 1] if round_ == 0 else [0])
-        seen.append(masks.common.inside.mask)
+        run_with(rounds, round_, [0, 1] if round_ == 0 else [0])
+        seen.append(masks.published.inside.mask)
     came_in = seen[2] & ~seen[1]
     assert bool(came_in.any())
-    assert torch.equal(masks.remembered(1), seen[2] & ~came_in), "client 1 was away when these came back"
-    assert torch.equal(masks.remembered(0), seen[2]), "client 0 has sent an update since"
+    assert torch.equal(masks.residual_mask(1), seen[2] & ~came_in), "client 1 was away when these came back"
+    assert torch.equal(masks.residual_mask(0), seen[2]), "client 0 has sent an update since"
 
 
 def _nested_and_growing(rank: int, world_size: int) -> None:
     for prune in ("magnitude:0", "structured:0"):
         _, rounds = start_rounds(prune=prune, capabilities="groups:1.0x1+0.6x1+0.3x1+0.1x1", recover="plateau:2,0.01")
-        masks = rounds.masks
+        masks = rounds.plan
         assert isinstance(masks, LevelMasks)
         masks.begin(0, range(4))
         parts = [masks.part(client).inside for client in range(4)]
@@ -131,12 +129,12 @@ def _nested_and_growing(rank: int, world_size: int) -> None:
             assert not bool((smaller.mask & ~larger.mask).any())
         assert [masks.capability(client) for client in range(4)] == [1.0, 0.6, 0.3, 0.1]
         for round_, accuracy in enumerate([0.5, 0.505, None, 0.508]):
-            masks.evaluated(round_, accuracy)
+            masks.observe(round_, accuracy)
         assert [masks.capability(client) for client in range(4)] == [1.0, 1.0, 0.6, 0.3]
         masks.begin(4, range(4))
         grown = masks.part(3).inside
         assert torch.equal(grown.mask, parts[2].mask), "what all clients of a density hold is the same"
-        holdings = masks.holdings(range(4))
+        holdings = masks.sizes(range(4))
         assert holdings[3].ranking == 1
 
 
@@ -146,7 +144,7 @@ def _fine_tuning(rank: int, world_size: int) -> None:
         federation, rounds = start_rounds(rounds=2, finetune_rounds=2, **options)
         seen = []
         for round_ in range(4):
-            rounds.run(round_, federation.cohort(round_))
+            rounds.run(round_)
             seen.append(federation.state.parameters == 0)
         assert torch.equal(seen[2], seen[3]), "the mask stays"
         assert int(seen[3].sum()) > 0.5 * federation.state.layout.total
@@ -155,11 +153,10 @@ def _fine_tuning(rank: int, world_size: int) -> None:
 def _chosen_from_what_is_there(rank: int, world_size: int) -> None:
     for prune in ("snip:0.6,by=client", "structured:0.6,by=client", "magnitude:0.6,by=client"):
         federation, rounds = start_rounds(prune=prune, prune_schedule="iterative:0,2,2")
-        masks, weights = rounds.masks, federation.state.parameters
+        masks, weights = rounds.plan, federation.state.parameters
         assert isinstance(masks, OwnMasks)
         chosen = []
         for noise in (False, True):
-            before = masks.snapshot(0)
             first = weights.clone()
             for round_ in (0, 2):
                 masks.begin(round_, [0])
@@ -168,7 +165,7 @@ def _chosen_from_what_is_there(rank: int, world_size: int) -> None:
                     inside = masks.part(0).inside
                     weights[~inside.mask] = torch.randn(int((~inside.mask).sum()))
             chosen.append(masks.part(0).inside.mask)
-            masks.restore(before)
+            masks.rollback()
             weights.copy_(first)
         assert torch.equal(*chosen), "a client knows nothing of weights that it does not hold"
 
@@ -179,20 +176,20 @@ def _residuals_of_thrown_away_weights(rank: int, world_size: int) -> None:
     )
     layout, codec = federation.state.layout, make_codec("topk:0.1")
     for round_ in range(2):
-        rounds.run(round_, [0, 1])
+        run_with(rounds, round_, [0, 1])
     assert _residual(rounds, 1).any()
     updates = {}
     train = rounds.trainer.train
 
-    def recording(client: int, round_: int, model: Any) -> Any:
-        update = train(client, round_, model)
-        updates[client] = update.values.clone()
+    def recording(job: Any, model: Any) -> Any:
+        update = train(job, model)
+        updates[job.client] = update.values.clone()
         return update
 
     rounds.trainer.train = recording
     for round_, client in ((2, 0), (3, 1)):
-        rounds.run(round_, [client])
-        inside = rounds.masks.common.inside
+        run_with(rounds, round_, [client])
+        inside = rounds.plan.published.inside
         sent = codec.encode(inside.gather(updates[client]), inside.layout)[1]
         assert torch.equal(sent.dense() + _residual(rounds, client)[inside.mask], inside.gather(updates[client]))
         assert layout.total == inside.n
@@ -213,9 +210,9 @@ def _a_failed_round_leaves_no_mask_behind(rank: int, world_size: int) -> None:
 
             federation.engine.step = failing
             with pytest.raises(OSError, match="here"):
-                rounds.run(0, federation.cohort(0))
+                rounds.run(0)
             federation.engine.step = step
-        rounds.run(0, federation.cohort(0))
+        rounds.run(0)
         ends.append(federation.state.parameters)
     assert torch.equal(*ends)
 
@@ -229,13 +226,13 @@ def _parts_stay_while_fine_tuning(rank: int, world_size: int) -> None:
         {"prune": "prunefl:0.5,every=2"},
     ):
         federation, rounds = start_rounds(rounds=2, finetune_rounds=2, **options)
-        masks, held = rounds.masks, []
+        masks, held = rounds.plan, []
         for round_ in range(4):
-            rounds.run(round_, federation.cohort(round_))
+            rounds.run(round_)
             whole = torch.ones(federation.state.layout.total, dtype=torch.bool)
             parts = [masks.part(client).inside for client in range(4)]
             held.append(torch.stack([whole if part is None else part.mask for part in parts]))
-            rounds.evaluated(round_, 0.5)
+            rounds.end(round_, 0.5)
         assert torch.equal(held[1], held[2]), options
         assert torch.equal(held[1], held[3]), options
 

@@ -11,9 +11,11 @@ from compression import Layout, NonFiniteError
 from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError
 from fl.models import build_model
+from fl.models.update import Job
 from fl.pruning.choose import protected_layers
 from fl.pruning.schedule import parse_prune_schedule, sparsity_at
-from fl.rounds.sync import FederatedRounds
+from fl.run.loop import make_rounds
+from tests.end_to_end.parts import remembered, same
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS
 from tests.support import make_federation, on_ranks, rows, run_here
@@ -109,12 +111,12 @@ def test_masks_save_bytes_both_ways(whole: Path) -> None:
 def _train_ten_rounds(rank: int, world_size: int, engine: str, optimizer: str) -> None:
     options = {"prune_schedule": "oneshot:1", "momentum": 0.9, "engine": engine, "optimizer": optimizer}
     federation = make_federation(**{**_options("cubic"), **options})
-    rounds = FederatedRounds(federation)
+    rounds = make_rounds(federation)
     state, train = federation.state, rounds.trainer.train
     local = []
 
-    def recording(client: int, round_: int, given: Any) -> Any:
-        update = train(client, round_, given)
+    def recording(job: Any, given: Any) -> Any:
+        update = train(job, given)
         trained = dict(federation.engine.model.named_parameters())
         local.append(
             state.layout.gather([trained[name] for name in state.layout.names], torch.empty_like(update.values))
@@ -125,16 +127,13 @@ def _train_ten_rounds(rank: int, world_size: int, engine: str, optimizer: str) -
     for round_ in range(10):
         before = state.parameters.clone()
         local.clear()
-        rounds.run(round_, federation.cohort(round_))
-        assert rounds.masks is not None
+        rounds.run(round_)
         if round_ >= 1:
-            outside = ~rounds.masks.common.inside.mask
+            outside = ~rounds.plan.published.inside.mask
             assert int(outside.sum()) > 1000
             assert not state.parameters[outside].any()
             assert not any(weights[outside].any() for weights in local), "gradients are masked in every step"
-            for name, tensor in rounds.server_state().items():
-                if name.startswith("downlink.residual."):
-                    assert tensor.isfinite().all()
+            assert all(tensor.isfinite().all() for tensor in rounds.server.state_dict()["downlink"].values())
         assert not torch.equal(before, state.parameters)
 
 
@@ -152,11 +151,11 @@ def _average_of_pruned_weights(rank: int, world_size: int) -> None:
         "server": "fedavg",
     }
     federation = make_federation(**{**options, "partition": "quantity:0.7"})
-    rounds, layout = FederatedRounds(federation), federation.state.layout
-    start, cohort = federation.state.parameters.clone(), federation.cohort(0)
+    rounds, layout = make_rounds(federation), federation.state.layout
+    start, cohort = federation.state.parameters.clone(), rounds.cohort(0)
     total, samples = torch.zeros(layout.total, dtype=torch.float64), 0
     for client in cohort:
-        update = rounds.trainer.train(client, 0, rounds._model(client, 0))
+        update = rounds.trainer.train(Job(client, 0, 0), rounds.plan.local(client, 0))
         weights = start - update.values
         matrices = torch.cat(
             [torch.full((size,), len(shape) > 1) for size, shape in zip(layout.sizes, layout.shapes, strict=True)]
@@ -165,7 +164,7 @@ def _average_of_pruned_weights(rank: int, world_size: int) -> None:
         weights[order[: round(0.6 * int(matrices.sum()))]] = 0
         total += update.samples * weights.double()
         samples += update.samples
-    outcome = rounds.run(0, cohort)
+    outcome = rounds.run(0)
     torch.testing.assert_close(federation.state.parameters, (total / samples).float(), rtol=1e-5, atol=1e-6)
     left = layout.total - round(0.6 * int(matrices.sum()))
     assert all(abs(report.kept - left) <= 2 for report in outcome.reports), "a trained weight may be zero by itself"
@@ -180,27 +179,24 @@ def test_after_training_the_server_averages_pruned_weights() -> None:
 
 def _fail_the_pruning_round(rank: int, world_size: int) -> None:
     federation = make_federation(**_options("cubic"))
-    rounds = FederatedRounds(federation)
+    rounds = make_rounds(federation)
     for round_ in (0, 1):
-        rounds.run(round_, federation.cohort(round_))
-    before = {name: tensor.clone() for name, tensor in rounds.server_state().items()}
+        rounds.run(round_)
+    before = remembered(rounds, 4)
     train = rounds.trainer.train
 
-    def failing(client: int, round_: int, state: Any) -> Any:
-        update = train(client, round_, state)
+    def failing(job: Any, state: Any) -> Any:
+        update = train(job, state)
         update.values[3] = float("nan")
         return update
 
     rounds.trainer.train = failing
     with pytest.raises(NonFiniteError):
-        rounds.run(2, federation.cohort(2))
-    after = rounds.server_state()
-    assert after.keys() == before.keys()
-    assert all(torch.equal(after[name], before[name]) for name in before)
+        rounds.run(2)
+    same(remembered(rounds, 4), before)
     rounds.trainer.train = train
-    rounds.run(2, federation.cohort(2))
-    assert rounds.masks is not None
-    assert rounds.masks.held(0) < federation.state.layout.total
+    rounds.run(2)
+    assert rounds.plan.held(0) < federation.state.layout.total
 
 
 def test_a_failed_round_takes_its_mask_back() -> None:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fl.data.batches import iterate_batches
 from fl.models.submodel import WHOLE
+from fl.models.update import Job
 from fl.pruning.nested import LevelMasks
 from fl.pruning.shared_mask import SharedMask
 from fl.training.local_gradient import local_gradient
@@ -22,7 +23,7 @@ from tests.support import on_ranks
 
 def _small_models(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(prune="structured:0.5", model="tests.user_code:norm_model")
-    masks, state = rounds.masks, federation.state
+    masks, state = rounds.plan, federation.state
     assert isinstance(masks, SharedMask)
     masks.begin(0, [0])
     local = masks.local(0, 0)
@@ -49,11 +50,11 @@ def _static_statistics(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(
         prune="width:1", capabilities="groups:1.0x2+0.5x2", model="tests.user_code:norm_model", partition="quantity:0.6"
     )
-    cohort = federation.cohort(0)
+    cohort = rounds.cohort(0)
     before = federation.state.buffers.clone()
-    outcome = rounds.run(0, cohort)
+    outcome = rounds.run(0)
     assert torch.equal(federation.state.buffers, before), "nobody sends statistics"
-    assert outcome.buffers_bytes == 0
+    assert "buffers" not in outcome.published
     ask_statistics(federation, rounds.trainer, 0, cohort)
     wanted, samples = torch.zeros_like(before, dtype=torch.float64), 0
     for client in cohort:
@@ -79,9 +80,9 @@ def _static_statistics(rank: int, world_size: int) -> None:
 
 def _absent_classes(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(prune="width:1", partition="labels:3", momentum=0.0)
-    assert isinstance(rounds.masks, LevelMasks)
-    rounds.masks.begin(0, [0])
-    update = rounds.trainer.train(0, 0, rounds.masks.local(0, 0))
+    assert isinstance(rounds.plan, LevelMasks)
+    rounds.plan.begin(0, [0])
+    update = rounds.trainer.train(Job(0, 0, 0), rounds.plan.local(0, 0))
     bias = update.values[-10:]
     counts = torch.tensor(federation.label_counts()[0])
     assert torch.equal(bias == 0, counts == 0), "a client says nothing of classes that it lacks"
@@ -89,11 +90,10 @@ def _absent_classes(rank: int, world_size: int) -> None:
 
 def _rolling_windows(rank: int, world_size: int) -> None:
     federation, rounds = start_rounds(prune="width:0.5,shift=rolling", model="tests.user_code:norm_model")
-    assert rounds.masks is not None
     held = torch.zeros(federation.state.layout.total, dtype=torch.int64)
     for round_ in range(4):
-        rounds.masks.begin(round_, [0])
-        inside = rounds.masks.part(0).inside
+        rounds.plan.begin(round_, [0])
+        inside = rounds.plan.part(0).inside
         assert inside is not None
         held += inside.mask
     outputs = 10  # their bias is whole
@@ -133,11 +133,11 @@ def _seed_of_batches() -> int:
 
 def _a_client_without_a_mask_yet(rank: int, world_size: int) -> None:
     model = "tests.user_code:norm_model"
-    federation, rounds = start_rounds(
+    _, rounds = start_rounds(
         prune="structured:0.5,by=client", prune_schedule="oneshot:1", model=model, capabilities="groups:1.0x2+0.5x2"
     )
     for round_ in range(3):
-        outcome = rounds.run(round_, federation.cohort(round_))
+        outcome = rounds.run(round_)
         assert len(outcome.reports) == 4
 
 

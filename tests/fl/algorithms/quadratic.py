@@ -60,7 +60,7 @@ class Round:
 class Runner:
     """Rounds of `problem` on so many ranks as there are `algorithms`; `weights` is the global model, fp32 [n].
 
-    The sender of each client keeps what `feedback` says. `lost`: clients whose update does not arrive.
+    The sender of each client keeps what `feedback` says.
     """
 
     def __init__(
@@ -88,36 +88,33 @@ class Runner:
         """The global weights after each round, float64 [rounds, n]."""
         return np.stack([self.round(round_) for round_ in rounds])
 
-    def round(self, round_: Round, *, lost: Sequence[int] = (), fails: bool = False) -> np.ndarray:
+    def round(self, round_: Round, *, fails: bool = False) -> np.ndarray:
         """One round; one that `fails` does so before the server's step. The global weights after it, float64 [n]."""
         server = self.algorithms[0]
-        for algorithm in self.algorithms:
-            algorithm.forget()
-        mean, weights = torch.zeros(N), {}
+        mean, weights = torch.zeros(N), []
         for client, steps in round_.steps.items():
             algorithm = self.algorithms[client % len(self.algorithms)]
             algorithm.begin(client, self.weights, steps, round_.lr)
-            update = algorithm.end(client, self.weights - self._train(algorithm, client, steps, round_.lr))
+            update = algorithm.on_client(client, self.weights - self._train(algorithm, client, steps, round_.lr))
             sender = self.senders.setdefault(client, Sender(self.codec, self.feedback))
             payload, decoded = sender.encode(update, LAYOUT, key=client)
             sender.keep()
             algorithm.sent(client, decoded)
-            if client in lost:
-                algorithm.forget(client)
-                continue
             received = self.codec.decode(payload, N, LAYOUT)
             server.receive(client, received, steps, round_.lr)
-            weights[client] = server.weight(self.problem.samples[client])
-            received.add_to(mean, weights[client])
-        mean = server.mean(mean.div_(sum(weights.values())), weights, {c: round_.steps[c] for c in weights})
+            weights.append(server.weight(self.problem.samples[client]))
+            received.add_to(mean, weights[-1])
+        mean = server.on_server(mean.div_(sum(weights)), weights, list(round_.steps.values()))
         if fails:
+            for algorithm in self.algorithms:
+                algorithm.rollback()
             return self.weights.double().numpy()
         self.weights = self.weights - self.server_lr * mean
         values = server.broadcast()
         for algorithm in self.algorithms:
             if values is not None:
                 algorithm.apply_broadcast(values.clone())
-            algorithm.keep()
+            algorithm.commit()
         return self.weights.double().numpy()
 
     def _train(self, algorithm: Algorithm, client: int, steps: int, lr: float) -> Tensor:

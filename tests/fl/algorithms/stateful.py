@@ -64,22 +64,8 @@ def check_failed_round(make: Make) -> None:
     runner.run(rounds[:2])
     before = state_of(runner.algorithms[0])
     runner.round(rounds[3], fails=True)
-    runner.algorithms[0].forget()
     assert_same_state(state_of(runner.algorithms[0]), before)
     assert np.array_equal(runner.run(rounds[2:]), through[2:])
-
-
-def check_lost_update(make: Make) -> None:
-    """An update that does not arrive is as if the client had not taken part."""
-    problem, rounds = Problem.drawn(CLIENTS), rounds_of(4)
-    with_loss, without = Runner(problem, make()), Runner(problem, make())
-    with_loss.run(rounds[:2])
-    without.run(rounds[:2])
-    lost = next(iter(rounds[2].steps))
-    with_loss.round(rounds[2], lost=[lost])
-    without.round(Round({c: k for c, k in rounds[2].steps.items() if c != lost}, rounds[2].lr))
-    assert_same_state(state_of(with_loss.algorithms[0]), state_of(without.algorithms[0]))
-    assert np.array_equal(with_loss.round(rounds[3]), without.round(rounds[3]))
 
 
 def check_residual_overshoots(make: Make) -> None:

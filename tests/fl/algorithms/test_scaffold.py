@@ -93,7 +93,6 @@ def test_ranks_resume_and_failure() -> None:
     stateful.check_ranks(make)
     stateful.check_resume(make)
     stateful.check_failed_round(make)
-    stateful.check_lost_update(make)
 
 
 def test_a_residual_overshoots() -> None:

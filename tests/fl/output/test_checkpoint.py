@@ -12,7 +12,7 @@ import torch
 from fl.common.errors import DataError
 from fl.common.files import write_bytes, write_json
 from fl.common.ranks import Ranks
-from fl.output.checkpoint import Checkpoints
+from fl.output.checkpoint import Checkpoints, load_tensors
 from fl.output.client_states import ClientStates
 from fl.rounds.base import Rounds
 
@@ -59,11 +59,9 @@ def states_of(checkpoints: Checkpoints, clients: Clients | None = None) -> Clien
 def save(checkpoints: Checkpoints, next_round: int, states: ClientStates) -> None:
     checkpoints.save(
         next_round,
-        server={"parameters": torch.full((3,), float(next_round))},
+        state={"model": {"parameters": torch.full((3,), float(next_round))}, "seen": [[0, next_round]]},
         client_files=states.save(next_round),
         record=lambda: ({"metrics": next_round * 10}, {}),
-        plan={},
-        accounts={"seen": [[0, next_round]]},
     )
 
 
@@ -86,9 +84,11 @@ def test_client_files_are_written_only_when_changed_and_the_last_two_checkpoints
     ]
     manifest = Checkpoints(tmp_path, ONE).latest()
     assert manifest is not None
-    assert (manifest.next_round, manifest.record, manifest.accounts) == (4, {"metrics": 40}, {"seen": [[0, 4]]})
-    assert checkpoints.load(manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
-    assert checkpoints.load(manifest.server_file)["parameters"].tolist() == [4.0] * 3
+    assert (manifest.next_round, manifest.record) == (4, {"metrics": 40})
+    assert load_tensors(checkpoints.folder / manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
+    state = checkpoints.load(manifest)
+    assert state["seen"] == [[0, 4]]
+    assert state["model"]["parameters"].tolist() == [4.0] * 3
 
 
 def test_a_run_that_goes_on_keeps_the_files_of_clients_that_did_not_change(tmp_path):
@@ -107,7 +107,7 @@ def test_a_run_that_goes_on_keeps_the_files_of_clients_that_did_not_change(tmp_p
         save(again, next_round, states)
     manifest = Checkpoints(tmp_path, ONE).latest()
     assert manifest is not None
-    assert again.load(manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
+    assert load_tensors(again.folder / manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("every", [1, 3, 0])
@@ -136,7 +136,7 @@ def test_idle_states_leave_memory_and_come_back(tmp_path, monkeypatch, every):
     assert len(named) == (7 if every else 0)
     assert not list(tmp_path.glob("**/*waiting*"))
     for client, name in ({} if manifest is None else manifest.client_files).items():
-        assert torch.equal(checkpoints.load(name)["residual"], expected[client])
+        assert torch.equal(load_tensors(checkpoints.folder / name)["residual"], expected[client])
 
 
 def test_a_round_larger_than_the_room_keeps_its_states(tmp_path, monkeypatch):
@@ -183,7 +183,7 @@ def test_damaged_files_are_named(tmp_path):
     server = tmp_path / "checkpoints" / "server-000001.safetensors"
     server.write_bytes(server.read_bytes()[:20])
     with pytest.raises(DataError, match="server-000001"):
-        checkpoints.load("server-000001.safetensors")
+        load_tensors(checkpoints.folder / "server-000001.safetensors")
     (tmp_path / "checkpoints" / "manifest-000001.json").write_text('{"next_round": 1')
     with pytest.raises(DataError, match="manifest-000001"):
         checkpoints.latest()

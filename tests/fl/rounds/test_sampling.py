@@ -86,12 +86,16 @@ def test_who_is_drawn_by_samples_counts_alike(
 
 
 def test_power_of_choice_prefers_large_losses_and_who_has_none() -> None:
-    """With D = all: the largest losses; a client without one comes first."""
+    """With D = all: the largest losses; a client without one comes first; a round that failed has none."""
     sampler = Sampler("power:4", [1, 1, 1, 1], seed=0)
     sampler.observe([report(0, 0.5), report(1, 2.0), report(2, 1.0)])
+    sampler.commit()
     assert sampler.draw(range(4), 1, 0) == [3]
     assert sampler.draw(range(4), 2, 0) == [1, 3]
+    sampler.observe([report(3, 9.0)])
+    sampler.rollback()
     sampler.observe([report(3, 0.1)])
+    sampler.commit()
     assert sampler.draw(range(4), 2, 5) == [1, 2]
     seen = {tuple(Sampler("power:2", [1, 1, 1, 1], seed=s).draw(range(4), 1, 0)) for s in range(30)}
     assert len(seen) == 4, "D candidates are drawn first"
@@ -139,6 +143,11 @@ def test_a_trace_that_is_no_table(tmp_path: Path, content: bytes | None) -> None
         Sampler(str(path), [1, 1], seed=0)
 
 
+def _draw(sampler: Sampler, count: int, now: float) -> list[int]:
+    sampler.now = now
+    return sampler.draw([0, 1], count, 0)
+
+
 def test_in_virtual_time(tmp_path: Path) -> None:
     """Up for half of every 10 s: then no wait, otherwise until the next begin. And from a file, in seconds."""
     sampler = Sampler("diurnal:10s,0.5", [1] * 5, seed=1)
@@ -151,10 +160,10 @@ def test_in_virtual_time(tmp_path: Path) -> None:
     path = tmp_path / "up.csv"
     path.write_text("client,first_s,last_s\n0,0,2.5\n1,5,100\n")
     sampler = Sampler(str(path), [1, 1], seed=0)
-    assert [sampler.draw([0, 1], 1, 0, now=now) for now in (1.0, 2.6, 4.0)] == [[0], [1], [1]]
+    assert [_draw(sampler, 1, now) for now in (1.0, 2.6, 4.0)] == [[0], [1], [1]]
     assert [sampler.wait_s(1, now) for now in (0.0, 4.5, 6.0)] == [5.0, 0.5, 0.0]
-    assert sampler.draw([0, 1], 2, 0, now=4.0) == [1], "who will never be up again fills no place"
-    assert sampler.draw([0, 1], 2, 0, now=200.0) == []
+    assert _draw(sampler, 2, 4.0) == [1], "who will never be up again fills no place"
+    assert _draw(sampler, 2, 200.0) == []
 
 
 @pytest.mark.parametrize(

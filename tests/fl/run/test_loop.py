@@ -11,6 +11,7 @@ import pytest
 
 import fl.common.files
 import fl.output.report
+import fl.run.books
 import fl.run.loop
 from fl.common.errors import ConfigError, RoundError
 from fl.output.report import write_report
@@ -123,7 +124,8 @@ def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
     monkeypatch.setattr(fl.common.files, "write_bytes", slowly)
-    monkeypatch.setattr(fl.run.loop, "time", clock)
+    for module in (fl.run.loop, fl.run.books):
+        monkeypatch.setattr(module, "time", clock)
     run_here(tmp_path, "a", **OPTIONS, checkpoint_every=2)
     first, second = (float(row["time_s"]) for row in rows(tmp_path / "a", without=()))
     assert first < 1000 <= second < 2000

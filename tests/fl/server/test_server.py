@@ -1,5 +1,7 @@
 """The server's mean and step, by hand-worked examples."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from compression import NonFiniteError, PayloadError, Sparse, make_codec
 from compression.masks.codec import MaskedCodec
 from compression.masks.inside import Inside
-from fl.comm.message import apply_change, join_payloads, part_payloads
+from fl.comm.message import apply_change, decode_model, encode_buffers
 from fl.common.config import ServerOptions
 from fl.models.state import ModelState
 from fl.models.submodel import Part
@@ -27,7 +29,20 @@ def make(downlink: str = "none", feedback: bool = True, **options) -> Server:
         lambda params: make_server_optimizer(ServerOptions(**options), params),
         make_codec(downlink),
         error_feedback=feedback,
+        make_aggregator=lambda: Mean(state),
     )
+
+
+def step(server: Server, mean: Aggregate, **options) -> dict[str, torch.Tensor]:
+    """A round that succeeds: what the server publishes."""
+    sections = {"change": server.step(mean, **options), **encode_buffers(mean.buffers)}
+    server.commit()
+    return sections
+
+
+def flat(server: Server) -> dict[str, torch.Tensor]:
+    """Copies of what the server remembers."""
+    return {f"{kind}.{name}": value.clone() for kind, own in server.state_dict().items() for name, value in own.items()}
 
 
 def mean_of(server: Server, *clients: tuple[list[float], float, int]) -> Aggregate:
@@ -51,12 +66,12 @@ def test_fedavg_replaces_the_model_by_the_mean_of_the_clients_and_averages_buffe
     server = make(server="fedavg")
     before = server.state.parameters.clone()
     mean = mean_of(server, ([1.0] * 6, 2.0, 1), ([2.0] * 6, 6.0, 3))
-    payload, change_bytes, norm = server.step(mean)
-    apply_change(server.state, *part_payloads(payload, server.state, EXACT))
+    sections = step(server, mean)
+    apply_change(server.state, *decode_model(sections, "change", server.state, EXACT))
     torch.testing.assert_close(server.state.parameters, before - 1.75)
     assert server.state.buffers.tolist() == [5.0] * 4
-    assert norm == pytest.approx(1.75 * 6**0.5)
-    assert (change_bytes, payload.numel()) == (24 + 24, 24 + 24 + 24 + 16)
+    assert server.update_norm == pytest.approx(1.75 * 6**0.5)
+    assert {name: section.numel() for name, section in sections.items()} == {"change": 24 + 24, "buffers": 24 + 16}
 
 
 def test_downlink_error_is_sent_later_and_never_reaches_the_moments():
@@ -67,74 +82,76 @@ def test_downlink_error_is_sent_later_and_never_reaches_the_moments():
     steps = torch.zeros(6)
     for round_ in range(4):
         values = [float(i + round_) for i in range(6)]
-        payload, _, _ = lossy.step(mean_of(lossy, (values, 0.0, 1)))
-        change, buffers = part_payloads(payload, lossy.state, make_codec("topk:0.16"))
+        sections = step(lossy, mean_of(lossy, (values, 0.0, 1)))
+        change, buffers = decode_model(sections, "change", lossy.state, make_codec("topk:0.16"))
         assert change.kept == 1
         apply_change(lossy.state, change, buffers)
         before = exact.state.parameters.clone()
-        payload, _, _ = exact.step(mean_of(exact, (values, 0.0, 1)))
-        apply_change(exact.state, *part_payloads(payload, exact.state, EXACT))
+        sections = step(exact, mean_of(exact, (values, 0.0, 1)))
+        apply_change(exact.state, *decode_model(sections, "change", exact.state, EXACT))
         steps += exact.state.parameters - before
-    residual = lossy.state_dict()["downlink.residual.0.weight"].flatten()
+    residual = flat(lossy)["downlink.residual.0.weight"].flatten()
     torch.testing.assert_close(lossy.state.parameters - start + residual, steps)
-    for name, moment in lossy.state_dict().items():
-        if name.startswith("optimizer."):
-            assert torch.equal(moment, exact.state_dict()[name]), name
+    for name, moment in lossy.state_dict()["moments"].items():
+        assert torch.equal(moment, exact.state_dict()["moments"][name]), name
 
 
 def test_a_mean_that_is_not_finite_changes_nothing():
     """NaN in the update or in the buffers is refused before the moments are touched."""
     server = make(server="fedyogi")
-    server.step(mean_of(server, ([1.0] * 6, 0.0, 1)))
-    before = {name: value.clone() for name, value in server.state_dict().items()}
+    step(server, mean_of(server, ([1.0] * 6, 0.0, 1)))
+    before = flat(server)
     for values, buffer in (([float("nan")] * 6, 0.0), ([1.0] * 6, float("inf"))):
         with pytest.raises(NonFiniteError):
             server.step(mean_of(server, (values, buffer, 1)))
-    for name, value in server.state_dict().items():
+        server.rollback()
+    for name, value in flat(server).items():
         assert torch.equal(value, before[name])
 
 
 def test_state_dict_continues_to_the_bit():
     """A second server loaded from the first makes the same next payload."""
     one, other = make("topk:0.5", server="fedyogi"), make("topk:0.5", server="fedyogi")
-    one.step(mean_of(one, ([3.0, 1.0, 2.0, 0.5, 0.1, 5.0], 0.0, 1)))
-    other.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
+    step(one, mean_of(one, ([3.0, 1.0, 2.0, 0.5, 0.1, 5.0], 0.0, 1)))
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
     mean = ([1.0, -1.0, 2.0, 0.5, 0.1, 3.0], 0.0, 1)
-    assert torch.equal(one.step(mean_of(one, mean))[0], other.step(mean_of(other, mean))[0])
+    assert torch.equal(one.step(mean_of(one, mean)), other.step(mean_of(other, mean)))
 
 
 def test_payloads_of_another_model_are_refused():
     """One coordinate too many, a missing buffers part, or bytes left over."""
     state = make().state
-    good = join_payloads(EXACT.encode(torch.zeros(6))[0], torch.zeros(4))
-    assert part_payloads(good, state, EXACT)[0].n == 6
+    payload, buffers = EXACT.encode(torch.zeros(6))[0], encode_buffers(torch.zeros(4))
+    assert decode_model({"change": payload, **buffers}, "change", state, EXACT)[0].n == 6
     for bad in (
-        join_payloads(EXACT.encode(torch.zeros(7))[0], torch.zeros(4)),
-        EXACT.encode(torch.zeros(6))[0],
-        torch.cat((good, good[:3])),
+        {"change": EXACT.encode(torch.zeros(7))[0], **buffers},
+        {"change": payload},
+        buffers,
+        {"change": torch.cat((payload, payload[:3])), **buffers},
+        {"change": payload, **encode_buffers(torch.zeros(5))},
     ):
         with pytest.raises(PayloadError):
-            part_payloads(bad, state, EXACT)
+            decode_model(bad, "change", state, EXACT)
 
 
 def test_outside_a_mask_nothing_moves_and_moments_are_forgotten():
     """FedYogi with a lossy downlink: a step without a mask, then one with coordinates 1 and 4 pruned. There no change is
     sent, m and the residual are 0, and v is tau^2 again, which Yogi's step without a gradient leaves."""
     server = make("topk:0.16", server="fedyogi", tau=0.1)
-    server.step(mean_of(server, ([3.0, 1.0, 2.0, 0.5, 0.1, 5.0], 0.0, 1)))
-    before = server.state_dict()
-    assert before["optimizer.m"][1] != 0
+    step(server, mean_of(server, ([3.0, 1.0, 2.0, 0.5, 0.1, 5.0], 0.0, 1)))
+    before = flat(server)
+    assert before["moments.m"][1] != 0
     assert before["downlink.residual.0.weight"].flatten()[1] != 0
     mask = torch.tensor([True, False, True, True, False, True])
     inside = Inside(mask, server.state.layout)
-    payload, _, _ = server.step(mean_of(server, ([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 0.0, 1)), part=Part(inside))
-    change, _ = part_payloads(payload, server.state, MaskedCodec(make_codec("topk:0.16"), inside))
+    sections = step(server, mean_of(server, ([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 0.0, 1)), part=Part(inside))
+    change, _ = decode_model(sections, "change", server.state, MaskedCodec(make_codec("topk:0.16"), inside))
     assert not change.dense()[~mask].any()
-    after = server.state_dict()
-    assert after["optimizer.m"][~mask].tolist() == [0.0, 0.0]
-    torch.testing.assert_close(after["optimizer.v"][~mask], torch.full((2,), 0.01))
+    after = flat(server)
+    assert after["moments.m"][~mask].tolist() == [0.0, 0.0]
+    torch.testing.assert_close(after["moments.v"][~mask], torch.full((2,), 0.01))
     assert after["downlink.residual.0.weight"].flatten()[~mask].tolist() == [0.0, 0.0]
-    assert bool((after["optimizer.m"][mask] != 0).all())
+    assert bool((after["moments.m"][mask] != 0).all())
 
 
 @pytest.mark.parametrize("damped", [False, True])
@@ -200,8 +217,8 @@ def test_all_holding_everything_is_the_plain_mean():
 def test_what_nobody_held_keeps_its_value_and_its_moments(name):
     """Two rounds, in the second of which nobody holds coordinate 5; and a first round that nobody holds it in."""
     server = make(server=name, tau=0.1)
-    server.step(mean_of(server, ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0.0, 1)))
-    before = {key: value.clone() for key, value in server.state_dict().items()}
+    step(server, mean_of(server, ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0.0, 1)))
+    before = flat(server)
     part = Part(Inside(torch.tensor([True] * 5 + [False]), server.state.layout))
     for fresh in (False, True):
         if fresh:
@@ -209,11 +226,10 @@ def test_what_nobody_held_keeps_its_value_and_its_moments(name):
             initial = {"m": 0.0, "v": 0.1**2}
         mean = Mean(server.state, apart=True)
         mean.add(Sparse(6, None, torch.ones(6)), None, 2, part)
-        payload, _, _ = server.step(mean.result())
-        change, _ = part_payloads(payload, server.state, EXACT)
+        change, _ = decode_model(step(server, mean.result()), "change", server.state, EXACT)
         assert change.values[5] == 0
         assert bool((change.values[:5] != 0).all())
-        for key, value in server.state_dict().items():
-            if key.startswith("optimizer."):
+        for key, value in flat(server).items():
+            if key.startswith("moments."):
                 wanted = initial[key[-1]] if fresh else float(before[key][5])
                 assert float(value[5]) == pytest.approx(wanted), key

@@ -11,6 +11,7 @@ from fl.data import Split
 from fl.data.augment import Augment
 from fl.data.normalise import make_normaliser
 from fl.models.state import ModelState
+from fl.models.update import Job
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
 from fl.training.trainer import ClientTrainer
@@ -40,6 +41,6 @@ def test_the_steps_of_earlier_rounds(options: dict[str, Any]) -> None:
     model = WholeModel(engine, ModelState(engine.model, cpu))
     for client in (0, 1):
         steps = [len(list(trainer.batches(client, round_, engine))) for round_ in range(7)]
-        trainer.train(client, 5, model)
-        trainer.train(client, 7, model, version=3)
+        trainer.train(Job(client, 5, 5), model)
+        trainer.train(Job(client, 7, 3), model)
         assert engine.starts[-2:] == [(0.1, sum(steps[:5])), (0.1, sum(steps[:3]))]

@@ -142,8 +142,8 @@ _TWO_RANKS = """
 import os, sys
 import torch, torch.distributed as dist
 from torch import nn
-from fl.config import Config
-from fl.engine.accelerated import AcceleratedEngine
+from fl.common.config import Config
+from fl.training.engine.accelerated import AcceleratedEngine
 rank = int(sys.argv[1])
 torch.set_num_threads(1)
 dist.init_process_group("gloo", store=dist.FileStore(sys.argv[2], 2), rank=rank, world_size=2)

@@ -1,0 +1,120 @@
+"""What a client sends of its update: the codec of its round, and error feedback."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from compression import Codec, Layout, Sender, SpecError, make_codec
+from compression.wire import Sparse
+from fl.clock.adaptive import Shares
+from fl.common.seeds import derive_seed
+from fl.models.update import Job, Update
+
+from .message import ClientReport, Message, encode_buffers
+
+_FIRST = 0.25
+
+
+class Uplink:
+    """The codec of `spec`; with `warmup` rounds its kept fraction falls from a quarter to its own, by equal factors.
+
+    Ratio warm-up of Lin et al. 2018, section 3.3, where it takes four epochs. SpecError where there is nothing to fall.
+    """
+
+    def __init__(self, spec: str, warmup: int = 0) -> None:
+        self.codec = make_codec(spec)
+        self.warmup = warmup
+        density = self.codec.density
+        if warmup and (density is None or not 0 < density < _FIRST):
+            raise SpecError(
+                f"{warmup}: warm-up falls from a kept fraction of {_FIRST:g} to that of the uplink, and '{spec}' has no "
+                f"kept fraction between 0 and {_FIRST:g}; topk:0.01 has"
+            )
+
+    def at(self, round_: int) -> Codec:
+        """The codec of a round."""
+        density = self.codec.density
+        if round_ >= self.warmup or density is None:
+            return self.codec
+        return self.codec.with_density(_FIRST * (density / _FIRST) ** (round_ / self.warmup))
+
+
+class Encoder:
+    """The uplink of the clients that this rank hosts: one `Sender` each.
+
+    `fractions`: of the uplink's coordinates that each client sends. What a client did not send is its own when the round
+    is committed; `keep` makes it so earlier, for a client that may start again in the same round.
+    """
+
+    def __init__(self, uplink: Uplink, feedback: str, fractions: Shares, layout: Layout, seed: int) -> None:
+        self.uplink = uplink
+        self.feedback = feedback
+        self.fractions = fractions
+        self.layout = layout
+        self.seed = seed
+        self.senders: dict[int, Sender] = {}
+        self._before: dict[int, object] = {}  # of the senders that this round has changed
+
+    def codec(self, job: Job) -> Codec:
+        """What encodes the update of a job, and decodes it."""
+        codec, fraction = self.uplink.at(job.version), self.fractions[job.client]
+        if codec.density is not None and fraction != 1:
+            codec = codec.with_density(codec.density * fraction)
+        return job.submodel.codec(codec)
+
+    def encode(
+        self, job: Job, update: Update, sections: Mapping[str, Tensor], residual_mask: Tensor | None
+    ) -> tuple[Message, Sparse]:
+        """The message with an update, whose values are used up, and further `sections`; and what the server will decode.
+
+        `residual_mask`, bool [n]: where what the client kept of earlier updates still counts; None: everywhere.
+        """
+        sender = self.sender(job.client)
+        self._before.setdefault(job.client, sender.snapshot())
+        sender.codec = self.codec(job)
+        key = derive_seed(self.seed, "uplink", job.number, job.client)
+        payload, decoded = sender.encode(update.values, self.layout, key, within=residual_mask)
+        sender.codec = self.uplink.codec  # not that of a mask, which would be kept alive
+        sections = {**sections, "update": payload, **encode_buffers(update.buffers)}
+        report = ClientReport(
+            client=job.client,
+            samples=update.samples,
+            train_loss=update.train_loss,
+            train_s=update.train_s,
+            kept=decoded.kept,
+            sizes={name: section.numel() for name, section in sections.items()},
+            moved=update.moved,
+        )
+        return Message(report, sections), decoded
+
+    def sender(self, client: int) -> Sender:
+        """The sender of a client, made when it is first asked for."""
+        if client not in self.senders:
+            self.senders[client] = Sender(self.uplink.codec, self.feedback)
+        return self.senders[client]
+
+    def keep(self) -> None:
+        """What was encoded so far has been sent."""
+        for client in self._before:
+            self.senders[client].keep()
+
+    def forget(self, client: int) -> None:
+        """What `client` encoded since `keep` does not arrive."""
+        if client in self.senders:
+            self.senders[client].forget()
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+        self.keep()
+        self._before = {}
+
+    def rollback(self) -> None:
+        """The round has failed: every sender is as it was before."""
+        for client, before in self._before.items():
+            self.senders[client].restore(before)
+        self._before = {}
+
+    @property
+    def has_client_state(self) -> bool:
+        """Whether clients keep anything between rounds."""
+        return Sender(self.uplink.codec, self.feedback).has_state

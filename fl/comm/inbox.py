@@ -1,0 +1,84 @@
+"""Updates on their way: what clients sent, until its virtual time has come."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from compression.masks.inside import Inside
+from compression.masks.payload import decode_mask, encode_mask
+from fl.models.state import ModelState
+from fl.models.submodel import Part
+
+from .message import ClientReport, Message
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A client's message on its way, and the part of the model that it is about."""
+
+    message: Message
+    part: Part
+
+
+class Inbox:
+    """What clients that are on their way have sent.
+
+    `reports`: by client, the same on every rank. On rank 0 also `pending`, the messages by client and number of its start,
+    and `versions` of the global model, [n], that somebody on the way started from, where they are needed.
+    """
+
+    def __init__(self, state: ModelState) -> None:
+        self.state = state
+        self.reports: dict[int, ClientReport] = {}
+        self.pending: dict[tuple[int, int], Pending] = {}
+        self.versions: dict[int, Tensor] = {}
+        self.commit()
+
+    def drop(self, client: int, number: int) -> None:
+        """A message does not arrive, or is not taken."""
+        self.pending.pop((client, number), None)
+
+    def keep_versions(self, versions: Iterable[int]) -> None:
+        """Nobody is on the way from another version than these."""
+        wanted = set(versions)
+        self.versions = {version: model for version, model in self.versions.items() if version in wanted}
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+        self._before = dict(self.reports), dict(self.pending), dict(self.versions)
+
+    def rollback(self) -> None:
+        """The round has failed: everything as it was at the last `commit`."""
+        reports, pending, versions = self._before
+        self.reports, self.pending, self.versions = dict(reports), dict(pending), dict(versions)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on, on rank 0."""
+        pending = {}
+        for (client, number), each in self.pending.items():
+            own = dict(each.message.sections)
+            if each.part.inside is not None:
+                own["inside"] = encode_mask(each.part.inside.mask)
+            pending[f"{client}-{number}"] = own
+        return {
+            "reports": [[client, *report.row()] for client, report in sorted(self.reports.items())],
+            "pending": pending,
+            "versions": {str(version): model for version, model in self.versions.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, buffers: Tensor | None, is_server: bool) -> None:
+        """Continue from `state_dict()`; `buffers`: those that every message is about (`Part.buffers`)."""
+        self.reports = {client: ClientReport.of_row(client, row) for client, *row in state["reports"]}
+        if is_server:
+            device, layout = self.state.parameters.device, self.state.layout
+            for name, sections in state["pending"].items():
+                client, number = map(int, name.split("-"))
+                own = {section: tensor.to(device) for section, tensor in sections.items()}
+                mask = own.pop("inside", None)
+                inside = None if mask is None else Inside(decode_mask(mask, layout.total), layout)
+                message = Message(self.reports[client], own)
+                self.pending[client, number] = Pending(message, Part(inside, buffers))
+            self.versions = {int(version): model.to(device) for version, model in state["versions"].items()}
+        self.commit()

@@ -1,0 +1,38 @@
+"""What a client is asked for, and what it made of the global model."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .submodel import WHOLE, Part
+
+
+@dataclass(frozen=True)
+class Job:
+    """A client's local training: from `version` of the global model, on `submodel`.
+
+    `number` seeds its random choices: the round, or, where clients come and go in their own time, how many starts of this
+    client came before.
+    """
+
+    client: int
+    number: int
+    version: int
+    submodel: Part = WHOLE
+
+
+@dataclass
+class Update:
+    """What a client made of the global model.
+
+    `values`: fp32 [n], global minus local parameters (the pseudo-gradient), zero where the client holds nothing.
+    `buffers`: fp32 [m], its own buffers, or those [b] of its submodel. `moved`: whether it has taken a step.
+    """
+
+    client: int
+    values: Tensor
+    buffers: Tensor
+    samples: int
+    train_loss: float
+    train_s: float
+    moved: bool = True

@@ -1,0 +1,230 @@
+"""Rounds in virtual time: the server steps when enough updates have arrived, whatever versions they started from.
+
+Every rank runs the same simulator and knows who arrives when. A client's result depends only on the version that it started
+from, so it is trained at the latest moment before its payload's size is needed or the version ends, with all others that
+wait for the same.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fl.clock.adaptive import Time
+from fl.clock.clock import InFlight, Start, columns
+from fl.clock.simulator import Arrival
+from fl.comm.inbox import Inbox, Pending
+from fl.comm.ledger import Ledger
+from fl.comm.message import decode_model
+from fl.training.cost import samples_trained
+from fl.training.worker import Federation
+
+from .base import transaction
+from .federated import FederatedRounds
+from .result import Charge, Dropped, RoundResult
+from .sampling import Sampler
+from .schedules import Arrived, make_schedule
+from .staleness import weight
+
+
+class TimedRounds(FederatedRounds):
+    """A round is a step of the server; who is on the way goes on in the next, unless the schedule drops it."""
+
+    def __init__(self, worker: Federation, sampler: Sampler) -> None:
+        super().__init__(worker, sampler)
+        self.schedule = make_schedule(worker.config)
+        self.in_flight = InFlight(worker.config, self._upload_bytes)
+        self.inbox = Inbox(self.state)
+        self._ledger = Ledger(parameters=self.state.parameters.numel(), buffers=self.state.buffers.numel())
+        self.version = 0
+        self._costs = worker.make_costs()
+        self._untrained: set[int] = set()
+        self._trained: set[int] = set()
+        self._dropped: list[Dropped] = []
+        self.participants += [self.in_flight, self.inbox, self._ledger]
+
+    def run(self, number: int) -> RoundResult:
+        with transaction(self.participants):
+            self._open(number)
+            arrived: list[Arrived] = []
+            while len(arrived) < self.schedule.size:
+                for client in self.schedule.draw(self, arrived):
+                    self._start(client)
+                arrival = self.schedule.next(self, arrived)
+                if arrival is not None:
+                    arrived = self.schedule.add(self, arrived, self._take(arrival))
+                elif self.schedule.is_over(self, arrived):
+                    break
+            self.close()
+            result = self._step(number, arrived)
+            self.sampler.observe(result.reports)
+        return result
+
+    def _open(self, number: int) -> None:
+        self.version, self.late = number, []
+        self._untrained, self._trained, self._dropped = set(), set(), []
+        self.schedule.open()
+
+    def free(self) -> list[int]:
+        """The clients that are not on their way."""
+        return [client for client in range(self.worker.config.clients or 0) if client not in self.in_flight.starts]
+
+    def draw(self, free: Sequence[int], count: int, *, purpose: str, number: int) -> list[int]:
+        """So many of the clients `free`, as the sampler draws them now."""
+        self.sampler.now = self.in_flight.now
+        return self.sampler.draw(free, count, self.version, purpose=purpose, number=number)
+
+    def close(self) -> None:
+        """The server steps now, or draws anew: who is late is dropped, or is trained before the version ends."""
+        if not self.schedule.drops:
+            self._train()
+            return
+        late = sorted(self.in_flight.starts)
+        self.give_up(late)
+        for client in late:
+            self.encoder.forget(client)
+
+    def give_up(self, late: Iterable[int]) -> None:
+        """The server no longer waits for these. What they have begun to download and to send is charged."""
+        for client in sorted(late):
+            start = self.in_flight.starts[client]
+            if self._has_begun(start):
+                self._dropped.append(self._cost_so_far(client, start))
+                column = self.plan.fractions.column
+                if column:
+                    self.late.append(Time(client, self.in_flight.now - start.begun_s, start.columns[column]))
+            else:
+                self._ledger.restore(client, start.noted)
+            self._untrained.discard(client)
+            self.inbox.drop(client, self.in_flight.number(client))
+            self.inbox.reports.pop(client, None)
+            self.in_flight.give_up(client)
+
+    def replace(self, old: Arrived) -> None:
+        """An update that has arrived is not taken; it is charged all the same."""
+        client = old.arrival.client
+        self.inbox.drop(client, old.arrival.number)
+        self._dropped.append(Dropped(client, old.start.download_bytes, old.report.uplink_bytes))
+
+    def _take(self, arrival: Arrival) -> Arrived:
+        """An arrival frees its client's place."""
+        client = arrival.client
+        return Arrived(arrival, self.in_flight.starts.pop(client), self.inbox.reports.pop(client))
+
+    def _step(self, number: int, arrived: Sequence[Arrived]) -> RoundResult:
+        ages = [number - each.start.version for each in arrived]
+        self.begin()
+        published = self.apply(self.transport.share(lambda: self._aggregate(number, arrived, ages)))
+        self._ledger.publish(published)
+        self.inbox.keep_versions(start.version for start in self.in_flight.starts.values())
+        self.held.mean = sum(each.start.held for each in arrived) / len(arrived)
+        return RoundResult(
+            [each.report for each in arrived],
+            sorted(self._trained),
+            self.held,
+            published,
+            self.server.update_norm,
+            columns=[
+                {**columns(each.arrival), "staleness": age, **each.start.columns}
+                for each, age in zip(arrived, ages, strict=True)
+            ],
+            charges=[Charge(each.start.download_bytes, each.start.flops, each.start.memory_bytes) for each in arrived],
+            dropped=self._dropped,
+            now=self.in_flight.now,
+        )
+
+    def _aggregate(self, number: int, arrived: Sequence[Arrived], ages: Sequence[int]) -> dict[str, Tensor]:
+        """On rank 0: step on the sum of weight * samples * update over the sum of samples, by the weight of each age.
+
+        Buffers move as the model does: b becomes the sum of samples * (w b_client + (1 - w) b) over the sum of samples.
+        """
+        for each, age in zip(arrived, ages, strict=True):
+            by_age = weight(self.worker.config.staleness, age)
+            pending = self.inbox.pending.pop((each.arrival.client, each.arrival.number))
+            part, sections = pending.part, pending.message.sections
+            codec = part.codec(self.encoder.uplink.codec)
+            update, buffers = decode_model(sections, "update", self.state, codec, part)
+            self.held.add(update, part)
+            own = self.local.weight(each.report.samples)
+            aggregator = self.server.aggregator
+            if self.schedule.mixes_models:
+                moved = torch.sub(self.state.parameters, self.inbox.versions[each.start.version])
+                aggregator.add_distance(moved, by_age * own)
+            buffer_scale = self.schedule.alpha * by_age
+            aggregator.add(update, buffers, own, part, scale=by_age, buffer_scale=buffer_scale)
+        return self.step(number, [each.report for each in arrived])
+
+    def _start(self, client: int) -> None:
+        worker, now = self.worker, self.in_flight.now
+        self._untrained.add(client)
+        self.plan.begin(self.version, sorted(self._untrained))
+        sub, size = self.plan.part(client).sub, self.plan.sizes([client]).get(client)
+        model = worker.engine.model if sub is None else sub.model
+        [samples] = samples_trained(worker.config, [len(worker.parts[client])])
+        [flops], cost = self._costs.each([model], [samples]), self._costs.of(model)
+        noted, (download_bytes, _) = self._ledger.noted(client), self._ledger.download(client, size)
+        start = Start(
+            version=self.version,
+            begun_s=now + self.sampler.wait_s(client, now),
+            download_bytes=download_bytes,
+            held=self.state.layout.total if size is None else size.held,
+            flops=int(flops),
+            memory_bytes=0 if cost is None else cost.memory_bytes,
+            columns=self.columns(client),
+            noted=noted,
+        )
+        if not self.in_flight.start(client, start):
+            # It goes away with what it downloaded: it is not trained, and must download everything if it comes back.
+            self._untrained.remove(client)
+            self._ledger.forget(client)
+        elif self.schedule.mixes_models and self.ranks.is_server and self.version not in self.inbox.versions:
+            self.inbox.versions[self.version] = self.state.parameters.clone()
+
+    def _upload_bytes(self, client: int) -> int:
+        """The simulator needs to know how much this client sends."""
+        if client in self._untrained:
+            self._train()
+        return self.inbox.reports[client].uplink_bytes
+
+    def _train(self) -> None:
+        """Train all that have started from the present version, each on its rank. Collective."""
+        if not self._untrained:
+            return
+        numbers = {client: self.in_flight.number(client) for client in sorted(self._untrained)}
+        for message in self.transport.gather(list(numbers), self.messages(numbers, self.version)):
+            client = message.report.client
+            self.inbox.pending[client, numbers[client]] = Pending(message, self.plan.part(client))
+        if not self.schedule.drops:
+            self.encoder.keep()  # a client may start again before the server takes its update
+        self.inbox.reports.update({report.client: report for report in self.transport.reports})
+        self._trained |= self._untrained
+        self._untrained = set()
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ledger
+
+    def unfinished(self) -> list[Dropped]:
+        """Clients on their way, those that are lost too."""
+        starts = sorted(self.in_flight.starts.items())
+        return [self._cost_so_far(client, start) for client, start in starts if self._has_begun(start)]
+
+    def _has_begun(self, start: Start) -> bool:
+        """Otherwise the client waits until it is up."""
+        return start.begun_s <= self.in_flight.now
+
+    def _cost_so_far(self, client: int, start: Start) -> Dropped:
+        """What a client on its way has cost: each message as a whole as soon as it has begun."""
+        sent = self.inbox.reports[client].uplink_bytes if self.in_flight.uploads(client) else 0
+        return Dropped(client, start.download_bytes, sent)
+
+    def state_dict(self) -> dict[str, Any]:
+        own = {"in_flight": self.in_flight.state_dict(), "inbox": self.inbox.state_dict()}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.in_flight.load_state_dict(state["in_flight"])
+        buffers = self.plan.published.buffers
+        self.inbox.load_state_dict(state["inbox"], buffers=buffers, is_server=self.ranks.is_server)
