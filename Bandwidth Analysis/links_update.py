@@ -65,8 +65,8 @@ def _train(model: str, data_dir: str, clients: int) -> tuple[Layout, list[Tensor
     training = {"local_steps": STEPS, "batch_size": 32, "lr": 0.02, "momentum": 0.9, "norm": _norm(model)}
     config = Config(model=model, clients=clients, rounds=1, threads=1, **options, **training)  # type: ignore[arg-type]
     with join_ranks(config) as ranks:
-        federation = assemble(resolve(config, world_size=1, threads=1), ranks)
-        trainer = federation.make_trainer()
-        whole = WholeModel(federation.engine, federation.state)
+        worker = assemble(resolve(config, world_size=1, threads=1), ranks)
+        trainer = worker.make_trainer()
+        whole = WholeModel(worker.engine, worker.state)
         updates = [trainer.train(Job(client, 0, 0), whole).values.clone() for client in range(clients)]
-        return federation.state.layout, updates
+        return worker.state.layout, updates

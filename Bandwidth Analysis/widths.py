@@ -22,7 +22,7 @@ from fl.common.config import stored_options  # noqa: E402
 from fl.common.errors import ConfigError, DataError  # noqa: E402
 from fl.common.ranks import join_ranks  # noqa: E402
 from fl.pruning.build import make_plan  # noqa: E402
-from fl.pruning.nested import LevelMasks  # noqa: E402
+from fl.pruning.nested import NestedSubmodels  # noqa: E402
 from fl.run.build import assemble  # noqa: E402
 from fl.training.evaluate import evaluate  # noqa: E402
 
@@ -35,10 +35,10 @@ def widths(folder: Path) -> Table:
     if config.capabilities == "none":
         raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
     with join_ranks(config) as ranks:
-        federation = assemble(config, ranks)
-        if not len(federation.validation):
+        worker = assemble(config, ranks)
+        if not len(worker.validation):
             raise ConfigError(f"{folder} is a run without validation data (--val-fraction)")
-        model, state = federation.engine.model, federation.state
+        model, state = worker.engine.model, worker.state
         path = folder / "final_model.safetensors"
         try:
             model.load_state_dict(load_file(path))
@@ -47,27 +47,27 @@ def widths(folder: Path) -> Table:
             raise ConfigError(f"{path} does not hold the model of a finished run ({reason})") from None
         named = dict(model.named_parameters())
         state.layout.gather([named[name] for name in state.layout.names], state.parameters)
-        masks = make_plan(federation, federation.make_trainer())
-        if not isinstance(masks, LevelMasks):
+        masks = make_plan(worker, worker.make_trainer())
+        if not isinstance(masks, NestedSubmodels):
             raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
         fractions = masks.fractions
         if fractions.learns:
             fractions.load_state_dict({"values": learnt(folder, len(fractions.values)), "whole": []})
         clients = sorted(range(len(fractions.values)), key=masks.capability)
         masks.begin(0, clients)
-        score = federation.task.score
+        score = worker.task.score
         judged = ("validation loss", f"validation {score.title}")
         table = Table(*("client", "fraction of the channels", "samples", *judged))
         for client in clients:
-            sub = masks.part(client).sub
+            sub = masks.submodel(client).sub
             if sub is None:
                 raise ConfigError(f"{folder}: its clients trained masks, not smaller models")
-            sub.gather_into(sub.model, state.parameters, None if masks.static_statistics else state.buffers)
-            forward = federation.forward(sub.model)
-            metrics = evaluate(forward, federation.validation, ranks, federation.task).metrics
+            sub.gather_into(sub.model, state.parameters, None if masks.static_batchnorm else state.buffers)
+            forward = worker.forward(sub.model)
+            metrics = evaluate(forward, worker.validation, ranks, worker.task).metrics
             loss, value = metrics["loss"], metrics[score.name]
             rated = "-" if value is None else score.words(value)
-            samples = len(federation.parts[client])
+            samples = len(worker.parts[client])
             table.add_row(str(client), f"{masks.capability(client):g}", str(samples), f"{loss:.2f}", rated)
     table.title = folder.name
     return table

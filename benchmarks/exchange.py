@@ -16,8 +16,8 @@ import torch.multiprocessing as mp
 from common import machine, real_update, show, timed
 
 from compression import make_codec
-from fl.clock.adaptive import Shares
-from fl.comm.encoder import Encoder, Uplink
+from fl.clock.adaptive import Fractions
+from fl.comm.encoder import CodecSchedule, Encoder
 from fl.comm.message import apply_change, decode_model, encode_buffers
 from fl.comm.transport import Transport
 from fl.common.config import ServerOptions
@@ -76,7 +76,7 @@ def on_rank(rank: int, store: str) -> None:
         make_optimizer = lambda params: make_server_optimizer(ServerOptions(server="fedyogi"), params)  # noqa: E731
         codec = make_codec(spec)
         server = Server(state, make_optimizer, codec, error_feedback=True, make_aggregator=lambda: Mean(state))
-        encoder = Encoder(Uplink(spec), "residual", Shares(), state.layout, 0)
+        encoder = Encoder(CodecSchedule(spec), "residual", Fractions(), state.layout, 0)
         transport = Transport(ranks, state.parameters.numel() + state.buffers.numel())
         uploads, steps = [], []
         for repeat in range(REPEATS + 1):

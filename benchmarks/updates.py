@@ -57,11 +57,11 @@ def real_updates(data_dir: str | Path, folder: Path, threads: int) -> dict[str, 
 def _train(config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with join_ranks(config) as ranks:
-        federation = assemble(resolve(config, world_size=1, threads=ranks.threads), ranks)
-        rounds, layout = make_rounds(federation), federation.state.layout
+        worker = assemble(resolve(config, world_size=1, threads=ranks.threads), ranks)
+        rounds, layout = make_rounds(worker), worker.state.layout
         for round_ in tqdm(range(_ROUNDS), unit="round", desc="training ResNet-18 for real updates"):
             if round_ in (0, _ROUNDS - 1):
-                whole = WholeModel(federation.engine, federation.state)
+                whole = WholeModel(worker.engine, worker.state)
                 total = rounds.trainer.train(Job(0, round_, round_), whole).values
                 state = rounds.client_state(0).get("sender")
                 if state:

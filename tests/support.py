@@ -129,7 +129,7 @@ def _run_all(rank: int, world_size: int, output_dir: Path, runs: dict[str, dict[
         run_here(output_dir, name, **options)
 
 
-def make_federation(**options: Any) -> Any:
+def make_worker(**options: Any) -> Any:
     """The parts of a quick run on this rank of the group that exists; nothing is written."""
     from fl.common.config import Config
     from fl.common.ranks import Ranks

@@ -7,7 +7,7 @@ from torch import Tensor
 from ..codec import Codec, Memory
 from ..layout import Layout
 from ..wire import Sparse
-from .inside import Inside
+from .inside import MaskedLayout
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class MaskedCodec(Codec):
     """
 
     codec: Codec
-    inside: Inside
+    inside: MaskedLayout
 
     @property
     def spec(self) -> str:  # type: ignore[override]

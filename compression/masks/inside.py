@@ -11,10 +11,10 @@ from ..layout import Layout
 from ..wire import Sparse
 
 
-class Inside:
+class MaskedLayout:
     """The coordinates that `mask`, bool [n], holds of a vector of `layout` [n]; m of them.
 
-    >>> inside = Inside(mask, layout)
+    >>> inside = MaskedLayout(mask, layout)
     >>> payload, decoded = sender.encode(inside.gather(update), inside.layout)
     >>> inside.lift(decoded)     # the same over all n coordinates
 

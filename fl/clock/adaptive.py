@@ -39,7 +39,7 @@ class Time(NamedTuple):
     share: float
 
 
-class Shares:
+class Fractions:
     """The share in (0, 1] of each client; without `values` all of it, for every client.
 
     `column`: of clients.csv; `since`: the column from which on a client's time goes with its share.
@@ -75,7 +75,7 @@ class Shares:
         """Continue from `state_dict()`."""
 
 
-class OnlineShares(Shares):
+class AdaptiveFractions(Fractions):
     """A client that took T seconds with the share c needs T / c^power for all of it; the fastest sets what all may take.
 
     `power`: how the time grows with the share: 2 for the channels of a smaller model, 1 for single weights or coordinates.
@@ -150,7 +150,7 @@ def equal_time(
     return tuple(_fits(target - still, more, smaller, floor) for still, more in zip(fixed, scaled, strict=True))
 
 
-def equal_uploads(known: Sequence[Profile], *, floor: float) -> tuple[float, ...]:
+def equal_upload_fractions(known: Sequence[Profile], *, floor: float) -> tuple[float, ...]:
     """The share in [floor, 1] of --uplink's coordinates of each client, rounded down to 1/100: uploads of as many bytes as
     its link carries in the time of the fastest link. Latency, jitter and limits of the server are not looked at."""
     rates = [profile.up_bytes * (1 - profile.loss) for profile in known]
@@ -178,14 +178,14 @@ def parse_uplink_shares(text: str) -> Stage:
     return stage
 
 
-def uplink_shares(config: Config) -> Shares:
+def uplink_fractions(config: Config) -> Fractions:
     """What the options of a run give each client."""
     stage = parse_uplink_shares(config.uplink_shares)
     if stage.name == "none":
-        return Shares()
+        return Fractions()
     assert config.clients is not None
     floor, column, since = float(stage.args[0]), "uplink_share", "sent_s"
     if stage.name == "online":
-        return OnlineShares(config.clients, floor=floor, power=1, column=column, since=since)
+        return AdaptiveFractions(config.clients, floor=floor, power=1, column=column, since=since)
     known = profiles(config.profiles, config.clients, config.seed)
-    return Shares(equal_uploads(known, floor=floor), column, since)
+    return Fractions(equal_upload_fractions(known, floor=floor), column, since)

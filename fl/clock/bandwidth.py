@@ -52,7 +52,7 @@ class _Transfer:
         return max(self.since_s + seconds, math.nextafter(self.since_s, math.inf))
 
 
-class Share:
+class FairShareLink:
     """The transfers over one limit, at most one a client.
 
     Rates are constant between the moments at which a transfer begins or ends, so ends are computed, not stepped to.

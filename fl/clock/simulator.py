@@ -6,13 +6,13 @@ from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .bandwidth import Share
+from .bandwidth import FairShareLink
 
 Link = Callable[[int, str, int, int], float]
 """link(client, "down" or "up", how many starts of the client came before, bytes) -> seconds, always the same ones."""
 
-# A client's row: phase, time of its next event (_NONE: a `Share` knows it, or nobody), starts so far, bytes to download,
-# seconds to compute, and when its download began, its download ended and its compute ends.
+# A client's row: phase, time of its next event (_NONE: a `FairShareLink` knows it, or nobody), starts so far, bytes
+# to download, seconds to compute, and when its download began, its download ended and its compute ends.
 _PHASE, _DUE, _STARTS, _SIZE, _WORK, _BEGAN, _READY, _DONE = range(8)
 _WIDTH = 8
 _IDLE, _WAITS, _DOWNLOADS, _COMPUTES, _UPLOADS, _LOST = range(6)
@@ -61,8 +61,8 @@ class Simulator:
         """
         self._link = link
         self._upload_bytes = upload_bytes
-        self._up = None if up_limit is None else Share(up_limit, "up_limit")
-        self._down = None if down_limit is None else Share(down_limit, "down_limit")
+        self._up = None if up_limit is None else FairShareLink(up_limit, "up_limit")
+        self._down = None if down_limit is None else FairShareLink(down_limit, "down_limit")
         self._shares = [share for share in (self._up, self._down) if share is not None]
         self._now = 0.0
         # A row of numbers for each client, not an object: with 10,000 clients half of an event is waiting for memory, over
@@ -205,7 +205,7 @@ class Simulator:
         self._rows[row + _READY], self._rows[row + _DONE] = begin, done
         self._schedule(client, row, _COMPUTES, done)
 
-    def _transfer(self, client: int, row: int, phase: int, size: int, share: Share | None) -> None:
+    def _transfer(self, client: int, row: int, phase: int, size: int, share: FairShareLink | None) -> None:
         direction = "down" if phase == _DOWNLOADS else "up"
         own_s = self._own_s(client, direction, int(self._rows[row + _STARTS]) - 1, size)
         if share is None or size == 0:

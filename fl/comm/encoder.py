@@ -6,7 +6,7 @@ from torch import Tensor
 
 from compression import Codec, Layout, Sender, SpecError, make_codec
 from compression.wire import Sparse
-from fl.clock.adaptive import Shares
+from fl.clock.adaptive import Fractions
 from fl.common.seeds import derive_seed
 from fl.models.update import Job, Update
 
@@ -15,7 +15,7 @@ from .message import ClientReport, Message, encode_buffers
 _FIRST = 0.25
 
 
-class Uplink:
+class CodecSchedule:
     """The codec of `spec`; with `warmup` rounds its kept fraction falls from a quarter to its own, by equal factors.
 
     Ratio warm-up of Lin et al. 2018, section 3.3, where it takes four epochs. SpecError where there is nothing to fall.
@@ -46,7 +46,7 @@ class Encoder:
     is committed; `keep` makes it so earlier, for a client that may start again in the same round.
     """
 
-    def __init__(self, uplink: Uplink, feedback: str, fractions: Shares, layout: Layout, seed: int) -> None:
+    def __init__(self, uplink: CodecSchedule, feedback: str, fractions: Fractions, layout: Layout, seed: int) -> None:
         self.uplink = uplink
         self.feedback = feedback
         self.fractions = fractions

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.masks.payload import decode_mask, encode_mask
 from fl.models.state import ModelState
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 
 from .message import ClientReport, Message
 
@@ -19,7 +19,7 @@ class Pending:
     """A client's message on its way, and the part of the model that it is about."""
 
     message: Message
-    part: Part
+    submodel: Submodel
 
 
 class Inbox:
@@ -59,8 +59,8 @@ class Inbox:
         pending = {}
         for (client, number), each in self.pending.items():
             own = dict(each.message.sections)
-            if each.part.inside is not None:
-                own["inside"] = encode_mask(each.part.inside.mask)
+            if each.submodel.inside is not None:
+                own["inside"] = encode_mask(each.submodel.inside.mask)
             pending[f"{client}-{number}"] = own
         return {
             "reports": [[client, *report.row()] for client, report in sorted(self.reports.items())],
@@ -69,7 +69,7 @@ class Inbox:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, buffers: Tensor | None, is_server: bool) -> None:
-        """Continue from `state_dict()`; `buffers`: those that every message is about (`Part.buffers`)."""
+        """Continue from `state_dict()`; `buffers`: those that every message is about (`Submodel.buffers`)."""
         self.reports = {client: ClientReport.of_row(client, row) for client, *row in state["reports"]}
         if is_server:
             device, layout = self.state.parameters.device, self.state.layout
@@ -77,8 +77,8 @@ class Inbox:
                 client, number = map(int, name.split("-"))
                 own = {section: tensor.to(device) for section, tensor in sections.items()}
                 mask = own.pop("inside", None)
-                inside = None if mask is None else Inside(decode_mask(mask, layout.total), layout)
+                inside = None if mask is None else MaskedLayout(decode_mask(mask, layout.total), layout)
                 message = Message(self.reports[client], own)
-                self.pending[client, number] = Pending(message, Part(inside, buffers))
+                self.pending[client, number] = Pending(message, Submodel(inside, buffers))
             self.versions = {int(version): model.to(device) for version, model in state["versions"].items()}
         self.commit()

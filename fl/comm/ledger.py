@@ -38,7 +38,7 @@ class ClientBytes:
 
 
 @dataclass(frozen=True)
-class Holding:
+class SubmodelSize:
     """What a client downloads of a model whose clients hold different parts.
 
     `held`, `buffers`: how many numbers of each. `ranking`: parts of the same ranking are nested, so a client whose part
@@ -59,15 +59,15 @@ class Holding:
 class Ledger:
     """Charges every client as its own machine, whichever rank hosts it.
 
-    A client's first download is the whole model in fp32. Later it downloads, when its round begins, what it missed:
-    the changes since its last download with the newest buffers, or the whole model if that is smaller. After the last
-    round the same is delivered to the clients of that round (`closing`). The dense baseline replaces each of these messages
-    by the whole model in fp32. A pruned model is downloaded as its newest mask and the weights inside it; a new mask is a
-    change like any other, downloaded before the round that it begins. Where clients hold different parts (`Holding`), each
-    downloads the changes it missed, and its mask and what is new in its part if that has changed, or all of its part if
-    that is smaller. Where clients exchange among themselves (a hook, or
-    step mode), the baseline is that of plain DDP: an all-reduce of the parameters at each exchange and of the buffers once
-    a round, its tensors counted once each way.
+    A client's first download is the whole model in fp32. Later it downloads, when its round begins, what it missed: the
+    changes since its last download with the newest buffers, or the whole model if that is smaller. After the last round
+    the same is delivered to the clients of that round (`closing`). The dense baseline replaces each of these messages
+    by the whole model in fp32. A pruned model is downloaded as its newest mask and the weights inside it; a new mask is
+    a change like any other, downloaded before the round that it begins. Where clients hold different submodels
+    (`SubmodelSize`), each downloads the changes it missed, and its mask and what is new in its submodel if that has
+    changed, or all of its submodel if that is smaller. Where clients exchange among themselves (a hook, or step mode),
+    the baseline is that of plain DDP: an all-reduce of the parameters at each exchange and of the buffers once a round,
+    its tensors counted once each way.
     """
 
     def __init__(self, *, parameters: int, buffers: int) -> None:
@@ -78,9 +78,9 @@ class Ledger:
         self._mask_bytes = 0  # of the newest mask
         self._whole_bytes = self.model_bytes  # of a download of everything that is not pruned
         self._buffers_bytes = 0  # of the newest buffers
-        self._told_bytes = 0  # of the newest of what clients need besides
+        self._variate_bytes = 0  # of the newest of what clients need besides
         self._seen: dict[int, int] = {}  # client -> _changes_bytes at its last download
-        self._parts: dict[int, tuple[int, int]] = {}  # client -> ranking and held of its part at its last download
+        self._sizes: dict[int, tuple[int, int]] = {}  # client -> ranking and held of its submodel at its last download
         self.commit()
 
     def new_mask(self, mask_bytes: int, rewound_bytes: int = 0, chooser: int | None = None) -> tuple[int, int]:
@@ -98,14 +98,14 @@ class Ledger:
         """A whole download is of so many coordinates, which all clients hold, and buffers, with the newest mask."""
         self._whole_bytes = dense_bytes(held) + (dense_bytes(buffers) if buffers else 0) + self._mask_bytes
 
-    def download(self, client: int, part: Holding | None = None) -> tuple[int, int]:
-        """A client, which holds this part, begins: the bytes that it downloads, and whether it downloads (1 or 0)."""
-        return self._catch_up(client) if part is None else self._catch_up_part(client, part)
+    def download(self, client: int, size: SubmodelSize | None = None) -> tuple[int, int]:
+        """A client, whose submodel has this size, begins: the bytes that it downloads, and whether it does (1 or 0)."""
+        return self._catch_up(client) if size is None else self._catch_up_submodel(client, size)
 
     def publish(self, sizes: Mapping[str, int]) -> None:
         """The server stepped: bytes of each section that it published, for whoever begins from now on."""
         self._changes_bytes += sizes.get("change", 0)
-        self._buffers_bytes, self._told_bytes = sizes.get("buffers", 0), sizes.get("variate", 0)
+        self._buffers_bytes, self._variate_bytes = sizes.get("buffers", 0), sizes.get("variate", 0)
 
     def between_peers(self, row: ClientBytes, exchanges: int, received: int) -> ClientBytes:
         """The row of a client that exchanged so often with the others, and received so many bytes from them."""
@@ -125,83 +125,83 @@ class Ledger:
         """
         missed = self._changes_bytes - self._seen.get(client, self._changes_bytes)
         whole = self._whole_bytes
-        if client in self._parts:
-            whole = dense_bytes(self._parts[client][1]) + self._buffers_bytes
+        if client in self._sizes:
+            whole = dense_bytes(self._sizes[client][1]) + self._buffers_bytes
         last = min(missed + self._buffers_bytes, whole) if missed else 0
         return Closing(query_bytes[0], last + query_bytes[1], self.model_bytes if missed else 0)
 
     def forget(self, client: int) -> None:
         """A client has lost what it downloaded."""
         self._seen.pop(client, None)
-        self._parts.pop(client, None)
+        self._sizes.pop(client, None)
 
     def noted(self, client: int) -> tuple[int | None, tuple[int, int] | None]:
         """What was noted when a client began its last download, for `restore`."""
-        return self._seen.get(client), self._parts.get(client)
+        return self._seen.get(client), self._sizes.get(client)
 
     def restore(self, client: int, noted: Sequence[Any]) -> None:
         """A download that was to begin never did: the client has what it had before."""
         self.forget(client)
-        seen, part = noted
+        seen, size = noted
         if seen is not None:
             self._seen[client] = seen
-        if part is not None:
-            self._parts[client] = (part[0], part[1])
+        if size is not None:
+            self._sizes[client] = (size[0], size[1])
 
     def commit(self) -> None:
         """The round has succeeded."""
-        sums = self._changes_bytes, self._mask_bytes, self._whole_bytes, self._buffers_bytes, self._told_bytes
-        self._before = sums, dict(self._seen), dict(self._parts)
+        sums = self._changes_bytes, self._mask_bytes, self._whole_bytes, self._buffers_bytes, self._variate_bytes
+        self._before = sums, dict(self._seen), dict(self._sizes)
 
     def rollback(self) -> None:
         """The round has failed: everything as it was at the last `commit`."""
         sums, seen, parts = self._before
-        self._changes_bytes, self._mask_bytes, self._whole_bytes, self._buffers_bytes, self._told_bytes = sums
-        self._seen, self._parts = dict(seen), dict(parts)
+        self._changes_bytes, self._mask_bytes, self._whole_bytes, self._buffers_bytes, self._variate_bytes = sums
+        self._seen, self._sizes = dict(seen), dict(parts)
 
     def _catch_up(self, client: int) -> tuple[int, int]:
         """Bytes of the download that begins a client's round, and whether there is one (1 or 0)."""
         seen = self._seen.get(client)
         self._seen[client] = self._changes_bytes
         if seen is None:
-            return self._whole_bytes + self._told_bytes, 1
+            return self._whole_bytes + self._variate_bytes, 1
         missed = self._changes_bytes - seen
-        return (min(missed + self._buffers_bytes, self._whole_bytes) + self._told_bytes, 1) if missed else (0, 0)
+        return (min(missed + self._buffers_bytes, self._whole_bytes) + self._variate_bytes, 1) if missed else (0, 0)
 
-    def _catch_up_part(self, client: int, part: Holding) -> tuple[int, int]:
+    def _catch_up_submodel(self, client: int, size: SubmodelSize) -> tuple[int, int]:
         """The same for a client that holds a part of its own."""
-        seen, before = self._seen.get(client), self._parts.get(client)
-        self._seen[client], self._parts[client] = self._changes_bytes, (part.ranking, part.held)
+        seen, before = self._seen.get(client), self._sizes.get(client)
+        self._seen[client], self._sizes[client] = self._changes_bytes, (size.ranking, size.held)
         if seen is None or before is None:
-            return part.whole_bytes + part.mask_bytes, 1
+            return size.whole_bytes + size.mask_bytes, 1
         ranking, held = before
-        if ranking != part.ranking and not held == part.held == self._parameters:
-            return part.whole_bytes + part.mask_bytes, 1
+        if ranking != size.ranking and not held == size.held == self._parameters:
+            return size.whole_bytes + size.mask_bytes, 1
         missed = self._changes_bytes - seen
         missed += self._buffers_bytes if missed else 0
-        if held != part.held:
-            missed += part.mask_bytes + (dense_bytes(part.held - held) if held < part.held else 0)
-            return (min(missed, part.whole_bytes + part.mask_bytes), 1) if missed else (0, 0)
-        return (min(missed, part.whole_bytes), 1) if missed else (0, 0)
+        if held != size.held:
+            missed += size.mask_bytes + (dense_bytes(size.held - held) if held < size.held else 0)
+            return (min(missed, size.whole_bytes + size.mask_bytes), 1) if missed else (0, 0)
+        return (min(missed, size.whole_bytes), 1) if missed else (0, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, ready for JSON."""
         return {
             "changes_bytes": self._changes_bytes,
             "buffers_bytes": self._buffers_bytes,
-            "told_bytes": self._told_bytes,
+            "variate_bytes": self._variate_bytes,
             "mask_bytes": self._mask_bytes,
             "whole_bytes": self._whole_bytes,
             "seen": sorted(self._seen.items()),
-            "parts": sorted(self._parts.items()),
+            "sizes": sorted(self._sizes.items()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._changes_bytes = state["changes_bytes"]
-        self._buffers_bytes, self._told_bytes = state["buffers_bytes"], state["told_bytes"]
+        self._buffers_bytes, self._variate_bytes = state["buffers_bytes"], state["variate_bytes"]
         self._mask_bytes = state["mask_bytes"]
         self._whole_bytes = state["whole_bytes"]
         self._seen = dict(state["seen"])
-        self._parts = {client: (ranking, held) for client, (ranking, held) in state["parts"]}
+        self._sizes = {client: (ranking, held) for client, (ranking, held) in state["sizes"]}
         self.commit()

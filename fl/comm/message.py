@@ -11,7 +11,7 @@ from compression.codec import BUFFERS
 from compression.wire import Sparse, dense_bytes
 from fl.common.ranks import Ranks
 from fl.models.state import ModelState
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 
 SECTIONS = ("mask", "squares", "update", "buffers")
 """What a client may send: a mask of its own, squared gradients (PruneFL), its update, its BatchNorm statistics."""
@@ -78,11 +78,11 @@ def encode_buffers(buffers: Tensor) -> dict[str, Tensor]:
 
 
 def decode_model(
-    sections: Mapping[str, Tensor], name: str, state: ModelState, codec: Codec, part: Part = WHOLE
+    sections: Mapping[str, Tensor], name: str, state: ModelState, codec: Codec, submodel: Submodel = WHOLE
 ) -> tuple[Sparse, Sparse | None]:
     """The section `name`, an update or a change, and the buffers, about a `part` of the model; PayloadError if they are
     not that."""
-    n, m = state.parameters.numel(), part.buffer_count(state.buffers.numel())
+    n, m = state.parameters.numel(), submodel.buffer_count(state.buffers.numel())
     empty = state.parameters.new_empty(0, dtype=torch.uint8)
     update = codec.decode(sections.get(name, empty), n, state.layout)
     if not m:
@@ -90,7 +90,7 @@ def decode_model(
             raise PayloadError(f"{sections['buffers'].numel()} bytes of buffers, and the model has none here")
         return update, None
     buffers = BUFFERS.decode(sections.get("buffers", empty), m)
-    return update, part.lift_buffers(buffers, state.buffers.numel())
+    return update, submodel.lift_buffers(buffers, state.buffers.numel())
 
 
 def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> None:

@@ -7,26 +7,26 @@ from torch import Tensor
 
 from compression import Codec
 from compression.masks.codec import MaskedCodec
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.wire import Sparse
 
-from .surgery.cut import SubModel
+from .surgery.cut import SmallerModel
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Submodel:
     """Coordinates that a client holds, and that its payloads are about.
 
     `inside`: of the n trainable coordinates; None: all. `buffers`: of the m buffers, ascending int64 [b]; None: all.
     `sub`: the smaller model made of exactly these, if the client trains one.
     """
 
-    inside: Inside | None = None
+    inside: MaskedLayout | None = None
     buffers: Tensor | None = None
-    sub: SubModel | None = None
+    sub: SmallerModel | None = None
 
     def codec(self, codec: Codec) -> Codec:
-        """`codec` for vectors of n coordinates, inside this part."""
+        """`codec` for vectors of n coordinates, inside this submodel."""
         return codec if self.inside is None else MaskedCodec(codec, self.inside)
 
     def gather_buffers(self, buffers: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Part:
         return buffers if self.buffers is None else buffers.index_select(0, self.buffers)
 
     def lift_buffers(self, held: Sparse, m: int) -> Sparse:
-        """Buffers of this part, all b given -> as some of all m."""
+        """Buffers of this submodel, all b given -> as some of all m."""
         return held if self.buffers is None else Sparse(m, self.buffers, held.values)
 
     def buffer_count(self, m: int) -> int:
@@ -51,9 +51,9 @@ class Part:
         return n if self.inside is None else self.inside.layout.total
 
 
-WHOLE = Part()
+WHOLE = Submodel()
 
 
-def without_buffers(device: torch.device) -> Tensor:
-    """`Part.buffers` of a client that sends none."""
+def no_buffers(device: torch.device) -> Tensor:
+    """`Submodel.buffers` of a client that sends none."""
     return torch.empty(0, dtype=torch.int64, device=device)

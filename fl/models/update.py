@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .submodel import WHOLE, Part
+from .submodel import WHOLE, Submodel
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Job:
     client: int
     number: int
     version: int
-    submodel: Part = WHOLE
+    submodel: Submodel = WHOLE
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor
 from compression import Layout
 from compression.wire import Sparse
 from fl.models.state import ModelState
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 
 LAYERS = ("round", "layer", "size", "held", "sparsity", "non_zeros", "pruned_fraction", "sent_fraction")
 
@@ -27,11 +27,11 @@ class LayerCounts:
         self.sent = torch.zeros(len(layout.sizes), dtype=torch.int64)
         self.pruned_after = False
 
-    def add(self, update: Sparse, part: Part) -> None:
+    def add(self, update: Sparse, submodel: Submodel) -> None:
         """Rank 0 has decoded the update of the next client, which holds `part`."""
         counts = count_by_layer(update, self._layout)
         self.sent = self.sent.to(counts.device) + counts
-        self.held.append(self._layout.sizes if part.inside is None else part.inside.layout.sizes)
+        self.held.append(self._layout.sizes if submodel.inside is None else submodel.inside.layout.sizes)
         self.pruned_after = update.sent_at is not None
 
     def rows(self, round_: int, state: ModelState) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from compression.draws import derive_key
 from compression.masks.weights import PrunedWeights
 from compression.select import Threshold
 from compression.wire import Kind
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 
 from .plan import PlanInputs
 from .schedule import parse_prune_schedule, pruning_at
@@ -21,7 +21,7 @@ from .spec import Pruning
 
 
 @dataclass(frozen=True, eq=False)
-class PrunedPart(Part):
+class PrunedSubmodel(Submodel):
     """All of the model, of which a client sends the weights that `pruning` leaves. `key`: of what is drawn."""
 
     pruning: Pruning | None = None
@@ -57,9 +57,9 @@ class PruneAfterTraining(SharedMask):
         self._after_schedule = parse_prune_schedule(schedule)
         refuse_early(pruning, self.state.layout)
 
-    def part(self, client: int) -> Part:
+    def submodel(self, client: int) -> Submodel:
         if self._round >= self._rounds:
-            return super().part(client)
+            return super().submodel(client)
         pruning = pruning_at(self._after, self._after_schedule, self._round)
         key = derive_key(self.inputs.seed, self._round, client)
-        return PrunedPart(pruning=pruning, reference=self.state.parameters, key=key)
+        return PrunedSubmodel(pruning=pruning, reference=self.state.parameters, key=key)

@@ -5,27 +5,27 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fl.clock.adaptive import OnlineShares, Shares, equal_time
+from fl.clock.adaptive import AdaptiveFractions, Fractions, equal_time
 from fl.clock.profiles import profiles
 from fl.common.seeds import torch_generator
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 from fl.models.surgery.flops import layer_times
 from fl.models.update import Job
 from fl.training.cost import samples_trained
 from fl.training.engine import make_engine
 from fl.training.gradients import MaskedGradients
 from fl.training.local_gradient import local_gradient
-from fl.training.local_model import LocalModel, MaskedModel, SmallModel, WholeModel
+from fl.training.local_model import LocalModel, LocalSmallerModel, MaskedModel, WholeModel
 from fl.training.trainer import ClientTrainer
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .after import PruneAfterTraining
 from .capacity import Recovery, capabilities, parse_capabilities
-from .nested import LevelMasks
-from .per_client import OwnMasks
+from .nested import NestedSubmodels
+from .per_client import ClientMasks
 from .plan import PlanInputs, SubmodelPlan
 from .prunefl import PruneFLMask
-from .select import at_capability, make_chooser, refuse_early
+from .select import at_capability, make_mask_selector, refuse_early
 from .shared_mask import SharedMask
 from .spec import SMALLER, Pruning, parse_pruning
 from .width import class_layers
@@ -34,20 +34,20 @@ from .width import class_layers
 class LocalModels:
     """Makes what clients train: the engine's model under a mask, or a smaller model with an engine of its own."""
 
-    def __init__(self, worker: Federation) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.gradients = MaskedGradients(worker.engine.model, worker.state.layout.names)
 
-    def __call__(self, part: Part, *, squares: Tensor | None = None) -> LocalModel:
+    def __call__(self, submodel: Submodel, *, squares: Tensor | None = None) -> LocalModel:
         """The model of `part`; `squares` as in `MaskedModel`."""
         engine, state = self._worker.engine, self._worker.state
-        if part.sub is None:
-            return MaskedModel(engine, state, self.gradients, part, squares)
-        own = make_engine(self._worker.config, part.sub.model, self._worker.ranks, engine.loss)
-        return SmallModel(own, state, part.sub, buffers=part.sends_buffers)
+        if submodel.sub is None:
+            return MaskedModel(engine, state, self.gradients, submodel, squares)
+        own = make_engine(self._worker.config, submodel.sub.model, self._worker.ranks, engine.loss)
+        return LocalSmallerModel(own, state, submodel.sub, buffers=submodel.sends_buffers)
 
 
-def make_plan(worker: Federation, trainer: ClientTrainer) -> SubmodelPlan:
+def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
     """What `--prune` makes every client hold, all of the model by default."""
     config, state = worker.config, worker.state
     if config.prune == "none":
@@ -55,16 +55,16 @@ def make_plan(worker: Federation, trainer: ClientTrainer) -> SubmodelPlan:
     pruning = parse_pruning(config.prune)
     make_local, example = LocalModels(worker), _example(worker)
 
-    def gradient_of(client: int, round_: int, part: Part) -> Tensor:
+    def gradient_of(client: int, round_: int, submodel: Submodel) -> Tensor:
         make_local.gradients.use(None)  # a client that failed may have left its mask there
-        return local_gradient(trainer, worker.engine, state, client, round_, part)
+        return local_gradient(trainer, worker.engine, state, client, round_, submodel)
 
     after = pruning.by == "after"
     shared = replace(pruning, by="server") if after else pruning
     inputs = PlanInputs(
         pruning=shared,
         schedule=f"oneshot:{config.rounds}" if after else config.prune_schedule,
-        chooser=make_chooser(shared, state, worker.engine.model, example),
+        selector=make_mask_selector(shared, state, worker.engine.model, example),
         ranks=worker.ranks,
         state=state,
         make_local=make_local,
@@ -78,14 +78,14 @@ def make_plan(worker: Federation, trainer: ClientTrainer) -> SubmodelPlan:
     least = parse_capabilities(config.capabilities).low if able.learns else min(able.values)
     refuse_early(at_capability(pruning, least), state.layout)
     if pruning.by == "client":
-        return OwnMasks(inputs, able)
+        return ClientMasks(inputs, able)
     if pruning.method == "width" or config.capabilities != "none":
         absent, class_rows = None, []
         if pruning.method == "width" and worker.classes:
             counts = torch.tensor(worker.label_counts())
             absent = [(row == 0).nonzero().view(-1).to(worker.ranks.device) for row in counts]
             class_rows = class_layers(worker.engine.model, _example(worker, 8), worker.classes)
-        return LevelMasks(inputs, able, Recovery(config.recover), absent=absent, class_layers=class_rows)
+        return NestedSubmodels(inputs, able, Recovery(config.recover), absent=absent, class_layers=class_rows)
     if pruning.method == "prunefl":
         times = layer_times(worker.engine.model, example)
         return PruneFLMask(
@@ -94,23 +94,23 @@ def make_plan(worker: Federation, trainer: ClientTrainer) -> SubmodelPlan:
     return SharedMask(inputs, rewind=pruning.rewind)
 
 
-def _example(worker: Federation, samples: int = 1) -> Tensor:
+def _example(worker: Worker, samples: int = 1) -> Tensor:
     """Inputs of numbers of every size: zeros would go through a network without biases as zeros, and show nothing."""
     shape = (samples, *worker.train.x.shape[1:])
     return torch.rand(shape, generator=torch_generator(0, "example")).to(worker.ranks.device)
 
 
-def _capabilities(worker: Federation, pruning: Pruning) -> Shares:
+def _capabilities(worker: Worker, pruning: Pruning) -> Fractions:
     config, column = worker.config, "capability"
     assert config.clients is not None
     asked = parse_capabilities(config.capabilities)
     if asked.online:
         power = 2 if pruning.method in SMALLER else 1
-        return OnlineShares(config.clients, floor=asked.low, power=power, column=column)
+        return AdaptiveFractions(config.clients, floor=asked.low, power=power, column=column)
     if not asked.equal_time:
-        return Shares(capabilities(config.capabilities, config.clients, config.seed), column)
+        return Fractions(capabilities(config.capabilities, config.clients, config.seed), column)
     known = profiles(config.profiles, config.clients, config.seed)
-    trained = samples_trained(config, [len(part) for part in worker.parts])
+    trained = samples_trained(config, [len(indices) for indices in worker.parts])
     flops = worker.make_costs().each([worker.engine.model] * len(trained), trained)
     n = worker.state.layout.total
-    return Shares(equal_time(known, flops, n, smaller=pruning.method in SMALLER, floor=asked.low), column)
+    return Fractions(equal_time(known, flops, n, smaller=pruning.method in SMALLER, floor=asked.low), column)

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from compression.draws import derive_key
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.masks.payload import decode_mask, encode_mask
-from fl.clock.adaptive import Shares
-from fl.comm.ledger import Holding
-from fl.models.submodel import WHOLE, Part, without_buffers
+from fl.clock.adaptive import Fractions
+from fl.comm.ledger import SubmodelSize
+from fl.models.submodel import WHOLE, Submodel, no_buffers
 from fl.training.local_model import LocalModel
 
 from .capacity import Recovery, density_at
 from .plan import PlanInputs, PrunedPlan
 from .schedule import changes_at, pruning_at
 from .score import accumulate, gradient
-from .select import ChannelChooser, at_capability
+from .select import ChannelSelector, at_capability
 from .width import AbsentClasses, put_scalers, windows
 
 
@@ -30,19 +30,19 @@ class Level:
     `part` is made where it is used: a rank needs only those of its own clients, rank 0 those of the cohort.
     """
 
-    def __init__(self, make: Callable[[], Part], mask_bytes: int) -> None:
+    def __init__(self, make: Callable[[], Submodel], mask_bytes: int) -> None:
         self._make = make
         self.mask_bytes = mask_bytes
         self.local: LocalModel | None = None
         self.absent: AbsentClasses  # the hook of `local`, where clients lack classes
 
     @functools.cached_property
-    def part(self) -> Part:
+    def submodel(self) -> Submodel:
         """Coordinates, buffers and the smaller model."""
         return self._make()
 
 
-class LevelMasks(PrunedPlan):
+class NestedSubmodels(PrunedPlan):
     """Every client holds a part of a size of its own; the parts are nested, and the global model is whole.
 
     Rank 0 ranks all weights, or channels, when the schedule says so. A client of capability c holds the best of them,
@@ -58,7 +58,7 @@ class LevelMasks(PrunedPlan):
     def __init__(
         self,
         inputs: PlanInputs,
-        capabilities: Shares,
+        capabilities: Fractions,
         recovery: Recovery,
         *,
         absent: Sequence[Tensor] | None = None,
@@ -69,7 +69,7 @@ class LevelMasks(PrunedPlan):
         self.recovery = recovery
         self._absent = absent
         self._class_layers = [self.state.layout.names.index(name) for name in class_layers]
-        self._newest: tuple[int, Part, Part] | None = None  # a client, what it holds, and of that what it has a say in
+        self._newest: tuple[int, Submodel, Submodel] | None = None  # a client, what it holds and has a say in
         self._levels: dict[float, Level] = {}
         self._ranking = 0  # how many there have been
         self._begun = -1  # the last round that began
@@ -106,7 +106,7 @@ class LevelMasks(PrunedPlan):
         if self._squares is not None and self._ranking > 1:
             return gradient(self._squares).clone()
         # Until there are gradients to look at, the ranking is by magnitude.
-        return self.chooser.scores(self.state.parameters, derive_key(self.inputs.seed)).clone()
+        return self.selector.scores(self.state.parameters, derive_key(self.inputs.seed)).clone()
 
     def _level(self, capability: float, round_: int) -> Level:
         if self.pruning.method == "width":
@@ -114,17 +114,17 @@ class LevelMasks(PrunedPlan):
             shift = round_ if self.pruning.shift == "rolling" else 0
             return Level(lambda: self._window(ratio, shift), 0)
         pruning = at_capability(pruning_at(self.pruning, self.schedule, round_), capability)
-        payload = self.inputs.ranks.share(lambda: encode_mask(self.chooser.choose(pruning, self._ranked(), None)))
-        size = self.chooser.size
-        return Level(lambda: self._alone(self.chooser.part(decode_mask(payload, size))), payload.numel())
+        payload = self.inputs.ranks.share(lambda: encode_mask(self.selector.choose(pruning, self._ranked(), None)))
+        size = self.selector.size
+        return Level(lambda: self._alone(self.selector.submodel(decode_mask(payload, size))), payload.numel())
 
-    def _window(self, ratio: float, shift: int) -> Part:
-        assert isinstance(self.chooser, ChannelChooser)
-        part = self.chooser.part(self.chooser.mask(windows(self.chooser.groups, ratio, shift)))
-        assert part.sub is not None
+    def _window(self, ratio: float, shift: int) -> Submodel:
+        assert isinstance(self.selector, ChannelSelector)
+        submodel = self.selector.submodel(self.selector.mask(windows(self.selector.groups, ratio, shift)))
+        assert submodel.sub is not None
         if ratio < 1:
-            put_scalers(part.sub, self.chooser.groups, ratio)
-        return self._alone(part)
+            put_scalers(submodel.sub, self.selector.groups, ratio)
+        return self._alone(submodel)
 
     def _ranked(self) -> Tensor:
         """The scores of the present ranking."""
@@ -133,26 +133,26 @@ class LevelMasks(PrunedPlan):
         return self._scores
 
     @property
-    def static_statistics(self) -> bool:
+    def static_batchnorm(self) -> bool:
         """Whether clients send no running statistics, because those of different widths are not of the same inputs."""
-        return isinstance(self.chooser, ChannelChooser)
+        return isinstance(self.selector, ChannelSelector)
 
-    def _alone(self, part: Part) -> Part:
-        return replace(part, buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else part
+    def _alone(self, submodel: Submodel) -> Submodel:
+        return replace(submodel, buffers=no_buffers(self.state.buffers.device)) if self.static_batchnorm else submodel
 
     @property
-    def published(self) -> Part:
-        return Part(buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else WHOLE
+    def published(self) -> Submodel:
+        return Submodel(buffers=no_buffers(self.state.buffers.device)) if self.static_batchnorm else WHOLE
 
-    def part(self, client: int) -> Part:
-        whole = self._levels[self.capability(client)].part
+    def submodel(self, client: int) -> Submodel:
+        whole = self._levels[self.capability(client)].submodel
         if not self._is_silent(client):
             return whole
         # Only the newest is kept: each may be as large as the model.
         if self._newest is None or self._newest[:2] != (client, whole):
             assert whole.inside is not None
             mask = self._without_absent(client, whole.inside.mask.clone())
-            self._newest = client, whole, replace(whole, inside=Inside(mask, self.state.layout))
+            self._newest = client, whole, replace(whole, inside=MaskedLayout(mask, self.state.layout))
         return self._newest[2]
 
     def residual_mask(self, client: int) -> Tensor | None:
@@ -175,7 +175,7 @@ class LevelMasks(PrunedPlan):
     def local(self, client: int, round_: int) -> LocalModel:
         level = self._levels[self.capability(client)]
         if level.local is None:
-            level.local = self.inputs.make_local(level.part)
+            level.local = self.inputs.make_local(level.submodel)
             if self._absent is not None:
                 level.absent = AbsentClasses()
                 level.local.engine.model.register_forward_hook(level.absent)
@@ -198,12 +198,14 @@ class LevelMasks(PrunedPlan):
         self._levels, self._ranking, self._scores, self._begun = before
 
     def held(self, client: int) -> int:
-        return self._levels[self.capability(client)].part.held(self.state.layout.total)
+        return self._levels[self.capability(client)].submodel.held(self.state.layout.total)
 
-    def sizes(self, cohort: Sequence[int]) -> dict[int, Holding]:
+    def sizes(self, cohort: Sequence[int]) -> dict[int, SubmodelSize]:
         buffers = self.published.buffer_count(self.state.buffers.numel())
         return {
-            client: Holding(self.held(client), buffers, self._ranking, self._levels[self.capability(client)].mask_bytes)
+            client: SubmodelSize(
+                self.held(client), buffers, self._ranking, self._levels[self.capability(client)].mask_bytes
+            )
             for client in cohort
         }
 

@@ -8,18 +8,18 @@ from torch import Tensor
 
 from compression.draws import derive_key
 from compression.masks.payload import decode_mask, encode_mask
-from fl.clock.adaptive import Shares
-from fl.comm.ledger import Holding
-from fl.models.submodel import WHOLE, Part, without_buffers
+from fl.clock.adaptive import Fractions
+from fl.comm.ledger import SubmodelSize
+from fl.models.submodel import WHOLE, Submodel, no_buffers
 from fl.training.local_model import LocalModel
 
 from .plan import PlanInputs, PrunedPlan
 from .schedule import changes_at, pruning_at
 from .score import snip
-from .select import ChannelChooser, at_capability
+from .select import ChannelSelector, at_capability
 
 
-class OwnMasks(PrunedPlan):
+class ClientMasks(PrunedPlan):
     """A client that takes part after a step of the schedule chooses a mask, within the one it had, from the weights that
     it downloaded and, for `snip`, from its own data. The mask's payload goes with its update. From its next round on it
     downloads no more than it holds.
@@ -29,7 +29,7 @@ class OwnMasks(PrunedPlan):
 
     differs = True
 
-    def __init__(self, inputs: PlanInputs, capabilities: Shares) -> None:
+    def __init__(self, inputs: PlanInputs, capabilities: Fractions) -> None:
         super().__init__(inputs, capabilities)
         # The masks known here: all on rank 0, elsewhere those of the clients hosted there.
         self._payloads: dict[int, Tensor] = {}
@@ -38,7 +38,7 @@ class OwnMasks(PrunedPlan):
         self._before_round: dict[int, int] = {}  # the same of this cohort, when the round began
         self._told: dict[int, Tensor] = {}  # masks of this round that are still to be sent
         self._step = -1  # the last one up to this round
-        self._newest: tuple[Tensor, Part] | None = None
+        self._newest: tuple[Tensor, Submodel] | None = None
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
         self.note((dict(self._payloads), dict(self._steps), dict(self._counts)))
@@ -55,43 +55,43 @@ class OwnMasks(PrunedPlan):
         drops = pruning.sparsity > 0 or any(pruning.overrides.values())
         if drops and self._steps.get(client, -1) < self._step:
             held = self._mask(client) if client in self._payloads else None
-            self._told[client] = encode_mask(self.chooser.choose(pruning, self._scores(client, round_), held))
+            self._told[client] = encode_mask(self.selector.choose(pruning, self._scores(client, round_), held))
             self._learn(client, self._told[client])
-        return self.inputs.make_local(self.part(client))
+        return self.inputs.make_local(self.submodel(client))
 
     def _scores(self, client: int, round_: int) -> Tensor:
         """Of what the client has: what it does not hold is zero to it."""
-        part = self.part(client)
-        weights = self.state.parameters if part.inside is None else self.state.parameters * part.inside.mask
+        submodel = self.submodel(client)
+        weights = self.state.parameters if submodel.inside is None else self.state.parameters * submodel.inside.mask
         if self.pruning.method == "snip":
-            return snip(weights, self.inputs.gradient_of(client, round_, part))
+            return snip(weights, self.inputs.gradient_of(client, round_, submodel))
         if self.pruning.score == "gradient":
-            return self.inputs.gradient_of(client, round_, part).square()
-        return self.chooser.scores(weights, derive_key(self.inputs.seed, client))
+            return self.inputs.gradient_of(client, round_, submodel).square()
+        return self.selector.scores(weights, derive_key(self.inputs.seed, client))
 
     def _mask(self, client: int) -> Tensor:
-        return decode_mask(self._payloads[client], self.chooser.size)
+        return decode_mask(self._payloads[client], self.selector.size)
 
     def _learn(self, client: int, payload: Tensor) -> None:
-        part = self._of_mask(decode_mask(payload, self.chooser.size))
+        submodel = self._of_mask(decode_mask(payload, self.selector.size))
         self._payloads[client], self._steps[client] = payload, self._step
-        self._counts[client] = part.held(self.state.layout.total)
-        self._newest = payload, part
+        self._counts[client] = submodel.held(self.state.layout.total)
+        self._newest = payload, submodel
 
-    def _of_mask(self, mask: Tensor) -> Part:
-        part = self.chooser.part(mask)
-        return replace(part, buffers=without_buffers(mask.device)) if self.static_statistics else part
+    def _of_mask(self, mask: Tensor) -> Submodel:
+        submodel = self.selector.submodel(mask)
+        return replace(submodel, buffers=no_buffers(mask.device)) if self.static_batchnorm else submodel
 
     @property
-    def static_statistics(self) -> bool:
+    def static_batchnorm(self) -> bool:
         """Whether clients send no running statistics, because those of different channels are not of the same inputs."""
-        return isinstance(self.chooser, ChannelChooser)
+        return isinstance(self.selector, ChannelSelector)
 
     @property
-    def published(self) -> Part:
-        return Part(buffers=without_buffers(self.state.buffers.device)) if self.static_statistics else WHOLE
+    def published(self) -> Submodel:
+        return Submodel(buffers=no_buffers(self.state.buffers.device)) if self.static_batchnorm else WHOLE
 
-    def part(self, client: int) -> Part:
+    def submodel(self, client: int) -> Submodel:
         """Everything, before the client has chosen."""
         payload = self._payloads.get(client)
         if payload is None:
@@ -114,10 +114,10 @@ class OwnMasks(PrunedPlan):
     def held(self, client: int) -> int:
         return self._counts.get(client, self.state.layout.total)
 
-    def sizes(self, cohort: Sequence[int]) -> dict[int, Holding]:
+    def sizes(self, cohort: Sequence[int]) -> dict[int, SubmodelSize]:
         """A client downloads by the mask it had; it needs not be told the mask it chose."""
         buffers = self.published.buffer_count(self.state.buffers.numel())
-        return {client: Holding(self._before_round[client], buffers, 0, 0) for client in cohort}
+        return {client: SubmodelSize(self._before_round[client], buffers, 0, 0) for client in cohort}
 
     def state_dict(self) -> dict[str, Any]:
         """The masks as payloads, and the steps that they were chosen at."""

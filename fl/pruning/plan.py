@@ -6,15 +6,15 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from fl.clock.adaptive import Shares
-from fl.comm.ledger import Holding
+from fl.clock.adaptive import Fractions
+from fl.comm.ledger import SubmodelSize
 from fl.common.ranks import Ranks
 from fl.models.state import ModelState
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 from fl.training.local_model import LocalModel
 
 from .schedule import parse_prune_schedule
-from .select import Chooser
+from .select import MaskSelector
 from .spec import Pruning
 
 
@@ -26,11 +26,11 @@ class PlanInputs:
 
     pruning: Pruning
     schedule: str
-    chooser: Chooser
+    selector: MaskSelector
     ranks: Ranks
     state: ModelState
     make_local: Callable[..., LocalModel]
-    gradient_of: Callable[[int, int, Part], Tensor]
+    gradient_of: Callable[[int, int, Submodel], Tensor]
     seed: int
     last_round: int | None = None
 
@@ -60,15 +60,15 @@ class SubmodelPlan:
     damped = False
     """Whether the mean of a coordinate is over all clients of the round, those that do not hold it too."""
 
-    def __init__(self, state: ModelState, whole: LocalModel, fractions: Shares | None = None) -> None:
+    def __init__(self, state: ModelState, whole: LocalModel, fractions: Fractions | None = None) -> None:
         self.state = state
         self.whole = whole
-        self.fractions = fractions or Shares()
+        self.fractions = fractions or Fractions()
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
         """Begin a round of these clients: choose and share the masks that it needs. Collective."""
 
-    def part(self, client: int) -> Part:
+    def submodel(self, client: int) -> Submodel:
         """What a client of this round holds, or has a say in if that is less; on its own rank and on rank 0."""
         return WHOLE
 
@@ -77,12 +77,12 @@ class SubmodelPlan:
         return self.whole
 
     @property
-    def published(self) -> Part:
+    def published(self) -> Submodel:
         """What the server's change is about."""
         return WHOLE
 
     @property
-    def static_statistics(self) -> bool:
+    def static_batchnorm(self) -> bool:
         """Whether no client sends running statistics (`fl.training.static_batchnorm`)."""
         return False
 
@@ -115,9 +115,9 @@ class SubmodelPlan:
 
     def held(self, client: int) -> int:
         """How many coordinates a client of this round holds; on rank 0."""
-        return self.part(client).held(self.state.layout.total)
+        return self.submodel(client).held(self.state.layout.total)
 
-    def sizes(self, cohort: Sequence[int]) -> dict[int, Holding]:
+    def sizes(self, cohort: Sequence[int]) -> dict[int, SubmodelSize]:
         """What each client downloads at the beginning of this round, where they differ; on rank 0."""
         return {}
 
@@ -142,12 +142,12 @@ class SubmodelPlan:
 class PrunedPlan(SubmodelPlan):
     """What the plans that prune have in common: their inputs, and a snapshot at the beginning of a round."""
 
-    def __init__(self, inputs: PlanInputs, fractions: Shares | None = None) -> None:
+    def __init__(self, inputs: PlanInputs, fractions: Fractions | None = None) -> None:
         super().__init__(inputs.state, inputs.make_local(WHOLE), fractions)
         self.inputs = inputs
         self.pruning = inputs.pruning
         self.damped = inputs.pruning.mean == "cohort"
-        self.chooser = inputs.chooser
+        self.selector = inputs.selector
         self.schedule = parse_prune_schedule(inputs.schedule)
         self._before: Any = None
 

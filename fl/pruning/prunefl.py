@@ -56,11 +56,11 @@ class PruneFLMask(SharedMask):
             self.install(ranks.share(lambda: encode_mask(self._initial(first)), ranks.owner(first)))
             self._told_by = first
         elif self._changed:
-            before = self._part.inside
+            before = self._submodel.inside
             self.install(ranks.share(lambda: encode_mask(self._next(self.state.parameters, self._mean_squares))))
             assert before is not None
-            assert self._part.inside is not None
-            self._came_in = torch.where(self._part.inside.mask & ~before.mask, round_, self._came_in)
+            assert self._submodel.inside is not None
+            self._came_in = torch.where(self._submodel.inside.mask & ~before.mask, round_, self._came_in)
         self._watching = self._changes(round_ + 1)
         self._incoming, self._weight, self._own = None, 0, {}
 
@@ -110,7 +110,7 @@ class PruneFLMask(SharedMask):
         if not self._watching:
             return super().local(client, round_)
         self._own[client] = torch.zeros_like(self.state.parameters)
-        return self.inputs.make_local(self.part(client), squares=self._own[client])
+        return self.inputs.make_local(self.submodel(client), squares=self._own[client])
 
     def sections(self, client: int) -> dict[str, Tensor]:
         """Its squared gradients, where the next round begins with another mask."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from compression.bits import flat_nonzero
 from compression.errors import NonFiniteError, all_finite
 from compression.layout import Layout
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.select.sample import kth_largest
 from compression.spec import SpecError, nearest
 
@@ -76,7 +76,7 @@ def reconfigure(
     most = int(prunable.count_nonzero()) - budget.drop
     kept = _kept(weights.detach(), squares, mask & prunable, layout, budget, adjust, most)
     room = most - int(kept.count_nonzero())
-    candidates = Inside(prunable & ~kept, layout)
+    candidates = MaskedLayout(prunable & ~kept, layout)
     gains = candidates.gather(squares)
     worth = gains.double()
     for part, time in zip(candidates.layout.views(worth), times.tolist(), strict=True):

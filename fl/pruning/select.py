@@ -1,4 +1,4 @@
-"""From scores to a mask, and from a mask to a client's part: of single weights, or of whole channels."""
+"""From scores to a mask, and from a mask to a client's submodel: of single weights, or of whole channels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from compression import Layout
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.spec import SpecError
 from fl.common.errors import ConfigError
 from fl.models.state import ModelState
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 from fl.models.surgery.channels import find_groups
 from fl.models.surgery.cut import cut
 from fl.models.surgery.group import Group
@@ -24,8 +24,8 @@ from .spec import AUTO, SMALLER, VECTORS, Pruning
 from .structured import best_channels, unit_scores
 
 
-class Chooser(ABC):
-    """Makes masks: bool [size], True where held. A mask is what travels; a `Part` is what it means."""
+class MaskSelector(ABC):
+    """Makes masks: bool [size], True where held. A mask is what travels; a `Submodel` is what it means."""
 
     size: int
 
@@ -38,11 +38,11 @@ class Chooser(ABC):
         """The mask of `pruning` by scores [n]; what `held`, an earlier mask, dropped stays dropped."""
 
     @abstractmethod
-    def part(self, mask: Tensor) -> Part:
+    def submodel(self, mask: Tensor) -> Submodel:
         """What a mask holds."""
 
 
-class WeightChooser(Chooser):
+class WeightSelector(MaskSelector):
     """Masks of single weights (or whole rows of them): bool [n]; the model keeps its shape."""
 
     def __init__(self, pruning: Pruning, layout: Layout) -> None:
@@ -52,21 +52,21 @@ class WeightChooser(Chooser):
         refuse_early(pruning, layout)
 
     def scores(self, weights: Tensor, key: int = 0) -> Tensor:
-        """As in `Chooser.scores`."""
+        """As in `MaskSelector.scores`."""
         if self.pruning.method == "random":
             return random(key, self.size, weights.device)
         return weights if self.pruning.method == "filters" else magnitude(weights)
 
     def choose(self, pruning: Pruning, scores: Tensor, held: Tensor | None) -> Tensor:
-        """As in `Chooser.choose`."""
+        """As in `MaskSelector.choose`."""
         return choose(pruning, scores, self.layout, held=held)
 
-    def part(self, mask: Tensor) -> Part:
-        """As in `Chooser.part`."""
-        return Part(Inside(mask, self.layout))
+    def submodel(self, mask: Tensor) -> Submodel:
+        """As in `MaskSelector.part`."""
+        return Submodel(MaskedLayout(mask, self.layout))
 
 
-class ChannelChooser(Chooser):
+class ChannelSelector(MaskSelector):
     """Masks of channels, one group after another: bool [channels in all]; what is held is a smaller dense model."""
 
     def __init__(self, pruning: Pruning, state: ModelState, model: nn.Module, example: Tensor) -> None:
@@ -98,11 +98,11 @@ class ChannelChooser(Chooser):
         return [name for name in self.pruning.protect if name not in (AUTO, VECTORS)]
 
     def scores(self, weights: Tensor, key: int = 0) -> Tensor:
-        """As in `Chooser.scores`: |w| or w^2, of which a channel's score is the sum."""
+        """As in `MaskSelector.scores`: |w| or w^2, of which a channel's score is the sum."""
         return weights.abs() if self.pruning.score == "l1" else weights.square()
 
     def choose(self, pruning: Pruning, scores: Tensor, held: Tensor | None) -> Tensor:
-        """As in `Chooser.choose`."""
+        """As in `MaskSelector.choose`."""
         worth = dict(zip(self.layout.names, self.layout.views(scores), strict=True))
         kept = best_channels(
             self.groups,
@@ -119,21 +119,21 @@ class ChannelChooser(Chooser):
         flags = [torch.zeros(group.channels, dtype=torch.bool) for group in self.groups]
         return torch.cat([flag.index_fill_(0, held, True) for flag, held in zip(flags, kept, strict=True)])
 
-    def part(self, mask: Tensor) -> Part:
-        """As in `Chooser.part`."""
+    def submodel(self, mask: Tensor) -> Submodel:
+        """As in `MaskSelector.part`."""
         self.state.load_into(self.model)  # what is not exchanged is cut too, and must not be the last client's
         sub = cut(self.model, self.groups, self._kept(mask.cpu()))
-        return Part(Inside(sub.mask(), self.layout), sub.buffers, sub)
+        return Submodel(MaskedLayout(sub.mask(), self.layout), sub.buffers, sub)
 
     def _kept(self, mask: Tensor) -> list[Tensor]:
         return [flags.nonzero().view(-1) for flags in mask.split(self.channels)]
 
 
-def make_chooser(pruning: Pruning, state: ModelState, model: nn.Module, example: Tensor) -> Chooser:
+def make_mask_selector(pruning: Pruning, state: ModelState, model: nn.Module, example: Tensor) -> MaskSelector:
     """What makes the masks of a run. `example`: a batch of one input, on the model's device."""
     if pruning.method in SMALLER:
-        return ChannelChooser(pruning, state, model, example)
-    return WeightChooser(pruning, state.layout)
+        return ChannelSelector(pruning, state, model, example)
+    return WeightSelector(pruning, state.layout)
 
 
 def choose(pruning: Pruning, scores: Tensor, layout: Layout, *, held: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from compression.draws import derive_key
 from compression.masks.payload import decode_mask, encode_mask
 from compression.wire import dense_bytes
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 
 from .plan import NewMask, PlanInputs, PrunedPlan
 from .schedule import changes_at, pruning_at, sparsity_at
@@ -28,7 +28,7 @@ class SharedMask(PrunedPlan):
     def __init__(self, inputs: PlanInputs, *, rewind: bool = False) -> None:
         super().__init__(inputs)
         self.bits: Tensor | None = None  # the mask as it travels
-        self._part = WHOLE
+        self._submodel = WHOLE
         self._mask_bytes = 0  # of the newest mask
         self._changed = False
         self._told_by: int | None = None
@@ -50,7 +50,7 @@ class SharedMask(PrunedPlan):
         client = cohort[0]  # looks at its data, where the server cannot
         by_client = self.pruning.method == "snip"
         payload = ranks.share(
-            lambda: encode_mask(self.chooser.choose(pruning, self._scores(client, round_), self.bits)),
+            lambda: encode_mask(self.selector.choose(pruning, self._scores(client, round_), self.bits)),
             ranks.owner(client) if by_client else 0,
         )
         self.install(payload)
@@ -58,29 +58,29 @@ class SharedMask(PrunedPlan):
 
     def _note(self, round_: int) -> None:
         weights = self.state.parameters.clone() if self._changes(round_) else None
-        self.note((self.bits, self._part, self.whole, self._mask_bytes, self._rewound_at, weights))
+        self.note((self.bits, self._submodel, self.whole, self._mask_bytes, self._rewound_at, weights))
 
     def restore(self, before: Any) -> None:
-        self.bits, self._part, self.whole, self._mask_bytes, self._rewound_at, weights = before
+        self.bits, self._submodel, self.whole, self._mask_bytes, self._rewound_at, weights = before
         if weights is not None:
             self.state.parameters.copy_(weights)
 
     def install(self, payload: Tensor) -> None:
         """Use the mask of this payload from now on."""
-        self._use(decode_mask(payload, self.chooser.size))
+        self._use(decode_mask(payload, self.selector.size))
         self._mask_bytes = payload.numel()
-        assert self._part.inside is not None
+        assert self._submodel.inside is not None
         if self._first is not None:
             self.state.parameters.copy_(self._first)
             self._rewound_at = self._round
-        self.state.parameters.mul_(self._part.inside.mask)
+        self.state.parameters.mul_(self._submodel.inside.mask)
 
-    def part(self, client: int) -> Part:
-        return self._part
+    def submodel(self, client: int) -> Submodel:
+        return self._submodel
 
     @property
-    def published(self) -> Part:
-        return self._part
+    def published(self) -> Submodel:
+        return self._submodel
 
     @property
     def rewound(self) -> bool:
@@ -100,10 +100,10 @@ class SharedMask(PrunedPlan):
 
     def _scores(self, client: int, round_: int) -> Tensor:
         if self.pruning.method == "snip":
-            return snip(self.state.parameters, self.inputs.gradient_of(client, round_, self._part))
+            return snip(self.state.parameters, self.inputs.gradient_of(client, round_, self._submodel))
         if self._squares is not None:
             return gradient(self._squares)
-        return self.chooser.scores(self.state.parameters, derive_key(self.inputs.seed))
+        return self.selector.scores(self.state.parameters, derive_key(self.inputs.seed))
 
     def learn(self, mean_update: Tensor) -> None:
         """The mean update is the only gradient that a server knows."""
@@ -115,14 +115,14 @@ class SharedMask(PrunedPlan):
         self._uploads.update(dict.fromkeys(self._cohort, self._round))
 
     def _use(self, bits: Tensor) -> None:
-        self.bits, self._part = bits, self.chooser.part(bits)
-        self.whole = self.inputs.make_local(self._part)
+        self.bits, self._submodel = bits, self.selector.submodel(bits)
+        self.whole = self.inputs.make_local(self._submodel)
 
     def residual_mask(self, client: int) -> Tensor | None:
         """What the mask holds, unless the weights have been rewound since."""
-        if self._part.inside is None:
+        if self._submodel.inside is None:
             return None
-        mask = self._part.inside.mask
+        mask = self._submodel.inside.mask
         return torch.zeros_like(mask) if self._uploads.get(client, -1) < self._rewound_at else mask
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from compression.draws import derive_key, uniform
 from compression.layout import Layout
 from fl.models.surgery.channels import find_groups
-from fl.models.surgery.cut import SubModel, cut
+from fl.models.surgery.cut import SmallerModel, cut
 from fl.models.surgery.group import Example, Group
 
 METHODS = ("l1", "l2", "random", "gradient")
@@ -28,7 +28,7 @@ def shrink(
     overrides: Mapping[str, float] | None = None,
     round_to: int = 1,
     groups: Sequence[Group] | None = None,
-) -> SubModel:
+) -> SmallerModel:
     """The sub-model of `model` without the fraction `sparsity` in [0, 1) of the channels of every group.
 
     A channel's score is the sum over everything that would be dropped with it (the group norm of Fang et al. 2023):

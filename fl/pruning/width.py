@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fl.models.surgery.channels import find_groups
-from fl.models.surgery.cut import SubModel, cut
+from fl.models.surgery.cut import SmallerModel, cut
 from fl.models.surgery.group import Example, Group
 
 from .structured import channels_of, units_kept
@@ -86,7 +86,7 @@ def width(
     scaler: bool = False,
     round_to: int = 1,
     groups: Sequence[Group] | None = None,
-) -> SubModel:
+) -> SmallerModel:
     """The sub-model of `model` with the fraction `ratio` in (0, 1] of the channels of every group, rounded up.
 
     `shift` 0: the first channels (HeteroFL). Otherwise the window that begins at channel `shift` modulo their number
@@ -113,7 +113,7 @@ def windows(groups: Sequence[Group], ratio: float, shift: int = 0, round_to: int
     return kept
 
 
-def put_scalers(sub: SubModel, groups: Sequence[Group], ratio: float) -> None:
+def put_scalers(sub: SmallerModel, groups: Sequence[Group], ratio: float) -> None:
     """A `Scaler` behind every layer of the sub-model that was narrowed."""
     for name in sorted({maker for group in groups for maker in group.makers}):
         _put_behind(sub.model, name, Scaler(ratio))

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from fl.clock.adaptive import Shares
+from fl.clock.adaptive import Fractions
 from fl.comm.ledger import Ledger
 from fl.common.files import State
 from fl.output.client_states import ClientStates
@@ -69,7 +69,7 @@ class Rounds(ABC):
         return 0.0
 
     @property
-    def fractions(self) -> list[Shares]:
+    def fractions(self) -> list[Fractions]:
         """Of the model, and of the uplink, that each client takes."""
         return []
 

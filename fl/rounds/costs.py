@@ -12,7 +12,7 @@ from fl.comm.ledger import ClientBytes, Ledger
 from fl.comm.message import ClientReport
 from fl.common.config import Config
 from fl.training.cost import samples_trained
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .modes import is_buffered, takes_time
 from .result import Dropped, RoundResult
@@ -40,7 +40,7 @@ class Ending:
 class Costs:
     """The ledger, the declared costs of training, and the virtual clock of a run."""
 
-    def __init__(self, worker: Federation, wait_s: Callable[[int, float], float], ledger: Ledger | None = None) -> None:
+    def __init__(self, worker: Worker, wait_s: Callable[[int, float], float], ledger: Ledger | None = None) -> None:
         """`ledger`: the one that charges downloads as they begin; by default rounds are charged when they are over."""
         self.worker = worker
         self.config = worker.config

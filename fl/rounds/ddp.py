@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
-from fl.comm.encoder import Uplink
+from fl.comm.encoder import CodecSchedule
 from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
 from fl.common.seeds import seeded
@@ -24,7 +24,7 @@ from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
 from fl.training.schedule import first_learning_rate
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .base import Rounds, transaction
 from .result import Held, Peers, RoundResult, gather_reports
@@ -59,7 +59,7 @@ class StepEngine(PlainEngine):
     its weights and moments, as in local training: the ranks tell each other where they know that it happens.
     """
 
-    def __init__(self, worker: Federation, hook: CodecHook) -> None:
+    def __init__(self, worker: Worker, hook: CodecHook) -> None:
         config, device = worker.config, worker.ranks.device
         super().__init__(config, worker.engine.model, device, worker.engine.loss)
         unsynchronised: dict[str, Any] = {_SYNC_BUFFERS: False}
@@ -102,7 +102,7 @@ class StepEngine(PlainEngine):
             parameter.grad = None
 
 
-def _leaves_out(worker: Federation) -> bool:
+def _leaves_out(worker: Worker) -> bool:
     """Whether some trial steps, on any rank, leave a parameter without a gradient; collective."""
     model, ranks, rows = worker.engine.model, worker.ranks, worker.parts[worker.ranks.rank][:2]
     x, y = worker.normalise(worker.train.x[rows]), worker.train.y[rows]
@@ -117,7 +117,7 @@ def _leaves_out(worker: Federation) -> bool:
     return bool(ranks.sum(torch.tensor(found, device="cpu")))
 
 
-def _check_model(worker: Federation) -> None:
+def _check_model(worker: Worker) -> None:
     """ConfigError for a model that DDP cannot train on this device."""
     config, modules = worker.config, worker.engine.model.modules()
     if worker.ranks.device.type != "cuda" and any(isinstance(module, nn.SyncBatchNorm) for module in modules):
@@ -136,7 +136,7 @@ class DdpRounds(Rounds):
     be others after a restart; `none` keeps DDP's own.
     """
 
-    def __init__(self, worker: Federation) -> None:
+    def __init__(self, worker: Worker) -> None:
         config = worker.config
         _check_model(worker)
         self._worker = worker
@@ -144,7 +144,7 @@ class DdpRounds(Rounds):
             count_steps(len(part), config.batch_size, config.local_epochs, None) for part in worker.parts
         )
         named = worker.engine.model.named_parameters()
-        self._uplink = Uplink(config.uplink, config.uplink_warmup)
+        self._uplink = CodecSchedule(config.uplink, config.uplink_warmup)
         self.hook = CodecHook(config.uplink, named, error_feedback=config.error_feedback, seed=config.seed)
         if self.hook.codec.plain and worker.ranks.world_size > 1:
             self.hook.some_unused = _leaves_out(worker)

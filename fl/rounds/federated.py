@@ -8,8 +8,8 @@ from torch import Tensor
 from compression import make_codec
 from compression.codec import BUFFERS
 from compression.wire import dense_bytes
-from fl.clock.adaptive import Shares, Time, uplink_shares
-from fl.comm.encoder import Encoder, Uplink
+from fl.clock.adaptive import Fractions, Time, uplink_fractions
+from fl.comm.encoder import CodecSchedule, Encoder
 from fl.comm.message import ClientReport, Message, apply_change, decode_model, encode_buffers
 from fl.comm.transport import Transport
 from fl.common.seeds import derive_seed
@@ -24,7 +24,7 @@ from fl.server.server import Server
 from fl.training.gradients import CorrectedGradients
 from fl.training.local_model import LocalModel
 from fl.training.static_batchnorm import ask_statistics, norms
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .base import Participant, Rounds
 from .result import Held
@@ -37,21 +37,21 @@ class FederatedRounds(Rounds):
     On a client's rank `messages`, on rank 0 `receive` for each message and `step`, and `apply` on every rank.
     """
 
-    def __init__(self, worker: Federation, sampler: Sampler) -> None:
+    def __init__(self, worker: Worker, sampler: Sampler) -> None:
         config, state = worker.config, worker.state
         self.worker = worker
         self.state = state
         self.ranks = worker.ranks
         self.sampler = sampler
-        self.local = worker.course
-        self.algorithm = worker.course.algorithm
+        self.local_plan = worker.local_plan
+        self.algorithm = worker.local_plan.algorithm
         # Before the plan, which may mask gradients: the correction is masked too.
         self.corrections = CorrectedGradients(worker.engine.model, state.layout.names, self.algorithm)
         self.trainer = worker.make_trainer()
         self.plan = make_plan(worker, self.trainer)
         self.downlink = make_codec(config.downlink)
-        uplink = Uplink(config.uplink, config.uplink_warmup)
-        self.encoder = Encoder(uplink, config.error_feedback, uplink_shares(config), state.layout, config.seed)
+        uplink = CodecSchedule(config.uplink, config.uplink_warmup)
+        self.encoder = Encoder(uplink, config.error_feedback, uplink_fractions(config), state.layout, config.seed)
         self.transport = Transport(self.ranks, state.parameters.numel() + state.buffers.numel())
         self.server = Server(
             state,
@@ -88,8 +88,8 @@ class FederatedRounds(Rounds):
         if self._states is not None:
             self._states.fetch(client)
         model = self.plan.local(client, version)
-        self.local.begin(client, len(self.worker.parts[client]), self.state.parameters, version)
-        return Job(client, number, version, self.plan.part(client)), model
+        self.local_plan.begin(client, len(self.worker.parts[client]), self.state.parameters, version)
+        return Job(client, number, version, self.plan.submodel(client)), model
 
     def begin(self) -> None:
         """On rank 0: before the first message of a round."""
@@ -109,14 +109,14 @@ class FederatedRounds(Rounds):
 
     def _receive(self, message: Message, number: int) -> None:
         report, client = message.report, message.report.client
-        weight, steps = self.local.weight(report.samples), self.local.steps(report.samples)
+        weight, steps = self.local_plan.weight(report.samples), self.local_plan.steps(report.samples)
         self.plan.receive(client, message.sections, weight)
-        part = self.plan.part(client)
-        codec = self.encoder.codec(Job(client, number, number, part))
-        update, buffers = decode_model(message.sections, "update", self.state, codec, part)
-        self.held.add(update, part)
-        self.algorithm.receive(client, update, steps, self.local.lr(number))
-        self.server.aggregator.add(update, buffers, weight, part)
+        submodel = self.plan.submodel(client)
+        codec = self.encoder.codec(Job(client, number, number, submodel))
+        update, buffers = decode_model(message.sections, "update", self.state, codec, submodel)
+        self.held.add(update, submodel)
+        self.algorithm.receive(client, update, steps, self.local_plan.lr(number))
+        self.server.aggregator.add(update, buffers, weight, submodel)
 
     def step(self, number: int, reports: Sequence[ClientReport]) -> dict[str, Tensor]:
         """On rank 0: the server's step on what was received, with these reports; the sections that it publishes."""
@@ -124,24 +124,27 @@ class FederatedRounds(Rounds):
             raise self._failure
         mean = self.server.aggregator.result()
         samples = [report.samples for report in reports]
-        weights, steps = [self.local.weight(each) for each in samples], [self.local.steps(each) for each in samples]
+        weights, steps = (
+            [self.local_plan.weight(each) for each in samples],
+            [self.local_plan.steps(each) for each in samples],
+        )
         mean.update = self.algorithm.on_server(mean.update, weights, steps)
         return self.publish(number, mean)
 
     def publish(self, number: int, mean: Aggregate) -> dict[str, Tensor]:
         """On rank 0: step on this mean."""
         key = derive_seed(self.encoder.seed, "downlink", number)
-        part = self.plan.published
-        change = self.server.step(mean, key=key, part=part, rewound=self.plan.rewound)
-        sections = {"change": change, **encode_buffers(part.gather_buffers(mean.buffers))}
+        submodel = self.plan.published
+        change = self.server.step(mean, key=key, submodel=submodel, rewound=self.plan.rewound)
+        sections = {"change": change, **encode_buffers(submodel.gather_buffers(mean.buffers))}
         self.plan.learn(mean.update)
         variate = self.algorithm.broadcast()
         return sections if variate is None else {**sections, "variate": BUFFERS.encode(variate)[0]}
 
     def apply(self, sections: Mapping[str, Tensor]) -> dict[str, int]:
         """On every rank: take over what the server published; bytes of each section."""
-        part = self.plan.published
-        apply_change(self.state, *decode_model(sections, "change", self.state, part.codec(self.downlink), part))
+        submodel = self.plan.published
+        apply_change(self.state, *decode_model(sections, "change", self.state, submodel.codec(self.downlink), submodel))
         if "variate" in sections:
             self.algorithm.apply_broadcast(BUFFERS.decode(sections["variate"], self.state.layout.total).values)
         return {name: section.numel() for name, section in sections.items()}
@@ -150,7 +153,7 @@ class FederatedRounds(Rounds):
         return self.sampler.wait_s(client, now)
 
     @property
-    def fractions(self) -> list[Shares]:
+    def fractions(self) -> list[Fractions]:
         return [self.plan.fractions, self.encoder.fractions]
 
     @property
@@ -181,13 +184,13 @@ class FederatedRounds(Rounds):
         return lines
 
     def before_evaluation(self, number: int, cohort: Sequence[int]) -> None:
-        if self.plan.static_statistics:
+        if self.plan.static_batchnorm:
             ask_statistics(self.worker, self.trainer, number, cohort)
 
     @property
     def query_bytes(self) -> tuple[int, int]:
         """The whole model down and its statistics up, once, where no client sends them."""
-        if not self.plan.static_statistics or not norms(self.worker.engine.model):
+        if not self.plan.static_batchnorm or not norms(self.worker.engine.model):
             return 0, 0
         return dense_bytes(self.state.buffers.numel()), dense_bytes(self.state.parameters.numel())
 

@@ -15,7 +15,7 @@ from fl.common.seeds import seeded
 from fl.models.update import Job, Update
 from fl.output.client_states import ClientStates
 from fl.server.aggregate import Aggregate
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .base import transaction
 from .federated import FederatedRounds
@@ -30,7 +30,7 @@ class HookRounds(FederatedRounds):
     scaled by ranks * samples / all samples beforehand. Bytes are counted at the collective calls.
     """
 
-    def __init__(self, worker: Federation, sampler: Sampler) -> None:
+    def __init__(self, worker: Worker, sampler: Sampler) -> None:
         super().__init__(worker, sampler)
         config, layout = worker.config, self.state.layout
         named = dict(worker.engine.model.named_parameters())

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from compression.wire import Sparse
-from fl.comm.ledger import Holding
+from fl.comm.ledger import SubmodelSize
 from fl.comm.message import COLUMNS, ClientReport
 from fl.common.ranks import Ranks
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 from fl.output.layers import LayerCounts
 from fl.pruning.plan import NewMask
 
@@ -43,16 +43,16 @@ class Held:
 
     mean: float = 0.0
     buffers: int = 0
-    sizes: dict[int, Holding] = field(default_factory=dict)
+    sizes: dict[int, SubmodelSize] = field(default_factory=dict)
     new_mask: NewMask | None = None
     models: list[nn.Module | None] = field(default_factory=list)
     layers: LayerCounts | None = None
 
-    def add(self, update: Sparse, part: Part) -> None:
+    def add(self, update: Sparse, submodel: Submodel) -> None:
         """Rank 0 has decoded the update of the next client, which holds `part`."""
-        self.models.append(None if part.sub is None else part.sub.model)
+        self.models.append(None if submodel.sub is None else submodel.sub.model)
         if self.layers is not None:
-            self.layers.add(update, part)
+            self.layers.add(update, submodel)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from fl.comm.inbox import Inbox, Pending
 from fl.comm.ledger import Ledger
 from fl.comm.message import decode_model
 from fl.training.cost import samples_trained
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .base import transaction
 from .federated import FederatedRounds
@@ -31,7 +31,7 @@ from .staleness import weight
 class TimedRounds(FederatedRounds):
     """A round is a step of the server; who is on the way goes on in the next, unless the schedule drops it."""
 
-    def __init__(self, worker: Federation, sampler: Sampler) -> None:
+    def __init__(self, worker: Worker, sampler: Sampler) -> None:
         super().__init__(worker, sampler)
         self.schedule = make_schedule(worker.config)
         self.in_flight = InFlight(worker.config, self._upload_bytes)
@@ -142,24 +142,24 @@ class TimedRounds(FederatedRounds):
         for each, age in zip(arrived, ages, strict=True):
             by_age = weight(self.worker.config.staleness, age)
             pending = self.inbox.pending.pop((each.arrival.client, each.arrival.number))
-            part, sections = pending.part, pending.message.sections
-            codec = part.codec(self.encoder.uplink.codec)
-            update, buffers = decode_model(sections, "update", self.state, codec, part)
-            self.held.add(update, part)
-            own = self.local.weight(each.report.samples)
+            submodel, sections = pending.submodel, pending.message.sections
+            codec = submodel.codec(self.encoder.uplink.codec)
+            update, buffers = decode_model(sections, "update", self.state, codec, submodel)
+            self.held.add(update, submodel)
+            own = self.local_plan.weight(each.report.samples)
             aggregator = self.server.aggregator
             if self.schedule.mixes_models:
                 moved = torch.sub(self.state.parameters, self.inbox.versions[each.start.version])
                 aggregator.add_distance(moved, by_age * own)
             buffer_scale = self.schedule.alpha * by_age
-            aggregator.add(update, buffers, own, part, scale=by_age, buffer_scale=buffer_scale)
+            aggregator.add(update, buffers, own, submodel, scale=by_age, buffer_scale=buffer_scale)
         return self.step(number, [each.report for each in arrived])
 
     def _start(self, client: int) -> None:
         worker, now = self.worker, self.in_flight.now
         self._untrained.add(client)
         self.plan.begin(self.version, sorted(self._untrained))
-        sub, size = self.plan.part(client).sub, self.plan.sizes([client]).get(client)
+        sub, size = self.plan.submodel(client).sub, self.plan.sizes([client]).get(client)
         model = worker.engine.model if sub is None else sub.model
         [samples] = samples_trained(worker.config, [len(worker.parts[client])])
         [flops], cost = self._costs.each([model], [samples]), self._costs.of(model)
@@ -194,7 +194,7 @@ class TimedRounds(FederatedRounds):
         numbers = {client: self.in_flight.number(client) for client in sorted(self._untrained)}
         for message in self.transport.gather(list(numbers), self.messages(numbers, self.version)):
             client = message.report.client
-            self.inbox.pending[client, numbers[client]] = Pending(message, self.plan.part(client))
+            self.inbox.pending[client, numbers[client]] = Pending(message, self.plan.submodel(client))
         if not self.schedule.drops:
             self.encoder.keep()  # a client may start again before the server takes its update
         self.inbox.reports.update({report.client: report for report in self.transport.reports})

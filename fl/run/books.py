@@ -12,8 +12,8 @@ from fl.output.trackers import Trackers
 from fl.rounds.base import Rounds
 from fl.rounds.costs import Costs, Ending
 from fl.rounds.result import RoundResult
-from fl.training.evaluate import Judgement
-from fl.training.worker import Federation
+from fl.training.evaluate import Evaluations
+from fl.training.worker import Worker
 
 
 @dataclass
@@ -31,9 +31,7 @@ class Page:
 class Books:
     """Opened at the beginning of a run, on rank 0; `page` for each round, `add` when all else of it is done."""
 
-    def __init__(
-        self, worker: Federation, rounds: Rounds, costs: Costs, folder: Path, manifest: Manifest | None
-    ) -> None:
+    def __init__(self, worker: Worker, rounds: Rounds, costs: Costs, folder: Path, manifest: Manifest | None) -> None:
         """`manifest`: of the checkpoint that the run goes on from."""
         config = worker.config
         self._worker = worker
@@ -68,7 +66,7 @@ class Books:
             self.trackers.log(told_anew)
 
     def page(
-        self, number: int, result: RoundResult, judged: Judgement, seconds: dict[str, float], *, is_last: bool
+        self, number: int, result: RoundResult, judged: Evaluations, seconds: dict[str, float], *, is_last: bool
     ) -> Page:
         """Charge a round, and say what the log must say of it. `seconds`: exchange_s with training, and eval_s."""
         new_mask = result.held.new_mask

@@ -24,14 +24,14 @@ from fl.rounds.sampling import counts_alike
 from fl.training.engine import choose_engine, make_engine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
 from fl.training.evaluate import hold_out
-from fl.training.schedule import Course
+from fl.training.schedule import LocalPlan
 from fl.training.tasks import Task, make_task
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 from .checks import with_clients
 
 
-def assemble(config: Config, ranks: Ranks) -> Federation:
+def assemble(config: Config, ranks: Ranks) -> Worker:
     """Load the data, share them out, build the model and the engine; `config` is a resolved one.
 
     Raises DataError for missing data and ConfigError for data and options that do not fit together.
@@ -66,7 +66,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
     algorithm = make_algorithm(
         config.algorithm, state.layout, ranks.device, clients=config.clients or 1, momentum=config.momentum
     )
-    return Federation(
+    return Worker(
         config=dataclasses.replace(config, precision=engine.precision, engine=engine_name, augment=augment),
         ranks=ranks,
         train=train,
@@ -80,7 +80,7 @@ def assemble(config: Config, ranks: Ranks) -> Federation:
         normalise=normalise,
         engine=engine,
         state=state,
-        course=Course(algorithm, config, alike=counts_alike(config)),
+        local_plan=LocalPlan(algorithm, config, alike=counts_alike(config)),
         notes=(*data.notes, _sizes(data, train, validation, held)),
         left_out=data.left_out,
     )

@@ -11,7 +11,7 @@ from fl.algorithms.make import parse_algorithm
 from fl.clock.adaptive import parse_uplink_shares
 from fl.clock.profiles import parse_profiles
 from fl.comm.ddp_hooks import check_hook
-from fl.comm.encoder import Uplink
+from fl.comm.encoder import CodecSchedule
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.common.names import readable
@@ -99,7 +99,7 @@ def _check_specs(config: Config) -> None:
         "uplink_shares": parse_uplink_shares,
         "downlink": make_codec,
         "error_feedback": lambda text: Sender(make_codec(config.uplink), text),
-        "uplink_warmup": lambda rounds: Uplink(config.uplink, rounds),
+        "uplink_warmup": lambda rounds: CodecSchedule(config.uplink, rounds),
         "lr_schedule": parse_schedule,
         "algorithm": parse_algorithm,
         "prune": lambda spec: spec == "none" or parse_pruning(spec),

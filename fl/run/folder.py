@@ -18,7 +18,7 @@ from fl.common.config import Config, stored_options
 from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
-from fl.training.worker import Federation
+from fl.training.worker import Worker
 
 FREE = frozenset(
     {
@@ -135,19 +135,19 @@ _STEERING = ("sampling", "capabilities", "profiles", "deepspeed_config")
 _FIRST_WEIGHTS = "init.safetensors"
 
 
-def samples_sha256(federation: Federation) -> str:
+def samples_sha256(worker: Worker) -> str:
     """A digest of every split's size, of all its targets, of some thousand of its inputs, evenly spaced, and of who holds
     which; the same on every rank. Collective; DataError if ranks have different samples.
     """
     found = hashlib.sha256()
-    for split in (federation.train, federation.validation, federation.test):
+    for split in (worker.train, worker.validation, worker.test):
         _add(found, split.x[:: max(1, len(split) // _LOOKED_AT)])
         _add(found, split.y)
-    for part in (*federation.parts, *federation.held):
+    for part in (*worker.parts, *worker.held):
         _add(found, part)
     digest = found.hexdigest()
-    if not federation.ranks.all_agree(int(digest[:12], 16)):
-        name = federation.config.dataset
+    if not worker.ranks.all_agree(int(digest[:12], 16)):
+        name = worker.config.dataset
         raise DataError(f"--dataset {name}: ranks read different samples; all must see the same files")
     return digest
 
@@ -169,10 +169,10 @@ def begun_with(folder: Path) -> dict[str, Any]:
     return found
 
 
-def refuse_other_samples(federation: Federation, folder: Path, digest: str) -> None:
+def refuse_other_samples(worker: Worker, folder: Path, digest: str) -> None:
     """ConfigError if the run in `folder` was begun with samples of another digest."""
     if begun_with(folder).get("samples_sha256") not in (None, digest):
-        config = federation.config
+        config = worker.config
         raise ConfigError(
             f"--resume {config.resume}: --dataset {config.dataset} no longer has the samples with which {folder} was begun: "
             "bring them back, or start a new run"
@@ -211,9 +211,9 @@ def with_first_weights(config: Config, folder: Path | None) -> Config:
     return dataclasses.replace(config, init=str(folder / _FIRST_WEIGHTS))
 
 
-def refuse_other_model(federation: Federation, state: Mapping[str, Tensor]) -> None:
+def refuse_other_model(worker: Worker, state: Mapping[str, Tensor]) -> None:
     """ConfigError if the tensors of a checkpoint do not have the model's sizes."""
-    config, model = federation.config, federation.state
+    config, model = worker.config, worker.state
     for name, own in (("parameters", model.parameters), ("buffers", model.buffers)):
         if state[name].numel() != own.numel():
             raise ConfigError(

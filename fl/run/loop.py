@@ -35,8 +35,8 @@ from fl.rounds.sampling import make_sampler
 from fl.rounds.sync import SyncRounds
 from fl.rounds.timed import TimedRounds
 from fl.training.engine.deepspeed_config import reconcile
-from fl.training.evaluate import Evaluation, Judgement
-from fl.training.worker import Federation
+from fl.training.evaluate import Evaluation, Evaluations
+from fl.training.worker import Worker
 
 from .books import Books, Page
 from .build import assemble
@@ -102,7 +102,7 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
             raise RoundError(f"{folder} cannot be written to ({error.strerror}): make room, then {remedy}") from None
 
 
-def make_rounds(worker: Federation) -> Rounds:
+def make_rounds(worker: Worker) -> Rounds:
     """The rounds of the mode that the options ask for."""
     config = worker.config
     sampler = make_sampler(config, [len(part) for part in worker.parts])
@@ -116,7 +116,7 @@ def make_rounds(worker: Federation) -> Rounds:
 class _Run:
     """The loop over rounds with its books, costs and checkpoints."""
 
-    def __init__(self, worker: Federation, rounds: Rounds, folder: Path, samples_sha256: str, *, resumed: bool) -> None:
+    def __init__(self, worker: Worker, rounds: Rounds, folder: Path, samples_sha256: str, *, resumed: bool) -> None:
         self.worker = worker
         self.config = worker.config
         self.ranks: Ranks = worker.ranks
@@ -180,7 +180,7 @@ class _Run:
         is_last, is_due = number == self.config.all_rounds - 1, _is_due(number, self.config.eval_every)
         result = self.rounds.run(number)  # who trains, what is sent, the server's step
         exchanged = time.perf_counter()
-        judged = self._judge(number, result) if is_last or is_due else Judgement()
+        judged = self._judge(number, result) if is_last or is_due else Evaluations()
         seconds = {"exchange_s": exchanged - started, "eval_s": time.perf_counter() - exchanged}
         page = Page()
         if self.books is not None:  # bytes, operations, virtual seconds
@@ -194,7 +194,7 @@ class _Run:
         self.tested = judged.test
         return page.metrics
 
-    def _judge(self, number: int, result: RoundResult) -> Judgement:
+    def _judge(self, number: int, result: RoundResult) -> Evaluations:
         self.rounds.before_evaluation(number, sorted({report.client for report in result.reports}))
         return self.worker.judge()
 

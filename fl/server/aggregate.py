@@ -11,7 +11,7 @@ from compression.spec import Stage
 from compression.wire import Sparse
 from fl.common.registry import Registry
 from fl.models.state import ModelState
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Aggregator(ABC):
         update: Sparse,
         buffers: Sparse | None,
         weight: int,
-        part: Part = WHOLE,
+        submodel: Submodel = WHOLE,
         *,
         scale: float = 1.0,
         buffer_scale: float = 1.0,
@@ -96,10 +96,10 @@ class Mean(Aggregator):
     """Weighted mean of updates and buffers (McMahan et al. 2017), added up in the order of the cohort.
 
     Its memory serves round after round: allocating a model takes ten times as long as adding one up.
-    `apart`: clients hold different parts, and the mean of a coordinate is over those that hold it: absence from a sparse
-    payload is a zero, absence from a part is no vote. With `damped`, absence from a part is a zero too, so that what few
-    clients hold moves less; what nobody holds has no vote either way: its update is zero, its buffers are the global
-    model's.
+    `apart`: clients hold different submodels, and the mean of a coordinate is over those that hold it: absence from a sparse
+    payload is a zero, absence from a submodel is no vote. With `damped`, absence from a submodel is a zero too, so that
+    what few clients hold moves less; what nobody holds has no vote either way: its update is zero, its buffers are the
+    global model's.
     """
 
     in_parts = True
@@ -126,14 +126,14 @@ class Mean(Aggregator):
         update: Sparse,
         buffers: Sparse | None,
         weight: int,
-        part: Part = WHOLE,
+        submodel: Submodel = WHOLE,
         *,
         scale: float = 1.0,
         buffer_scale: float = 1.0,
     ) -> None:
         if self._votes is not None:
-            _vote(self._votes, None if part.inside is None else part.inside.support, weight)
-            _vote(self._buffer_votes, part.buffers, weight)
+            _vote(self._votes, None if submodel.inside is None else submodel.inside.support, weight)
+            _vote(self._buffer_votes, submodel.buffers, weight)
         update.add_to(self._update, weight * scale)
         if buffers is not None:
             buffers.add_to(self._buffers, weight * buffer_scale)

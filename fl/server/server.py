@@ -10,7 +10,7 @@ from torch import Tensor
 from compression import Codec, NonFiniteError, Sender
 from compression.errors import all_finite
 from fl.models.state import ModelState
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 
 from .aggregate import Aggregate, Aggregator
 from .optimizers import ServerOptimizer
@@ -56,7 +56,7 @@ class Server:
         """The optimizer of the copy."""
         return self._make_optimizer([self._copy])
 
-    def step(self, mean: Aggregate, *, key: int = 0, part: Part = WHOLE, rewound: bool = False) -> Tensor:
+    def step(self, mean: Aggregate, *, key: int = 0, submodel: Submodel = WHOLE, rewound: bool = False) -> Tensor:
         """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
         Outside `part`, what all clients hold, nothing moves and nothing is sent; moments and residuals there are
@@ -71,7 +71,7 @@ class Server:
         moments = self.optimizer.state[self._copy]
         before = {name: moment.clone() for name, moment in moments.items()}
         self._before = before, self.sender.snapshot()
-        mask = None if part.inside is None else part.inside.mask
+        mask = None if submodel.inside is None else submodel.inside.mask
         if mask is not None:
             self.optimizer.reset(self._copy, torch.ones_like(mask) if rewound else ~mask)
         if rewound:
@@ -87,7 +87,7 @@ class Server:
             for name, moment in moments.items():
                 moment.copy_(torch.where(mean.voted, moment, before.get(name, self.optimizer.initial(name))))
             change.mul_(mean.voted)
-        self.sender.codec = part.codec(self.downlink)
+        self.sender.codec = submodel.codec(self.downlink)
         self._spare = None
         payload, _ = self.sender.encode(change, self.state.layout, key, within=mask)
         if self.sender.feedback == "none":

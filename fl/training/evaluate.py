@@ -194,7 +194,7 @@ def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Evaluations:
     """The global model on both splits and on the clients' own samples; None: not evaluated."""
 
     validation: Evaluation | None = None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fl.models.state import ModelState
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 
 from .engine.base import LocalEngine
 from .local_model import zero_outside
@@ -12,14 +12,14 @@ from .trainer import ClientTrainer
 
 
 def local_gradient(
-    trainer: ClientTrainer, engine: LocalEngine, state: ModelState, client: int, round_: int, part: Part
+    trainer: ClientTrainer, engine: LocalEngine, state: ModelState, client: int, round_: int, submodel: Submodel
 ) -> Tensor:
     """The mean gradient of the loss over the first batches of `client` in `round_`, at most 10, at the global
     weights of its `part` and zeros elsewhere, fp32 [n]; in fp32 whatever the precision of training."""
     model = engine.model
     state.load_into(model)
-    if part.inside is not None:
-        zero_outside(model, state.layout, state.layout.views(part.inside.mask))
+    if submodel.inside is not None:
+        zero_outside(model, state.layout, state.layout.views(submodel.inside.mask))
     model.train()
     model.zero_grad()
     count = 0

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from compression import Layout
 from fl.models.own_state import OwnState
 from fl.models.state import ModelState
-from fl.models.submodel import Part
-from fl.models.surgery.cut import SubModel, averaged
+from fl.models.submodel import Submodel
+from fl.models.surgery.cut import SmallerModel, averaged
 
 from .engine.base import LocalEngine
 from .gradients import MaskedGradients
@@ -27,7 +27,7 @@ class LocalModel(ABC):
 
     @abstractmethod
     def read(self) -> tuple[Tensor, Tensor]:
-        """The client's update, fp32 [n], global minus local and zero outside its part, and the buffers it holds, [b]."""
+        """The client's update, fp32 [n], global minus local and zero outside its submodel, and the buffers it holds, [b]."""
 
 
 class WholeModel(LocalModel):
@@ -54,19 +54,19 @@ class MaskedModel(WholeModel):
         engine: LocalEngine,
         state: ModelState,
         gradients: MaskedGradients,
-        part: Part,
+        submodel: Submodel,
         squares: Tensor | None = None,
     ) -> None:
         super().__init__(engine, state)
         self.gradients = gradients
-        self.part = part
+        self.submodel = submodel
         self.squares = squares
 
     def load(self) -> None:
         """As in `LocalModel.load`."""
         super().load()
         layout = self.state.layout
-        masks = None if self.part.inside is None else layout.views(self.part.inside.mask)
+        masks = None if self.submodel.inside is None else layout.views(self.submodel.inside.mask)
         self.gradients.use(masks, None if self.squares is None else layout.views(self.squares))
         if masks is not None:
             zero_outside(self.engine.model, layout, masks)
@@ -75,9 +75,9 @@ class MaskedModel(WholeModel):
         """As in `LocalModel.read`."""
         values, buffers = super().read()
         self.gradients.use(None)
-        if self.part.inside is not None:
-            values.mul_(self.part.inside.mask)
-        return values, self.part.gather_buffers(buffers)
+        if self.submodel.inside is not None:
+            values.mul_(self.submodel.inside.mask)
+        return values, self.submodel.gather_buffers(buffers)
 
 
 @torch.no_grad()
@@ -88,10 +88,10 @@ def zero_outside(model: nn.Module, layout: Layout, masks: Sequence[Tensor]) -> N
         named[name].mul_(mask)
 
 
-class SmallModel(LocalModel):
+class LocalSmallerModel(LocalModel):
     """A smaller dense model. `buffers`: whether its running statistics are the client's to send."""
 
-    def __init__(self, engine: LocalEngine, state: ModelState, sub: SubModel, *, buffers: bool = True) -> None:
+    def __init__(self, engine: LocalEngine, state: ModelState, sub: SmallerModel, *, buffers: bool = True) -> None:
         self.engine = engine
         self.state = state
         self.sub = sub

@@ -47,7 +47,7 @@ def learning_rate(options: TrainOptions, round_: int) -> float:
     return lr
 
 
-class Course:
+class LocalPlan:
     """`algorithm` with the local steps and the learning rate that these options give each client."""
 
     def __init__(self, algorithm: Algorithm, options: TrainOptions, *, alike: bool = False) -> None:

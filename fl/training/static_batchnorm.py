@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .trainer import ClientTrainer
-from .worker import Federation
+from .worker import Worker
 
 
 @torch.no_grad()
-def ask_statistics(federation: Federation, trainer: ClientTrainer, round_: int, cohort: Sequence[int]) -> None:
+def ask_statistics(worker: Worker, trainer: ClientTrainer, round_: int, cohort: Sequence[int]) -> None:
     """Set the global model's buffers to the mean over this cohort, weighted as updates are, of each client's mean over its
     first batches of `round_`, at most 10. Collective; the same on any number of ranks."""
-    state, engine, ranks = federation.state, federation.engine, federation.ranks
+    state, engine, ranks = worker.state, worker.engine, worker.ranks
     layers = norms(engine.model)
     if not layers:
         return
     table = torch.zeros(len(cohort), state.buffers.numel(), dtype=torch.float64)
     for row, client in enumerate(cohort):
         if ranks.hosts(client):
-            table[row] = _statistics(federation, trainer, round_, client, layers)
+            table[row] = _statistics(worker, trainer, round_, client, layers)
     ranks.sum(table)
-    counts = [federation.course.weight(len(trainer.parts[client])) for client in cohort]
+    counts = [worker.local_plan.weight(len(trainer.parts[client])) for client in cohort]
     weights = torch.tensor(counts, dtype=torch.float64)
     mean = (table * weights[:, None]).sum(0) / weights.sum()
     state.buffers.copy_(mean.float())
@@ -40,10 +40,10 @@ def norms(model: nn.Module) -> list[_BatchNorm]:
 
 
 def _statistics(
-    federation: Federation, trainer: ClientTrainer, round_: int, client: int, layers: Sequence[_BatchNorm]
+    worker: Worker, trainer: ClientTrainer, round_: int, client: int, layers: Sequence[_BatchNorm]
 ) -> Tensor:
     """The buffers [m] after a client's batches have gone through the global model."""
-    state, engine = federation.state, federation.engine
+    state, engine = worker.state, worker.engine
     state.load_into(engine.model)
     momenta = [layer.momentum for layer in layers]
     for layer in layers:

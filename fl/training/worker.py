@@ -15,14 +15,14 @@ from fl.models.state import ModelState
 from .cost import Costs
 from .engine.base import LocalEngine
 from .engine.precision import autocast_dtype
-from .evaluate import ClientScores, Evaluation, Forward, Judgement, evaluate, evaluate_clients
-from .schedule import Course
+from .evaluate import ClientScores, Evaluation, Evaluations, Forward, evaluate, evaluate_clients
+from .schedule import LocalPlan
 from .tasks import Task
 from .trainer import ClientTrainer
 
 
 @dataclass
-class Federation:
+class Worker:
     """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64; `held`: of
     those that it does not train on, for `--client-eval`. `classes`: 0 where targets are numbers. `notes`: on the data,
     for the log; `left_out`: on what of them is not used, for the terminal too."""
@@ -40,7 +40,7 @@ class Federation:
     normalise: Normaliser
     engine: LocalEngine
     state: ModelState
-    course: Course
+    local_plan: LocalPlan
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -59,9 +59,9 @@ class Federation:
         """The global model on `split`; None where it is empty. Collective."""
         return evaluate(self._forward(), split, self.ranks, self.task) if len(split) else None
 
-    def judge(self) -> Judgement:
+    def judge(self) -> Evaluations:
         """The global model on validation and test split, and on what clients hold out, if they do. Collective."""
-        return Judgement(self.evaluate(self.validation), self.evaluate(self.test), self.evaluate_clients())
+        return Evaluations(self.evaluate(self.validation), self.evaluate(self.test), self.evaluate_clients())
 
     def evaluate_clients(self) -> ClientScores | None:
         """The global model on what each client holds out; None without `--client-eval`. Collective."""

@@ -15,7 +15,7 @@ from compression import NonFiniteError, PayloadError
 from fl.common.errors import RoundError
 from fl.run.loop import make_rounds
 from tests.end_to_end.parts import remembered, same
-from tests.support import TIMES, make_federation, on_ranks, resume_here, rows, run_here
+from tests.support import TIMES, make_worker, on_ranks, resume_here, rows, run_here
 
 _OPTIONS: dict[str, Any] = {
     "model": "tests.user_code:norm_model",
@@ -49,7 +49,7 @@ def _break(rounds: Any, way: str, client: int) -> type[Exception]:
 
 def _fail_one_round(rank: int, world_size: int, way: str, client: int) -> None:
     fl.comm.transport._WAITING_BYTES = 1  # batches as small as they get, so that some are on their way when it fails
-    reference, rounds = (make_rounds(make_federation(**_OPTIONS)) for _ in range(2))
+    reference, rounds = (make_rounds(make_worker(**_OPTIONS)) for _ in range(2))
     for each in (reference, rounds):
         each.run(0)
     before = remembered(rounds, 5)
@@ -73,7 +73,7 @@ def test_a_client_that_fails(world_size: int, client: int, way: str) -> None:
 
 
 def _spoil_a_payload(rank: int, world_size: int) -> None:
-    reference, rounds = (make_rounds(make_federation(**_OPTIONS)) for _ in range(2))
+    reference, rounds = (make_rounds(make_worker(**_OPTIONS)) for _ in range(2))
     before = remembered(rounds, 5)
     send = rounds.transport._send
 
@@ -99,7 +99,7 @@ def test_a_payload_that_arrives_spoiled() -> None:
 
 
 def _fail_at_the_server(rank: int, world_size: int) -> None:
-    rounds = make_rounds(make_federation(**{**_OPTIONS, "uplink": "none", "server": "fedavgm"}))
+    rounds = make_rounds(make_worker(**{**_OPTIONS, "uplink": "none", "server": "fedavgm"}))
     rounds.run(0)
     before = remembered(rounds, 5)
     train = rounds.trainer.train
@@ -122,7 +122,7 @@ def test_a_mean_that_is_not_finite() -> None:
 
 def _overflow_the_optimizer(rank: int, world_size: int) -> None:
     options = {**_OPTIONS, "uplink": "none", "server": "fedavgm", "server_lr": 1e30, "downlink": "topk:0.2"}
-    rounds = make_rounds(make_federation(**options))
+    rounds = make_rounds(make_worker(**options))
     before = remembered(rounds, 5)
     train = rounds.trainer.train
 

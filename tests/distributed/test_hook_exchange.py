@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fl.comm.ddp_hooks import load_hook
 from fl.common.errors import ConfigError
 from fl.run.loop import make_rounds
-from tests.support import make_federation, on_ranks, rows, run_here
+from tests.support import make_worker, on_ranks, rows, run_here
 
 _HOOKS = "torch.distributed.algorithms.ddp_comm_hooks."
 _OPTIONS: dict[str, Any] = {
@@ -33,10 +33,10 @@ _FOREIGN = {
 
 
 def _against_ddp(rank: int, world_size: int, hook: str) -> None:
-    federation = make_federation(**_OPTIONS, hook=hook)
-    rounds = make_rounds(federation)
-    samples = [len(part) for part in federation.parts]
-    model = DistributedDataParallel(copy.deepcopy(federation.engine.model), bucket_cap_mb=1000)
+    worker = make_worker(**_OPTIONS, hook=hook)
+    rounds = make_rounds(worker)
+    samples = [len(part) for part in worker.parts]
+    model = DistributedDataParallel(copy.deepcopy(worker.engine.model), bucket_cap_mb=1000)
     model.register_comm_hook(*load_hook(hook))
     train, sent, averages = rounds.trainer.train, [], []
 
@@ -58,9 +58,9 @@ def _against_ddp(rank: int, world_size: int, hook: str) -> None:
         expected = _average_by_ddp(model, sent[-1])
         if rank == 0:
             assert torch.equal(averages[-1], expected), f"round {round_}"
-        mine = federation.state.parameters.clone()
+        mine = worker.state.parameters.clone()
         dist.broadcast(mine, 0)
-        assert torch.equal(mine, federation.state.parameters), "every rank must hold the same model"
+        assert torch.equal(mine, worker.state.parameters), "every rank must hold the same model"
 
 
 def _average_by_ddp(model: DistributedDataParallel, gradient: Tensor) -> Tensor:

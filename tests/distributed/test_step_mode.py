@@ -16,8 +16,8 @@ from fl.common.errors import ConfigError
 from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
 from fl.rounds.ddp import DdpRounds
-from fl.training.worker import Federation
-from tests.support import make_federation, on_ranks, rows, run_here
+from fl.training.worker import Worker
+from tests.support import make_worker, on_ranks, rows, run_here
 
 _OPTIONS: dict[str, Any] = {
     "mode": "step",
@@ -30,40 +30,40 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def batches(federation: Federation, round_: int, rank: int) -> Any:
-    config = federation.config
+def batches(worker: Worker, round_: int, rank: int) -> Any:
+    config = worker.config
     return iterate_batches(
-        federation.train,
-        federation.parts[rank],
+        worker.train,
+        worker.parts[rank],
         batch_size=config.batch_size,
         steps=config.local_steps,
         seed=derive_seed(config.seed, "batches", round_, rank),
-        augment=federation.augment,
-        normalise=federation.normalise,
+        augment=worker.augment,
+        normalise=worker.normalise,
         device="cpu",
     )
 
 
-def _sgd(model: nn.Module, federation: Federation) -> torch.optim.Optimizer:
-    config = federation.config
+def _sgd(model: nn.Module, worker: Worker) -> torch.optim.Optimizer:
+    config = worker.config
     options = {"lr": config.lr, "momentum": config.momentum, "weight_decay": config.weight_decay}
     return torch.optim.SGD(model.parameters(), fused=True, **options)
 
 
 def _against_ddp(rank: int, world_size: int) -> None:
-    federation = make_federation(**_OPTIONS, uplink="none")
-    model = DistributedDataParallel(copy.deepcopy(federation.engine.model))
+    worker = make_worker(**_OPTIONS, uplink="none")
+    model = DistributedDataParallel(copy.deepcopy(worker.engine.model))
     first = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
-    optimizer = _sgd(model, federation)
-    step_mode = DdpRounds(federation)
+    optimizer = _sgd(model, worker)
+    step_mode = DdpRounds(worker)
     for round_ in range(2):
-        for x, y in batches(federation, round_, rank):
+        for x, y in batches(worker, round_, rank):
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
         outcome = step_mode.run(round_)
         expected = torch.nn.utils.parameters_to_vector(model.parameters())
-        assert torch.equal(federation.state.parameters, expected)
+        assert torch.equal(worker.state.parameters, expected)
         dense = 4 * expected.numel() * 3
         assert [report.uplink_bytes for report in outcome.reports] == [dense, dense]
         assert outcome.peers.received_bytes == {0: dense, 1: dense}
@@ -76,13 +76,13 @@ def test_without_compression_it_is_ddp() -> None:
 
 
 def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
-    federation = make_federation(**_OPTIONS, uplink=f"topk:{ratio}")
-    model = copy.deepcopy(federation.engine.model)
-    parameters, optimizer = list(model.parameters()), _sgd(model, federation)
+    worker = make_worker(**_OPTIONS, uplink=f"topk:{ratio}")
+    model = copy.deepcopy(worker.engine.model)
+    parameters, optimizer = list(model.parameters()), _sgd(model, worker)
     residual: Tensor | float = 0.0
-    step_mode = DdpRounds(federation)
+    step_mode = DdpRounds(worker)
     for round_ in range(2):
-        for x, y in batches(federation, round_, rank):
+        for x, y in batches(worker, round_, rank):
             gradients = torch.autograd.grad(cross_entropy(model(x), y), parameters)
             total = torch.cat([gradient.flatten() for gradient in gradients]) + residual
             kept = torch.topk(total.abs(), round(ratio * total.numel())).indices
@@ -94,11 +94,9 @@ def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
             optimizer.step()
         step_mode.run(round_)
         expected = torch.nn.utils.parameters_to_vector(parameters)
-        torch.testing.assert_close(federation.state.parameters, expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(worker.state.parameters, expected, rtol=1e-5, atol=1e-6)
     assert isinstance(residual, Tensor)
-    own = torch.cat(
-        [step_mode.client_state(rank)[f"residual.{name}"].flatten() for name in federation.state.layout.names]
-    )
+    own = torch.cat([step_mode.client_state(rank)[f"residual.{name}"].flatten() for name in worker.state.layout.names])
     torch.testing.assert_close(own, residual, rtol=1e-5, atol=1e-6)
 
 
@@ -115,12 +113,12 @@ def _whole_runs(rank: int, world_size: int, folder: Path) -> None:
     digest = torch.zeros(1, dtype=torch.int64)
     if rank == 0:
         digest[0] = int(json.loads((folder / "topk" / "summary.json").read_text())["model_sha256"][:15], 16)
-    federation = make_federation(**options, uplink="topk:0.1+bf16")
-    step_mode = DdpRounds(federation)
+    worker = make_worker(**options, uplink="topk:0.1+bf16")
+    step_mode = DdpRounds(worker)
     for round_ in range(2):
         step_mode.run(round_)
     dist.broadcast(digest, 0)
-    assert int(federation.state.sha256()[:15], 16) == int(digest), "every rank must end with the model that is saved"
+    assert int(worker.state.sha256()[:15], 16) == int(digest), "every rank must end with the model that is saved"
 
 
 def test_whole_runs(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fl.rounds.ddp import DdpRounds
 from fl.training.engine.optimizer import make_optimizer
 from tests.distributed.hook_cases import ONE_BUCKET, same_on_all_ranks
 from tests.distributed.test_step_mode import batches
-from tests.support import make_federation, on_ranks
+from tests.support import make_worker, on_ranks
 
 pytestmark = pytest.mark.timeout(180)  # a rank that waits for ever should not take the whole suite with it
 
@@ -64,20 +64,20 @@ def synchronised(classes: int, in_channels: int) -> nn.Module:
 
 
 def check(rank: int, world: int, name: str, uplink: str) -> None:
-    federation = make_federation(**_OPTIONS, model=f"{__name__}:{name}", uplink=uplink)
-    model = copy.deepcopy(federation.engine.model)
+    worker = make_worker(**_OPTIONS, model=f"{__name__}:{name}", uplink=uplink)
+    model = copy.deepcopy(worker.engine.model)
     ddp = DistributedDataParallel(model, find_unused_parameters=True, bucket_cap_mb=ONE_BUCKET)
-    hook = CodecHook(uplink, model.named_parameters(), seed=federation.config.seed)
+    hook = CodecHook(uplink, model.named_parameters(), seed=worker.config.seed)
     if uplink != "none":
         ddp.register_comm_hook(hook, codec_hook)
     parameters = list(model.parameters())
-    optimizer = make_optimizer(federation.config, parameters, federation.config.lr)
+    optimizer = make_optimizer(worker.config, parameters, worker.config.lr)
     # Nobody knows of unused parameters where ranks send no lengths, and none was found before the run.
     unknown = name == "skips" and uplink == "none" and world > 1
-    step_mode, skipped = DdpRounds(federation), 0
+    step_mode, skipped = DdpRounds(worker), 0
     for round_ in range(2):
         hook.calls = round_ * 4
-        for x, y in batches(federation, round_, rank):
+        for x, y in batches(worker, round_, rank):
             optimizer.zero_grad()
             cross_entropy(ddp(x), y).backward()
             skipped += model.middle.weight.grad is None
@@ -87,8 +87,8 @@ def check(rank: int, world: int, name: str, uplink: str) -> None:
             optimizer.step()
         step_mode.run(round_)
         expected = torch.nn.utils.parameters_to_vector(parameters)
-        assert torch.equal(federation.state.parameters, expected), (name, uplink, round_)
-        assert same_on_all_ranks(federation.state.parameters)
+        assert torch.equal(worker.state.parameters, expected), (name, uplink, round_)
+        assert same_on_all_ranks(worker.state.parameters)
     assert 0 < skipped < 8, skipped
     if uplink != "none":
         ours, theirs = step_mode.client_state(rank), hook.state_dict()
@@ -111,7 +111,7 @@ def test_layers_left_out(world: int) -> None:
 
 def check_refused(rank: int, world: int) -> None:
     with pytest.raises(ConfigError, match="has SyncBatchNorm, which works on GPUs alone"):
-        DdpRounds(make_federation(**_OPTIONS, model=f"{__name__}:synchronised"))
+        DdpRounds(make_worker(**_OPTIONS, model=f"{__name__}:synchronised"))
 
 
 def test_synchronised_batch_norm_without_a_gpu_is_refused() -> None:

@@ -10,7 +10,7 @@ from fl.rounds.base import Rounds
 from fl.rounds.result import RoundResult
 from fl.run.loop import make_rounds
 from tests.end_to_end.test_resume import OPTIONS
-from tests.support import make_federation
+from tests.support import make_worker
 
 _EXACT = {"uplink": "none", "downlink": "none", "server": "fedavg", "weight_decay": 0.0, "lr_schedule": "constant"}
 
@@ -18,8 +18,8 @@ _EXACT = {"uplink": "none", "downlink": "none", "server": "fedavg", "weight_deca
 def start_rounds(**options: Any) -> tuple[Any, Any]:
     """Four clients on digits, all in every round, exact in both directions unless `options` say otherwise: what the rank
     holds, and the rounds."""
-    federation = make_federation(**{**OPTIONS, "model": "lenet5", "clients_per_round": 4, **_EXACT, **options})
-    return federation, make_rounds(federation)
+    worker = make_worker(**{**OPTIONS, "model": "lenet5", "clients_per_round": 4, **_EXACT, **options})
+    return worker, make_rounds(worker)
 
 
 def run_with(rounds: Any, number: int, cohort: Sequence[int]) -> RoundResult:

@@ -55,11 +55,11 @@ def test_a_variate_is_downloaded_by_who_takes_part(whole: Path) -> None:
 
 
 def _sums(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(algorithm="scaffold", **_SUMS, uplink="topk:0.3")
+    worker, rounds = start_rounds(algorithm="scaffold", **_SUMS, uplink="topk:0.3")
     for round_ in range(3):
         rounds.run(round_)
     own = [rounds.client_state(client) for client in range(4)]
-    layout = federation.state.layout
+    layout = worker.state.layout
     mean = sum(state["algorithm"]["variate"] for state in own) / 4
     torch.testing.assert_close(rounds.state_dict()["algorithm"]["variate"], mean, rtol=1e-4, atol=1e-6)
     assert mean.numel() == layout.total
@@ -69,11 +69,11 @@ def _sums(rank: int, world_size: int) -> None:
 def _no_spring_is_averaging(rank: int, world_size: int) -> None:
     ends = []
     for algorithm in ("fedavg", "fedprox:0", "fedprox:1"):
-        federation, rounds = start_rounds(algorithm=algorithm, **_UNEQUAL)
-        start = federation.state.parameters.clone()
+        worker, rounds = start_rounds(algorithm=algorithm, **_UNEQUAL)
+        start = worker.state.parameters.clone()
         for round_ in range(2):
             rounds.run(round_)
-        ends.append((federation.state.parameters, (federation.state.parameters - start).norm()))
+        ends.append((worker.state.parameters, (worker.state.parameters - start).norm()))
     assert torch.equal(ends[0][0], ends[1][0])
     assert ends[2][1] < ends[0][1], "a spring holds clients back"
 
@@ -81,9 +81,9 @@ def _no_spring_is_averaging(rank: int, world_size: int) -> None:
 def _nova_of_equal_steps_is_averaging(rank: int, world_size: int) -> None:
     ends = []
     for algorithm in ("fedavg", "fednova"):
-        federation, rounds = start_rounds(algorithm=algorithm, local_steps=3, momentum=0.9)
+        worker, rounds = start_rounds(algorithm=algorithm, local_steps=3, momentum=0.9)
         rounds.run(0)
-        ends.append(federation.state.parameters)
+        ends.append(worker.state.parameters)
     torch.testing.assert_close(ends[0], ends[1], rtol=1e-5, atol=1e-7)
 
 

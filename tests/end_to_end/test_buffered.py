@@ -14,7 +14,7 @@ from fl.rounds.timed import TimedRounds
 from fl.run.loop import make_rounds
 from tests.end_to_end.replay import check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
-from tests.support import make_federation, on_ranks, resume_here, rows, run_here
+from tests.support import make_worker, on_ranks, resume_here, rows, run_here
 
 _SLOW = {"profiles": "mix:good=0.5+2g=0.5,compute=1e8..1e9", "clients": 6, "clients_per_round": 4}
 _RUNS: dict[str, dict[str, Any]] = {
@@ -224,8 +224,8 @@ def test_slower_clients_learn_to_hold_less(whole: Path) -> None:
 
 
 def _a_dropped_update_never_was(rank: int, world_size: int) -> None:
-    federation = make_federation(**_ALL["deadline"])
-    rounds, wasted = make_rounds(federation), 0
+    worker = make_worker(**_ALL["deadline"])
+    rounds, wasted = make_rounds(worker), 0
     for round_ in range(6):
         before = {client: rounds.client_state(client).get("sender", {}) for client in range(6)}
         outcome = rounds.run(round_)
@@ -258,7 +258,7 @@ def _run_watched(rounds: Any, number: int) -> list[tuple[int, Any, Any, int, Any
 
 
 def _mixed_models(rank: int, world_size: int) -> None:
-    federation = make_federation(
+    worker = make_worker(
         **{
             **_ALL["async"],
             "uplink": "none",
@@ -268,8 +268,8 @@ def _mixed_models(rank: int, world_size: int) -> None:
             "server_lr": 0.6,
         }
     )
-    rounds = make_rounds(federation)
-    state, seen = federation.state, []
+    rounds = make_rounds(worker)
+    state, seen = worker.state, []
     for number in range(8):
         before, kept = state.parameters.clone(), state.buffers.clone()
         [(age, update, buffers, _, version)] = _run_watched(rounds, number)
@@ -284,9 +284,9 @@ def _mixed_models(rank: int, world_size: int) -> None:
 
 def _weights_of_ages(rank: int, world_size: int) -> None:
     exact = {"uplink": "none", "downlink": "none", "server": "fedavg"}
-    federation = make_federation(**{**_ALL["buffered"], **exact, "staleness": "poly:1"})
-    rounds = make_rounds(federation)
-    state, weights = federation.state, []
+    worker = make_worker(**{**_ALL["buffered"], **exact, "staleness": "poly:1"})
+    rounds = make_rounds(worker)
+    state, weights = worker.state, []
     for number in range(6):
         before, kept = state.parameters.clone(), state.buffers.clone()
         total, moved, samples = torch.zeros_like(before), torch.zeros_like(kept), 0

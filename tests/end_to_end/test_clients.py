@@ -11,8 +11,8 @@ from fl.models.state import ModelState
 from fl.models.update import Job, Update
 from fl.run.loop import make_rounds
 from fl.training.local_model import WholeModel
-from fl.training.worker import Federation
-from tests.support import make_federation, on_ranks
+from fl.training.worker import Worker
+from tests.support import make_worker, on_ranks
 
 _DROPOUT: dict[str, Any] = {
     "model": "pfl_cnn",
@@ -24,9 +24,9 @@ _DROPOUT: dict[str, Any] = {
 }
 
 
-def _train(federation: Federation, client: int, round_: int, state: ModelState | None = None) -> Update:
-    model = WholeModel(federation.engine, state or federation.state)
-    return federation.make_trainer().train(Job(client, round_, round_), model)
+def _train(worker: Worker, client: int, round_: int, state: ModelState | None = None) -> Update:
+    model = WholeModel(worker.engine, state or worker.state)
+    return worker.make_trainer().train(Job(client, round_, round_), model)
 
 
 def test_dropout_and_augmentation_are_the_clients_own() -> None:
@@ -35,10 +35,10 @@ def test_dropout_and_augmentation_are_the_clients_own() -> None:
 
 
 def _train_in_other_company(rank: int, world_size: int) -> None:
-    alone = make_federation(**_DROPOUT)
+    alone = make_worker(**_DROPOUT)
     expected = _train(alone, 3, 5)
-    federation = make_federation(**_DROPOUT)
-    trainer, whole = federation.make_trainer(), WholeModel(federation.engine, federation.state)
+    worker = make_worker(**_DROPOUT)
+    trainer, whole = worker.make_trainer(), WholeModel(worker.engine, worker.state)
     torch.manual_seed(99)
     np.random.seed(99)
     before = torch.get_rng_state()
@@ -49,7 +49,7 @@ def _train_in_other_company(rank: int, world_size: int) -> None:
     assert actual.train_loss == expected.train_loss
     assert not any(torch.equal(actual.values, other.values) for other in others)
     assert not torch.equal(trainer.train(Job(3, 6, 6), whole).values, expected.values), "rounds must differ"
-    after = make_federation(**_DROPOUT, seed=1)
+    after = make_worker(**_DROPOUT, seed=1)
     assert not torch.equal(_train(after, 3, 5, alone.state).values, expected.values), "seeds must differ"
     torch.set_rng_state(before)
     trainer.train(Job(0, 0, 0), whole)
@@ -62,14 +62,14 @@ def test_dropout_and_augmentation_are_at_work() -> None:
 
 
 def _train_without(rank: int, world_size: int) -> None:
-    federation = make_federation(**_DROPOUT)
-    plain = make_federation(**{**_DROPOUT, "augment": "none"})
-    values = [_train(each, 0, 0).values for each in (federation, plain)]
+    worker = make_worker(**_DROPOUT)
+    plain = make_worker(**{**_DROPOUT, "augment": "none"})
+    values = [_train(each, 0, 0).values for each in (worker, plain)]
     assert not torch.equal(*values)
-    for module in federation.engine.model.modules():
+    for module in worker.engine.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.forward = lambda x: x  # its probability would be put back for every client
-    assert not torch.equal(_train(federation, 0, 0).values, values[0])
+    assert not torch.equal(_train(worker, 0, 0).values, values[0])
 
 
 _COHORTS: dict[str, Any] = {
@@ -90,8 +90,8 @@ def test_a_client_keeps_its_residual(world_size: int) -> None:
 
 
 def _follow_residuals(rank: int, world_size: int) -> None:
-    federation = make_federation(**_COHORTS)
-    rounds = make_rounds(federation)
+    worker = make_worker(**_COHORTS)
+    rounds = make_rounds(worker)
     train, trained = rounds.trainer.train, {}
 
     def recording(job: Any, state: Any) -> Any:
@@ -106,10 +106,10 @@ def _follow_residuals(rank: int, world_size: int) -> None:
         trained.clear()
         cohort = rounds.cohort(round_)
         rounds.run(round_)
-        assert set(trained) == {client for client in cohort if federation.ranks.hosts(client)}
+        assert set(trained) == {client for client in cohort if worker.ranks.hosts(client)}
         for client in set(old) | set(trained):
             state = rounds.client_state(client)["sender"]
-            names = [f"residual.{name}" for name in federation.state.layout.names]
+            names = [f"residual.{name}" for name in worker.state.layout.names]
             residuals[client] = torch.cat([state[name].flatten() for name in names])
         for client, residual in residuals.items():
             if client not in trained:
@@ -120,6 +120,6 @@ def _follow_residuals(rank: int, world_size: int) -> None:
             sent = residual != total
             assert int((residual[sent] != 0).sum()) == 0, "what was sent exactly leaves nothing"
             assert int((total != 0).sum()) - int((residual != 0).sum()) == round(0.05 * total.numel())
-    assert int(federation.ranks.sum(torch.tensor(returned))), (
+    assert int(worker.ranks.sum(torch.tensor(returned))), (
         "the test means nothing unless some client came back to its residual"
     )

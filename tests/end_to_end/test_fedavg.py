@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fl.common.seeds import derive_seed
 from fl.data.batches import iterate_batches
-from fl.training.worker import Federation
-from tests.support import make_federation, on_ranks, run_here
+from fl.training.worker import Worker
+from tests.support import make_worker, on_ranks, run_here
 
 _OPTIONS = {
     "clients": 4,
@@ -28,25 +28,25 @@ _OPTIONS = {
 }
 
 
-def fedavg(federation: Federation) -> dict[str, Tensor]:
+def fedavg(worker: Worker) -> dict[str, Tensor]:
     """The weights after all rounds. Taken over from the program: the first weights, the parts, and their batches."""
-    config, model = federation.config, federation.engine.model
+    config, model = worker.config, worker.engine.model
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    everything = sum(len(part) for part in federation.parts)
+    everything = sum(len(part) for part in worker.parts)
     for round_ in range(config.rounds):
         mean = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in weights.items()}
-        for client, part in enumerate(federation.parts):
+        for client, part in enumerate(worker.parts):
             model.load_state_dict(weights)
             model.train()
             velocity = [torch.zeros_like(parameter) for parameter in model.parameters()]
             for x, y in iterate_batches(
-                federation.train,
+                worker.train,
                 part,
                 batch_size=config.batch_size,
                 epochs=config.local_epochs,
                 seed=derive_seed(config.seed, "batches", round_, client),
-                augment=federation.augment,
-                normalise=federation.normalise,
+                augment=worker.augment,
+                normalise=worker.normalise,
                 device="cpu",
             ):
                 loss = -model(x).log_softmax(1)[torch.arange(len(y)), y].mean()
@@ -70,9 +70,9 @@ def test_a_run_without_compression_is_fedavg(tmp_path: Path, model: str) -> None
 
 
 def _compare(rank: int, world_size: int, path: Path, options: dict[str, object]) -> None:
-    federation = make_federation(**options)
-    first = {name: tensor.clone() for name, tensor in federation.engine.model.state_dict().items()}
-    expected, actual = fedavg(federation), load_file(path)
+    worker = make_worker(**options)
+    first = {name: tensor.clone() for name, tensor in worker.engine.model.state_dict().items()}
+    expected, actual = fedavg(worker), load_file(path)
     assert expected.keys() == actual.keys()
     for name, tensor in expected.items():
         if not name.endswith("num_batches_tracked"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fl.pruning.nested import LevelMasks
+from fl.pruning.nested import NestedSubmodels
 from tests.end_to_end.parts import run_with, start_rounds
 from tests.support import on_ranks
 
@@ -44,10 +44,10 @@ def _named(layout: Any, flat: torch.Tensor) -> Tensors:
 
 
 def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None:
-    federation, rounds = start_rounds(**_WIDTHS, **options)
-    state, masks, train = federation.state, rounds.plan, rounds.trainer.train
-    assert isinstance(masks, LevelMasks)
-    counts = federation.label_counts()
+    worker, rounds = start_rounds(**_WIDTHS, **options)
+    state, masks, train = worker.state, rounds.plan, rounds.trainer.train
+    assert isinstance(masks, NestedSubmodels)
+    counts = worker.label_counts()
     labels = {client: np.flatnonzero(row) for client, row in enumerate(counts[:3])}
     lacking = sorted(set(range(10)) - set(np.concatenate(list(labels.values())).tolist()))
     assert lacking, "only client 3 has some classes"
@@ -57,7 +57,7 @@ def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None
     def training(job: Any, model: Any) -> Any:
         client, update = job.client, train(job, model)
         local[client] = _named(state.layout, state.parameters - update.values)
-        inside = masks._levels[masks.capability(client)].part.inside
+        inside = masks._levels[masks.capability(client)].submodel.inside
         held[client] = _named(state.layout, inside.mask)
         return update
 
@@ -65,7 +65,7 @@ def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None
     for round_ in range(3):
         before = _named(state.layout, state.parameters)
         run_with(rounds, round_, [0, 1, 2])
-        wanted = _combine(before, local, held, labels, [len(part) for part in federation.parts])
+        wanted = _combine(before, local, held, labels, [len(part) for part in worker.parts])
         after = _named(state.layout, state.parameters)
         for name in wanted:
             np.testing.assert_allclose(after[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
@@ -74,12 +74,12 @@ def _as_the_authors(rank: int, world_size: int, options: dict[str, Any]) -> None
 
 
 def _nothing_is_owed(rank: int, world_size: int, options: dict[str, Any]) -> None:
-    federation, rounds = start_rounds(**_WIDTHS, **options)
-    layout = federation.state.layout
+    worker, rounds = start_rounds(**_WIDTHS, **options)
+    layout = worker.state.layout
     for round_ in range(3):
         outcome = run_with(rounds, round_, [0, 1, 2, 3])
         assert all(report.kept > 0 for report in outcome.reports)
-    for client, row in enumerate(federation.label_counts()):
+    for client, row in enumerate(worker.label_counts()):
         absent = torch.tensor(row) == 0
         whole = torch.zeros(layout.total)
         rounds.encoder.senders[client].encode(whole, layout, within=rounds.plan.residual_mask(client))

@@ -9,8 +9,8 @@ import torch
 
 from compression import make_codec
 from compression.masks.payload import encode_mask
-from fl.pruning.nested import LevelMasks
-from fl.pruning.per_client import OwnMasks
+from fl.pruning.nested import NestedSubmodels
+from fl.pruning.per_client import ClientMasks
 from fl.pruning.plan import NewMask
 from fl.pruning.prunefl import PruneFLMask
 from tests.end_to_end.parts import run_with, start_rounds
@@ -18,18 +18,18 @@ from tests.support import on_ranks
 
 
 def _own_masks(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(
+    worker, rounds = start_rounds(
         prune="magnitude:0.6,by=client",
         prune_schedule="oneshot:1",
         uplink="topk:0.1",
         capabilities="groups:1.0x2+0.5x2",
     )
-    masks, layout, cohort = rounds.plan, federation.state.layout, rounds.cohort(0)
-    assert isinstance(masks, OwnMasks)
+    masks, layout, cohort = rounds.plan, worker.state.layout, rounds.cohort(0)
+    assert isinstance(masks, ClientMasks)
     rounds.run(0)
     assert all(masks.held(client) == layout.total for client in cohort)
     before = {client: _residual(rounds, client) for client in cohort}
-    weights, updates = federation.state.parameters.clone(), {}
+    weights, updates = worker.state.parameters.clone(), {}
     train = rounds.trainer.train
 
     def recording(job: Any, model: Any) -> Any:
@@ -42,7 +42,7 @@ def _own_masks(rank: int, world_size: int) -> None:
     codec = make_codec("topk:0.1")
     voted = torch.zeros(layout.total, dtype=torch.bool)
     for report in outcome.reports:
-        client, part = report.client, masks.part(report.client)
+        client, part = report.client, masks.submodel(report.client)
         assert part.inside is not None
         mask = part.inside.mask
         voted |= mask
@@ -53,7 +53,7 @@ def _own_masks(rank: int, world_size: int) -> None:
         assert torch.equal(decoded.dense() + after[mask], total), "what was sent and what is left are what there was"
         assert report.sizes == {"mask": encode_mask(mask).numel(), "update": payload.numel()}
     assert masks.held(3) < masks.held(0) < layout.total
-    assert torch.equal(federation.state.parameters[~voted], weights[~voted]), "nobody held it: it stays"
+    assert torch.equal(worker.state.parameters[~voted], weights[~voted]), "nobody held it: it stays"
     assert bool((~voted).any())
     again = rounds.run(2)
     assert all("mask" not in report.sizes for report in again.reports), "a mask is told once"
@@ -66,13 +66,13 @@ def _residual(rounds: Any, client: int) -> torch.Tensor:
 
 
 def _rewound(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(prune="magnitude:0.7,rewind", prune_schedule="oneshot:2", server="fedadam")
-    first = federation.state.parameters.clone()
+    worker, rounds = start_rounds(prune="magnitude:0.7,rewind", prune_schedule="oneshot:2", server="fedadam")
+    first = worker.state.parameters.clone()
     for round_ in range(2):
         rounds.run(round_)
     seen = []
     train = rounds.trainer.train
-    rounds.trainer.train = lambda *given: (seen.append(federation.state.parameters.clone()), train(*given))[1]
+    rounds.trainer.train = lambda *given: (seen.append(worker.state.parameters.clone()), train(*given))[1]
     outcome = rounds.run(2)
     inside = rounds.plan.published.inside
     assert inside is not None
@@ -84,8 +84,8 @@ def _rewound(rank: int, world_size: int) -> None:
 
 
 def _prunefl(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(prune="prunefl:0.8,every=2,adjust=0.5,protect=none")
-    masks, n = rounds.plan, federation.state.layout.total
+    worker, rounds = start_rounds(prune="prunefl:0.8,every=2,adjust=0.5,protect=none")
+    masks, n = rounds.plan, worker.state.layout.total
     assert isinstance(masks, PruneFLMask)
     seen, sides = [], []
     for round_ in range(5):
@@ -94,7 +94,7 @@ def _prunefl(rank: int, world_size: int) -> None:
         assert masks.published.inside is not None
         seen.append(masks.published.inside.mask)
         sides.append([report.sizes.get("squares", 0) for report in outcome.reports])
-        assert not federation.state.parameters[~seen[-1]].any()
+        assert not worker.state.parameters[~seen[-1]].any()
         if round_ == 0:
             assert outcome.held.new_mask == NewMask(encode_mask(seen[0]).numel(), chooser=0)
     assert torch.equal(seen[0], seen[1])
@@ -121,9 +121,9 @@ def _nested_and_growing(rank: int, world_size: int) -> None:
     for prune in ("magnitude:0", "structured:0"):
         _, rounds = start_rounds(prune=prune, capabilities="groups:1.0x1+0.6x1+0.3x1+0.1x1", recover="plateau:2,0.01")
         masks = rounds.plan
-        assert isinstance(masks, LevelMasks)
+        assert isinstance(masks, NestedSubmodels)
         masks.begin(0, range(4))
-        parts = [masks.part(client).inside for client in range(4)]
+        parts = [masks.submodel(client).inside for client in range(4)]
         assert all(part is not None for part in parts)
         for larger, smaller in itertools.pairwise(parts):
             assert not bool((smaller.mask & ~larger.mask).any())
@@ -132,7 +132,7 @@ def _nested_and_growing(rank: int, world_size: int) -> None:
             masks.observe(round_, accuracy)
         assert [masks.capability(client) for client in range(4)] == [1.0, 1.0, 0.6, 0.3]
         masks.begin(4, range(4))
-        grown = masks.part(3).inside
+        grown = masks.submodel(3).inside
         assert torch.equal(grown.mask, parts[2].mask), "what all clients of a density hold is the same"
         holdings = masks.sizes(range(4))
         assert holdings[3].ranking == 1
@@ -141,20 +141,20 @@ def _nested_and_growing(rank: int, world_size: int) -> None:
 def _fine_tuning(rank: int, world_size: int) -> None:
     after = {"prune": "magnitude:0.7,by=after", "error_feedback": "none"}
     for options in (after, {"prune": "magnitude:0.7", "prune_schedule": "oneshot:1"}):
-        federation, rounds = start_rounds(rounds=2, finetune_rounds=2, **options)
+        worker, rounds = start_rounds(rounds=2, finetune_rounds=2, **options)
         seen = []
         for round_ in range(4):
             rounds.run(round_)
-            seen.append(federation.state.parameters == 0)
+            seen.append(worker.state.parameters == 0)
         assert torch.equal(seen[2], seen[3]), "the mask stays"
-        assert int(seen[3].sum()) > 0.5 * federation.state.layout.total
+        assert int(seen[3].sum()) > 0.5 * worker.state.layout.total
 
 
 def _chosen_from_what_is_there(rank: int, world_size: int) -> None:
     for prune in ("snip:0.6,by=client", "structured:0.6,by=client", "magnitude:0.6,by=client"):
-        federation, rounds = start_rounds(prune=prune, prune_schedule="iterative:0,2,2")
-        masks, weights = rounds.plan, federation.state.parameters
-        assert isinstance(masks, OwnMasks)
+        worker, rounds = start_rounds(prune=prune, prune_schedule="iterative:0,2,2")
+        masks, weights = rounds.plan, worker.state.parameters
+        assert isinstance(masks, ClientMasks)
         chosen = []
         for noise in (False, True):
             first = weights.clone()
@@ -162,19 +162,19 @@ def _chosen_from_what_is_there(rank: int, world_size: int) -> None:
                 masks.begin(round_, [0])
                 masks.local(0, round_)
                 if noise and round_ == 0:
-                    inside = masks.part(0).inside
+                    inside = masks.submodel(0).inside
                     weights[~inside.mask] = torch.randn(int((~inside.mask).sum()))
-            chosen.append(masks.part(0).inside.mask)
+            chosen.append(masks.submodel(0).inside.mask)
             masks.rollback()
             weights.copy_(first)
         assert torch.equal(*chosen), "a client knows nothing of weights that it does not hold"
 
 
 def _residuals_of_thrown_away_weights(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(
+    worker, rounds = start_rounds(
         prune="magnitude:0.7,rewind", prune_schedule="oneshot:2", uplink="topk:0.1", clients_per_round=2
     )
-    layout, codec = federation.state.layout, make_codec("topk:0.1")
+    layout, codec = worker.state.layout, make_codec("topk:0.1")
     for round_ in range(2):
         run_with(rounds, round_, [0, 1])
     assert _residual(rounds, 1).any()
@@ -198,9 +198,9 @@ def _residuals_of_thrown_away_weights(rank: int, world_size: int) -> None:
 def _a_failed_round_leaves_no_mask_behind(rank: int, world_size: int) -> None:
     ends = []
     for fails in (False, True):
-        federation, rounds = start_rounds(prune="snip:0.5,by=client")
+        worker, rounds = start_rounds(prune="snip:0.5,by=client")
         if fails:
-            step, calls = federation.engine.step, []
+            step, calls = worker.engine.step, []
 
             def failing(x: Any, y: Any, step: Any = step, calls: list[int] = calls) -> Any:
                 calls.append(1)
@@ -208,12 +208,12 @@ def _a_failed_round_leaves_no_mask_behind(rank: int, world_size: int) -> None:
                     raise OSError("here")
                 return step(x, y)
 
-            federation.engine.step = failing
+            worker.engine.step = failing
             with pytest.raises(OSError, match="here"):
                 rounds.run(0)
-            federation.engine.step = step
+            worker.engine.step = step
         rounds.run(0)
-        ends.append(federation.state.parameters)
+        ends.append(worker.state.parameters)
     assert torch.equal(*ends)
 
 
@@ -225,12 +225,12 @@ def _parts_stay_while_fine_tuning(rank: int, world_size: int) -> None:
         {"prune": "width:0.5,shift=rolling"},
         {"prune": "prunefl:0.5,every=2"},
     ):
-        federation, rounds = start_rounds(rounds=2, finetune_rounds=2, **options)
+        worker, rounds = start_rounds(rounds=2, finetune_rounds=2, **options)
         masks, held = rounds.plan, []
         for round_ in range(4):
             rounds.run(round_)
-            whole = torch.ones(federation.state.layout.total, dtype=torch.bool)
-            parts = [masks.part(client).inside for client in range(4)]
+            whole = torch.ones(worker.state.layout.total, dtype=torch.bool)
+            parts = [masks.submodel(client).inside for client in range(4)]
             held.append(torch.stack([whole if part is None else part.mask for part in parts]))
             rounds.end(round_, 0.5)
         assert torch.equal(held[1], held[2]), options

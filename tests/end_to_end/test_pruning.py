@@ -18,7 +18,7 @@ from fl.run.loop import make_rounds
 from tests.end_to_end.parts import remembered, same
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS
-from tests.support import make_federation, on_ranks, rows, run_here
+from tests.support import make_worker, on_ranks, rows, run_here
 
 _RUNS: dict[str, dict[str, Any]] = {
     "cubic": {"prune": "magnitude:0.8", "prune_schedule": "cubic:0,6,2", "uplink": "topk:0.2+log3", "downlink": "int8"},
@@ -110,14 +110,14 @@ def test_masks_save_bytes_both_ways(whole: Path) -> None:
 
 def _train_ten_rounds(rank: int, world_size: int, engine: str, optimizer: str) -> None:
     options = {"prune_schedule": "oneshot:1", "momentum": 0.9, "engine": engine, "optimizer": optimizer}
-    federation = make_federation(**{**_options("cubic"), **options})
-    rounds = make_rounds(federation)
-    state, train = federation.state, rounds.trainer.train
+    worker = make_worker(**{**_options("cubic"), **options})
+    rounds = make_rounds(worker)
+    state, train = worker.state, rounds.trainer.train
     local = []
 
     def recording(job: Any, given: Any) -> Any:
         update = train(job, given)
-        trained = dict(federation.engine.model.named_parameters())
+        trained = dict(worker.engine.model.named_parameters())
         local.append(
             state.layout.gather([trained[name] for name in state.layout.names], torch.empty_like(update.values))
         )
@@ -150,9 +150,9 @@ def _average_of_pruned_weights(rank: int, world_size: int) -> None:
         "uplink": "none",
         "server": "fedavg",
     }
-    federation = make_federation(**{**options, "partition": "quantity:0.7"})
-    rounds, layout = make_rounds(federation), federation.state.layout
-    start, cohort = federation.state.parameters.clone(), rounds.cohort(0)
+    worker = make_worker(**{**options, "partition": "quantity:0.7"})
+    rounds, layout = make_rounds(worker), worker.state.layout
+    start, cohort = worker.state.parameters.clone(), rounds.cohort(0)
     total, samples = torch.zeros(layout.total, dtype=torch.float64), 0
     for client in cohort:
         update = rounds.trainer.train(Job(client, 0, 0), rounds.plan.local(client, 0))
@@ -165,7 +165,7 @@ def _average_of_pruned_weights(rank: int, world_size: int) -> None:
         total += update.samples * weights.double()
         samples += update.samples
     outcome = rounds.run(0)
-    torch.testing.assert_close(federation.state.parameters, (total / samples).float(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(worker.state.parameters, (total / samples).float(), rtol=1e-5, atol=1e-6)
     left = layout.total - round(0.6 * int(matrices.sum()))
     assert all(abs(report.kept - left) <= 2 for report in outcome.reports), "a trained weight may be zero by itself"
     for report in outcome.reports:
@@ -178,8 +178,8 @@ def test_after_training_the_server_averages_pruned_weights() -> None:
 
 
 def _fail_the_pruning_round(rank: int, world_size: int) -> None:
-    federation = make_federation(**_options("cubic"))
-    rounds = make_rounds(federation)
+    worker = make_worker(**_options("cubic"))
+    rounds = make_rounds(worker)
     for round_ in (0, 1):
         rounds.run(round_)
     before = remembered(rounds, 4)
@@ -196,7 +196,7 @@ def _fail_the_pruning_round(rank: int, world_size: int) -> None:
     same(remembered(rounds, 4), before)
     rounds.trainer.train = train
     rounds.run(2)
-    assert rounds.plan.held(0) < federation.state.layout.total
+    assert rounds.plan.held(0) < worker.state.layout.total
 
 
 def test_a_failed_round_takes_its_mask_back() -> None:

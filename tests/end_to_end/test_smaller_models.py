@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from fl.data.batches import iterate_batches
 from fl.models.submodel import WHOLE
 from fl.models.update import Job
-from fl.pruning.nested import LevelMasks
+from fl.pruning.nested import NestedSubmodels
 from fl.pruning.shared_mask import SharedMask
 from fl.training.local_gradient import local_gradient
-from fl.training.local_model import SmallModel
+from fl.training.local_model import LocalSmallerModel
 from fl.training.static_batchnorm import ask_statistics
 from tests.end_to_end.parts import start_rounds
 from tests.end_to_end.test_resume import OPTIONS
@@ -22,21 +22,21 @@ from tests.support import on_ranks
 
 
 def _small_models(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(prune="structured:0.5", model="tests.user_code:norm_model")
-    masks, state = rounds.plan, federation.state
+    worker, rounds = start_rounds(prune="structured:0.5", model="tests.user_code:norm_model")
+    masks, state = rounds.plan, worker.state
     assert isinstance(masks, SharedMask)
     masks.begin(0, [0])
     local = masks.local(0, 0)
-    assert isinstance(local, SmallModel)
-    assert local.engine.model is not federation.engine.model
-    whole = deepcopy(federation.engine.model)
+    assert isinstance(local, LocalSmallerModel)
+    assert local.engine.model is not worker.engine.model
+    whole = deepcopy(worker.engine.model)
     state.load_into(whole)
     local.load()
     x = torch.randn(5, 3, 32, 32)
     torch.testing.assert_close(local.engine.model.eval()(x), whole.eval()(x))
     values, buffers = local.read()
     assert not values.any(), "untrained, it is the global model"
-    part = masks.part(0)
+    part = masks.submodel(0)
     assert part.inside is not None
     assert torch.equal(buffers, part.gather_buffers(state.buffers))
     with torch.no_grad():
@@ -47,19 +47,19 @@ def _small_models(rank: int, world_size: int) -> None:
 
 
 def _static_statistics(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(
+    worker, rounds = start_rounds(
         prune="width:1", capabilities="groups:1.0x2+0.5x2", model="tests.user_code:norm_model", partition="quantity:0.6"
     )
     cohort = rounds.cohort(0)
-    before = federation.state.buffers.clone()
+    before = worker.state.buffers.clone()
     outcome = rounds.run(0)
-    assert torch.equal(federation.state.buffers, before), "nobody sends statistics"
+    assert torch.equal(worker.state.buffers, before), "nobody sends statistics"
     assert "buffers" not in outcome.published
-    ask_statistics(federation, rounds.trainer, 0, cohort)
+    ask_statistics(worker, rounds.trainer, 0, cohort)
     wanted, samples = torch.zeros_like(before, dtype=torch.float64), 0
     for client in cohort:
-        model = deepcopy(federation.engine.model)
-        federation.state.load_into(model)
+        model = deepcopy(worker.engine.model)
+        worker.state.load_into(model)
         norm = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
         means, variances = [], []
 
@@ -69,31 +69,31 @@ def _static_statistics(rank: int, world_size: int) -> None:
 
         norm.register_forward_hook(look)
         with torch.no_grad():
-            for x, _ in rounds.trainer.batches(client, 0, federation.engine):
+            for x, _ in rounds.trainer.batches(client, 0, worker.engine):
                 model.train()(x)
-        count = len(federation.parts[client])
+        count = len(worker.parts[client])
         wanted += count * torch.cat((torch.stack(means).mean(0), torch.stack(variances).mean(0))).double()
         samples += count
-    torch.testing.assert_close(federation.state.buffers, (wanted / samples).float())
-    assert rounds.query_bytes == (24 + 4 * before.numel(), 24 + 4 * federation.state.layout.total)
+    torch.testing.assert_close(worker.state.buffers, (wanted / samples).float())
+    assert rounds.query_bytes == (24 + 4 * before.numel(), 24 + 4 * worker.state.layout.total)
 
 
 def _absent_classes(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(prune="width:1", partition="labels:3", momentum=0.0)
-    assert isinstance(rounds.plan, LevelMasks)
+    worker, rounds = start_rounds(prune="width:1", partition="labels:3", momentum=0.0)
+    assert isinstance(rounds.plan, NestedSubmodels)
     rounds.plan.begin(0, [0])
     update = rounds.trainer.train(Job(0, 0, 0), rounds.plan.local(0, 0))
     bias = update.values[-10:]
-    counts = torch.tensor(federation.label_counts()[0])
+    counts = torch.tensor(worker.label_counts()[0])
     assert torch.equal(bias == 0, counts == 0), "a client says nothing of classes that it lacks"
 
 
 def _rolling_windows(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(prune="width:0.5,shift=rolling", model="tests.user_code:norm_model")
-    held = torch.zeros(federation.state.layout.total, dtype=torch.int64)
+    worker, rounds = start_rounds(prune="width:0.5,shift=rolling", model="tests.user_code:norm_model")
+    held = torch.zeros(worker.state.layout.total, dtype=torch.int64)
     for round_ in range(4):
         rounds.plan.begin(round_, [0])
-        inside = rounds.plan.part(0).inside
+        inside = rounds.plan.submodel(0).inside
         assert inside is not None
         held += inside.mask
     outputs = 10  # their bias is whole
@@ -103,21 +103,21 @@ def _rolling_windows(rank: int, world_size: int) -> None:
 
 
 def _gradients_by_hand(rank: int, world_size: int) -> None:
-    federation, rounds = start_rounds(prune="snip:0.5,by=client", local_steps=3)
-    trainer, state = rounds.trainer, federation.state
-    found = local_gradient(trainer, federation.engine, state, 1, 0, WHOLE)
-    model = deepcopy(federation.engine.model)
+    worker, rounds = start_rounds(prune="snip:0.5,by=client", local_steps=3)
+    trainer, state = rounds.trainer, worker.state
+    found = local_gradient(trainer, worker.engine, state, 1, 0, WHOLE)
+    model = deepcopy(worker.engine.model)
     state.load_into(model)
     total = torch.zeros_like(found)
     for x, y in iterate_batches(
-        federation.train,
-        federation.parts[1],
+        worker.train,
+        worker.parts[1],
         batch_size=8,
         epochs=None,
         steps=3,
         seed=_seed_of_batches(),
-        augment=federation.augment,
-        normalise=federation.normalise,
+        augment=worker.augment,
+        normalise=worker.normalise,
         device=torch.device("cpu"),
     ):
         grads = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))

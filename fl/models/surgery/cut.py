@@ -18,7 +18,7 @@ FIXED_TABLES = "fixed_tables"
 
 
 @dataclass(frozen=True, eq=False)
-class SubModel:
+class SmallerModel:
     """A smaller model and its coordinates in the full one.
 
     `model`: an ordinary dense module. `coordinates`: ascending int64 [m], for every trainable parameter of `model` in
@@ -64,7 +64,7 @@ class SubModel:
         return held.index_fill_(0, self.coordinates, True)
 
 
-def cut(model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor]) -> SubModel:
+def cut(model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor]) -> SmallerModel:
     """The sub-model of `model` with channels `kept[i]` (ascending int64) of `groups[i]`, on the model's device.
 
     `model` does not change. Frozen parameters and other fixed tensors are cut too, with their present values.
@@ -86,7 +86,7 @@ def cut(model: nn.Module, groups: Sequence[Group], kept: Sequence[Tensor]) -> Su
         fit(module)
     n, coordinates = _where(_trainable(model), slices, device)
     buffer_total, buffers = _where(averaged(model), slices, device)
-    return SubModel(small, n, coordinates, buffer_total, buffers, tuple(kept))
+    return SmallerModel(small, n, coordinates, buffer_total, buffers, tuple(kept))
 
 
 def _all_names(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -4,7 +4,7 @@ import torch
 
 from compression.spec import Stage
 from compression.wire import Sparse
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 
 from ..aggregate import Mean, aggregators
 
@@ -27,7 +27,7 @@ class Clip(Mean):
         update: Sparse,
         buffers: Sparse | None,
         weight: int,
-        part: Part = WHOLE,
+        submodel: Submodel = WHOLE,
         *,
         scale: float = 1.0,
         buffer_scale: float = 1.0,
@@ -37,4 +37,4 @@ class Clip(Mean):
         norm = float(torch.linalg.vector_norm(torch.stack(pieces).double()))
         if norm > self._number:
             scale *= self._number / norm
-        super().add(update, buffers, weight, part, scale=scale, buffer_scale=buffer_scale)
+        super().add(update, buffers, weight, submodel, scale=scale, buffer_scale=buffer_scale)

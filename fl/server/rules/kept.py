@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compression.wire import Sparse
 from fl.models.state import ModelState
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 
 from ..aggregate import Aggregator
 
@@ -40,7 +40,7 @@ class Kept(Aggregator):
         update: Sparse,
         buffers: Sparse | None,
         weight: int,
-        part: Part = WHOLE,
+        submodel: Submodel = WHOLE,
         *,
         scale: float = 1.0,
         buffer_scale: float = 1.0,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compression import Layout, Sender, Sparse, make_codec
 from compression.draws import derive_key
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.select.cost import kind_of
 from tests.compression.cases import EXAMPLES, FEW, layers
 
@@ -44,7 +44,7 @@ def inside_masks(draw: st.DrawFn) -> tuple[Tensor, Layout, Tensor]:
 def test_gather_then_scatter(case: tuple[Tensor, Layout, Tensor]) -> None:
     """The identity on held coordinates, zero elsewhere; the other way round the identity; into given memory the same."""
     mask, layout, x = case
-    inside = Inside(mask, layout)
+    inside = MaskedLayout(mask, layout)
     y = inside.gather(x)
     assert torch.equal(y, x[mask])
     whole = inside.scatter(y)
@@ -62,7 +62,7 @@ def test_gather_then_scatter(case: tuple[Tensor, Layout, Tensor]) -> None:
 def test_layout_inside(case: tuple[Tensor, Layout, Tensor]) -> None:
     """Each tensor's part is its held coordinates, under its name, and is taken for the same kind of layer."""
     mask, layout, x = case
-    inside = Inside(mask, layout)
+    inside = MaskedLayout(mask, layout)
     assert inside.n == layout.total
     assert inside.layout.names == layout.names
     assert inside.support.dtype == torch.int64
@@ -78,7 +78,7 @@ def test_layout_inside(case: tuple[Tensor, Layout, Tensor]) -> None:
 def test_lift_is_scatter_of_the_dense_vector(case: tuple[Tensor, Layout, Tensor], some: bool) -> None:
     """Of all held coordinates and of every third of them; positions ascend."""
     mask, layout, x = case
-    inside = Inside(mask, layout)
+    inside = MaskedLayout(mask, layout)
     y = inside.gather(x)
     indices = torch.arange(0, y.numel(), 3) if some else None
     sparse = Sparse(y.numel(), indices, y if indices is None else y[indices])
@@ -96,7 +96,7 @@ def test_error_feedback_conserves_on_the_mask(spec: str, seed: int, density: flo
     """Four rounds: decoded + new residual == update + old residual where held, bit for bit where values are exact (else
     residual == total - decoded); nothing arrives elsewhere; and the payload knows only the m held coordinates."""
     mask, layout = random_mask(n, density, seed), layers(n)
-    inside, sender = Inside(mask, layout), Sender(make_codec(spec))
+    inside, sender = MaskedLayout(mask, layout), Sender(make_codec(spec))
     generator, old = torch.Generator().manual_seed(seed), torch.zeros(n)
     for number in range(4):
         update = torch.randn(n, generator=generator)
@@ -123,12 +123,12 @@ def residual(sender: Sender, layout: Layout) -> Tensor:
 def test_wrong_sizes_are_refused() -> None:
     """A mask, vectors and a sparse vector of another size, and a mask of numbers."""
     layout = Layout(("a", "b"), ((2, 2), (3,)))
-    inside = Inside(torch.tensor([True, False, True, True, False, False, True]), layout)
+    inside = MaskedLayout(torch.tensor([True, False, True, True, False, False, True]), layout)
     assert inside.layout.shapes == ((3, 1), (1,))
     with pytest.raises(ValueError, match=r"a bool vector of 7, not torch.bool of \(6,\)"):
-        Inside(torch.ones(6, dtype=torch.bool), layout)
+        MaskedLayout(torch.ones(6, dtype=torch.bool), layout)
     with pytest.raises(ValueError, match="bool vector of 7"):
-        Inside(torch.ones(7), layout)
+        MaskedLayout(torch.ones(7), layout)
     with pytest.raises(ValueError, match="one of 7 coordinates"):
         inside.gather(torch.ones(4))
     with pytest.raises(ValueError, match="one of 4 coordinates"):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fl.clock.adaptive import equal_time, equal_uploads
+from fl.clock.adaptive import equal_time, equal_upload_fractions
 from fl.clock.profiles import Profile
 
 FAST = Profile(compute_flops=100.0, up_bytes=400.0, down_bytes=400.0, latency_s=0.5, loss=0.0, jitter=0.0)
@@ -29,6 +29,6 @@ def test_equal_clients_hold_everything() -> None:
 
 def test_uploads() -> None:
     """400 and 100 bytes/s: a quarter of the coordinates, or the floor; a loss of a half halves what a link carries."""
-    assert equal_uploads([FAST, SLOW], floor=0.1) == (1.0, 0.25)
-    assert equal_uploads([FAST, SLOW], floor=0.3) == (1.0, 0.3)
-    assert equal_uploads([replace(FAST, loss=0.5), SLOW], floor=0.1) == (1.0, 0.5)
+    assert equal_upload_fractions([FAST, SLOW], floor=0.1) == (1.0, 0.25)
+    assert equal_upload_fractions([FAST, SLOW], floor=0.3) == (1.0, 0.3)
+    assert equal_upload_fractions([replace(FAST, loss=0.5), SLOW], floor=0.1) == (1.0, 0.5)

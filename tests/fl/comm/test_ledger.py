@@ -3,7 +3,7 @@
 import json
 
 from compression.wire import dense_bytes
-from fl.comm.ledger import ClientBytes, Closing, Holding, Ledger
+from fl.comm.ledger import ClientBytes, Closing, Ledger, SubmodelSize
 from fl.comm.message import ClientReport
 from fl.pruning.plan import NewMask
 from fl.rounds.costs import charge_bytes
@@ -24,7 +24,7 @@ def close_round(
     new_mask: NewMask | None = None,
     held: int | None = None,
     held_buffers: int | None = None,
-    holdings: dict[int, Holding] | None = None,
+    holdings: dict[int, SubmodelSize] | None = None,
     is_last: bool = False,
 ) -> list[ClientBytes]:
     """A round of clients that sent so many bytes each, by default of the whole model."""
@@ -140,7 +140,7 @@ def test_a_client_downloads_its_part_and_what_is_new_in_it():
     mask each. Round 1: the change, which is less than the part. Round 2: client 0's part has grown to 400: the change,
     the other mask, and 300 numbers with a header. Round 3: another ranking: everything again."""
     ledger = Ledger(parameters=1000, buffers=0)
-    small, large = Holding(100, 0, 1, 30), Holding(400, 0, 1, 50)
+    small, large = SubmodelSize(100, 0, 1, 30), SubmodelSize(400, 0, 1, 50)
     rows = close_round(ledger, {0: 5, 1: 5}, change_bytes=200, buffers_bytes=0, holdings={0: small, 1: large})
     assert down(rows) == {0: 24 + 400 + 30, 1: 24 + 1600 + 50}
     rows = close_round(ledger, {0: 5, 1: 5}, change_bytes=200, buffers_bytes=0, holdings={0: small, 1: large})
@@ -150,7 +150,7 @@ def test_a_client_downloads_its_part_and_what_is_new_in_it():
     ledger.load_state_dict(json.loads(json.dumps(ledger.state_dict())))
     rows = close_round(ledger, {0: 5, 1: 5}, change_bytes=9000, buffers_bytes=0, holdings={0: large, 1: large})
     assert down(rows) == {0: 24 + 1600, 1: 24 + 1600}
-    again = Holding(100, 0, 2, 30)
+    again = SubmodelSize(100, 0, 2, 30)
     rows = close_round(ledger, {0: 5}, change_bytes=300, buffers_bytes=0, holdings={0: again})
     assert down(rows) == {0: 24 + 400 + 30}
     assert ledger.closing(0, query_bytes=(7, 11)) == Closing(7, 11 + 300, 4024)
@@ -179,14 +179,14 @@ def test_the_end_delivers_all_that_a_client_missed():
 def test_the_end_delivers_no_more_than_a_part():
     """A part of 100 coordinates and 4 buffers; a change of 9,000."""
     ledger = Ledger(parameters=1000, buffers=10)
-    ledger.download(0, Holding(100, 4, 1, 30))
+    ledger.download(0, SubmodelSize(100, 4, 1, 30))
     ledger.publish({"change": 9000, "buffers": 24 + 16})
     assert ledger.closing(0).downlink_bytes == (24 + 400) + (24 + 16)
 
 
 def test_a_download_that_never_began_is_as_if_it_had_not_been_asked_for():
     """A client that was to start, and was given up on before: what it missed is charged when it starts indeed."""
-    ledger, part = Ledger(parameters=1000, buffers=0), Holding(100, 0, 1, 30)
+    ledger, part = Ledger(parameters=1000, buffers=0), SubmodelSize(100, 0, 1, 30)
     noted = ledger.noted(0)
     assert ledger.download(0, part)[0] == 24 + 400 + 30
     ledger.restore(0, noted)
@@ -231,16 +231,18 @@ def test_a_new_ranking_means_nothing_to_who_holds_everything():
     """All 1000 coordinates before and after: the change alone."""
     ledger = Ledger(parameters=1000, buffers=0)
     for ranking, wanted in ((1, 24 + 4000), (2, 50), (3, 50)):
-        rows = close_round(ledger, {0: 5}, change_bytes=50, buffers_bytes=0, holdings={0: Holding(1000, 0, ranking, 0)})
+        rows = close_round(
+            ledger, {0: 5}, change_bytes=50, buffers_bytes=0, holdings={0: SubmodelSize(1000, 0, ranking, 0)}
+        )
         assert down(rows) == {0: wanted}
 
 
 def test_a_part_that_shrinks_costs_its_mask():
     """The client holds all the numbers already, and must be told which of them stay; then also what changed meanwhile."""
     ledger = Ledger(parameters=1000, buffers=0)
-    whole = ledger.download(0, Holding(held=800, buffers=0, ranking=1, mask_bytes=150))[0]
+    whole = ledger.download(0, SubmodelSize(held=800, buffers=0, ranking=1, mask_bytes=150))[0]
     assert whole == dense_bytes(800) + 150
-    assert ledger.download(0, Holding(held=500, buffers=0, ranking=1, mask_bytes=120))[0] == 120
+    assert ledger.download(0, SubmodelSize(held=500, buffers=0, ranking=1, mask_bytes=120))[0] == 120
     ledger.publish({"change": 60, "buffers": 0})
-    assert ledger.download(0, Holding(held=400, buffers=0, ranking=1, mask_bytes=110))[0] == 170
-    assert ledger.download(0, Holding(held=400, buffers=0, ranking=1, mask_bytes=110))[0] == 0
+    assert ledger.download(0, SubmodelSize(held=400, buffers=0, ranking=1, mask_bytes=110))[0] == 170
+    assert ledger.download(0, SubmodelSize(held=400, buffers=0, ranking=1, mask_bytes=110))[0] == 0

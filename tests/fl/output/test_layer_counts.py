@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression import Layout
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.wire import Sparse
 from fl.output.layers import count_by_layer, mean_held
 
@@ -51,7 +51,7 @@ def test_held_is_the_mean_over_clients() -> None:
     """Two clients hold 1 and 2 of the first layer and 0 and 3 of the second; a third holds everything."""
     layout = layout_of([2, 3])
     masks = [[1, 0, 0, 0, 0], [1, 1, 1, 1, 1]]
-    insides = [Inside(torch.tensor(mask).bool(), layout) for mask in masks]
+    insides = [MaskedLayout(torch.tensor(mask).bool(), layout) for mask in masks]
     held = [inside.layout.sizes for inside in insides]
     assert mean_held([*held, layout.sizes]).tolist() == pytest.approx([5 / 3, 2])
     assert mean_held([layout.sizes]).tolist() == [2, 3]

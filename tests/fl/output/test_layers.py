@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from compression.wire import Sparse
 from fl.models.state import ModelState
-from fl.models.submodel import WHOLE, Part
+from fl.models.submodel import WHOLE, Submodel
 from fl.output.layers import LAYERS, LayerCounts
 
 
@@ -26,7 +26,7 @@ def _update(state: ModelState, positions: list[int], *, weights: bool = False) -
     return Sparse(6, at, torch.ones(len(positions)))
 
 
-def _counts(state: ModelState, parts: list[Part], updates: list[Sparse]) -> LayerCounts:
+def _counts(state: ModelState, parts: list[Submodel], updates: list[Sparse]) -> LayerCounts:
     counts = LayerCounts(state.layout)
     for part, update in zip(parts, updates, strict=True):
         counts.add(update, part)
@@ -36,7 +36,7 @@ def _counts(state: ModelState, parts: list[Part], updates: list[Sparse]) -> Laye
 def test_masks_that_differ() -> None:
     """Client 0 holds the last three coordinates and sends one, client 1 holds all and sends four."""
     state = _state()
-    part = Part(inside=Inside(torch.tensor([0, 0, 0, 1, 1, 1]).bool(), state.layout))
+    part = Submodel(inside=MaskedLayout(torch.tensor([0, 0, 0, 1, 1, 1]).bool(), state.layout))
     rows = _counts(state, [part, WHOLE], [_update(state, [4]), _update(state, [0, 1, 3, 5])]).rows(3, state)
     assert [tuple(row) for row in rows] == [LAYERS, LAYERS]
     assert list(rows[0].values()) == [3, "weight", 4, 2.5, 0.375, 2, 0.375, 3 / 8]

@@ -9,7 +9,7 @@ from fl.common.errors import DataError
 from fl.data import Split
 from fl.output.predictions import CONFUSION, PREDICTIONS, read_predictions, write_predictions
 from fl.output.record import metrics_columns
-from fl.training.evaluate import Evaluation, Judgement
+from fl.training.evaluate import Evaluation, Evaluations
 from fl.training.tasks import Classification, Regression
 
 TASK = Classification(3, ("a", "b, c", "d"))
@@ -19,12 +19,12 @@ SAID = Evaluation({"loss": 0.5, "accuracy": 0.75, "macro_f1": 0.7}, torch.tensor
 
 def test_columns_are_those_of_the_table() -> None:
     """Every column that is judged has a cell, empty where nothing was evaluated; the score decides on validation alone."""
-    judged = Judgement(None, SAID)
+    judged = Evaluations(None, SAID)
     columns = judged.columns(TASK)
     assert [name for name in metrics_columns(TASK) if name in columns] == list(columns)
     assert (columns["val_accuracy"], columns["test_accuracy"], columns["test_loss"]) == (None, 0.75, 0.5)
     assert judged.score(TASK) is None
-    assert Judgement(SAID).score(TASK) == 0.75
+    assert Evaluations(SAID).score(TASK) == 0.75
     assert judged.rows(3) == []
 
 

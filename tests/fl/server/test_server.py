@@ -8,11 +8,11 @@ from torch import nn
 
 from compression import NonFiniteError, PayloadError, Sparse, make_codec
 from compression.masks.codec import MaskedCodec
-from compression.masks.inside import Inside
+from compression.masks.inside import MaskedLayout
 from fl.comm.message import apply_change, decode_model, encode_buffers
 from fl.common.config import ServerOptions
 from fl.models.state import ModelState
-from fl.models.submodel import Part
+from fl.models.submodel import Submodel
 from fl.server.aggregate import Aggregate, Mean
 from fl.server.optimizers import make_server_optimizer
 from fl.server.server import Server
@@ -143,8 +143,8 @@ def test_outside_a_mask_nothing_moves_and_moments_are_forgotten():
     assert before["moments.m"][1] != 0
     assert before["downlink.residual.0.weight"].flatten()[1] != 0
     mask = torch.tensor([True, False, True, True, False, True])
-    inside = Inside(mask, server.state.layout)
-    sections = step(server, mean_of(server, ([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 0.0, 1)), part=Part(inside))
+    inside = MaskedLayout(mask, server.state.layout)
+    sections = step(server, mean_of(server, ([1.0, 0.0, 1.0, 1.0, 0.0, 1.0], 0.0, 1)), submodel=Submodel(inside))
     change, _ = decode_model(sections, "change", server.state, MaskedCodec(make_codec("topk:0.16"), inside))
     assert not change.dense()[~mask].any()
     after = flat(server)
@@ -176,7 +176,9 @@ def test_a_mean_is_over_the_clients_that_hold_a_coordinate(damped):
     }
     mean = Mean(server.state, apart=True, damped=damped)
     for mask, values, samples, buffers, buffer in held.values():
-        part = Part(Inside(torch.tensor(mask).bool(), server.state.layout), torch.tensor(buffers, dtype=torch.int64))
+        part = Submodel(
+            MaskedLayout(torch.tensor(mask).bool(), server.state.layout), torch.tensor(buffers, dtype=torch.int64)
+        )
         kept = torch.tensor(values).nonzero().view(-1)
         statistics = Sparse(4, part.buffers, torch.full((len(buffers),), buffer))
         mean.add(Sparse(6, kept, torch.tensor(values)[kept]), statistics, samples, part)
@@ -219,7 +221,7 @@ def test_what_nobody_held_keeps_its_value_and_its_moments(name):
     server = make(server=name, tau=0.1)
     step(server, mean_of(server, ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 0.0, 1)))
     before = flat(server)
-    part = Part(Inside(torch.tensor([True] * 5 + [False]), server.state.layout))
+    part = Submodel(MaskedLayout(torch.tensor([True] * 5 + [False]), server.state.layout))
     for fresh in (False, True):
         if fresh:
             server = make(server=name, tau=0.1)

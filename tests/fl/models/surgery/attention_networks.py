@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fl.models.surgery.attention import HeadAttention
 from fl.models.surgery.channels import find_groups
-from fl.models.surgery.cut import SubModel, cut
+from fl.models.surgery.cut import SmallerModel, cut
 from fl.models.surgery.group import Group
 
 
@@ -87,7 +87,7 @@ def number_of_heads(groups: tuple[Group, ...]) -> int:
     return [group.makers for group in groups].index(("attention.v",))
 
 
-def without_two_heads(model: nn.Module, example: Tensor) -> SubModel:
+def without_two_heads(model: nn.Module, example: Tensor) -> SmallerModel:
     """Heads 1 and 3 of four stay; nothing else is dropped."""
     groups = find_groups(model, example)
     kept = [torch.arange(group.channels) for group in groups]

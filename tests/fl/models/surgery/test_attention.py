@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fl.models.surgery.attention import HeadAttention
 from fl.models.surgery.channels import find_groups
-from fl.models.surgery.cut import SubModel
+from fl.models.surgery.cut import SmallerModel
 from fl.models.surgery.flops import flops
 from fl.pruning.structured import shrink
 from fl.pruning.width import width
@@ -42,7 +42,7 @@ def gradient_of(model: nn.Module) -> Tensor:
     return torch.cat([torch.empty(0) if p.grad is None else p.grad.flatten() for p in model.parameters()])
 
 
-def assert_a_part_of(sub: SubModel, model: nn.Module, example: Tensor) -> None:
+def assert_a_part_of(sub: SmallerModel, model: nn.Module, example: Tensor) -> None:
     """It computes what the model with zeros elsewhere does, and not what the whole one does."""
     zeroed = deepcopy(model)
     sub.zero_outside(zeroed)

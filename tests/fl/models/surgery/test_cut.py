@@ -1,4 +1,4 @@
-"""SubModel. Oracles: the full model with zeros where the sub-model holds nothing; torch-pruning's own surgery on a
+"""Smaller models. Oracles: the full model with zeros where the sub-model holds nothing; torch-pruning's own surgery on a
 model whose weights are their own coordinates; indexing the flat vectors."""
 
 from copy import deepcopy
@@ -8,13 +8,13 @@ import torch
 import torch_pruning
 
 from fl.models.surgery.channels import find_groups
-from fl.models.surgery.cut import SubModel, cut
+from fl.models.surgery.cut import SmallerModel, cut
 from fl.pruning.structured import shrink
 from fl.pruning.width import width
 from tests.fl.models.surgery.networks import NETWORKS, buffers_of, flat_of, network
 
 
-def assert_a_part_of(sub: SubModel, name: str) -> None:
+def assert_a_part_of(sub: SmallerModel, name: str) -> None:
     """Its forward is the full model's with zeros elsewhere; its numbers are those at its coordinates."""
     model, example = network(name)
     flat, buffers = flat_of(model), buffers_of(model)
