@@ -18,7 +18,7 @@ from fl.models import sequence, small
 from .emotion import emotion_cnn
 from .own_state import seed_generators
 from .resnet import resnet, resnet12
-from .trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers
+from .trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers, want_dense_gradients
 from .vgg import vgg11
 from .weights import check_weights, load_weights
 
@@ -94,6 +94,7 @@ def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int
         raise ConfigError(f"--model {name} must return a torch.nn.Module, not {type(model).__name__}")
     need_parameters(name, model)
     refuse_kinds(name, model)
+    want_dense_gradients(model)
     # Complex tensors outside the state, such as tables of rotations, stay what they are.
     model._apply(lambda tensor: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype))
     shape_lazy_layers(name, model, shape)

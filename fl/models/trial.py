@@ -96,6 +96,22 @@ def need_parameters(name: str, model: nn.Module) -> None:
         )
 
 
+def want_dense_gradients(model: nn.Module) -> None:
+    """Have no layer of `model` make sparse gradients: updates are dense, and so are masks, corrections and weight decay."""
+    for module in model.modules():
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            module.sparse = False
+
+
+def refuse_sparse_gradients(name: str, model: nn.Module) -> None:
+    """ConfigError, after a backward pass, for a sparse gradient that no layer's `sparse` decides about."""
+    for key, parameter in model.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise ConfigError(
+                f"--model {name}: the gradient of its parameter {key} is sparse; leave out sparse=True there"
+            )
+
+
 def counts_of(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the buffers of whole numbers and truth values that belong to the state, by name, but for BatchNorm's
     counters of batches: in every round they count that client's own."""

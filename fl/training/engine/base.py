@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fl.common.errors import ConfigError
-
 from .precision import Precision, lay_out, memory_format_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -45,7 +43,6 @@ class LocalEngine(ABC):
         self.memory_format = memory_format_for(device, precision, model)
         self.model = model.to(device=device)
         lay_out(self.model, self.memory_format)
-        want_dense_gradients(self.model)
         self.device = device
         self.moved = True
 
@@ -89,29 +86,3 @@ class LocalEngine(ABC):
 
     def _layout(self, x: Tensor) -> Tensor:
         return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
-
-
-def want_dense_gradients(model: nn.Module) -> None:
-    """Have no sparse gradients in `model`: updates are dense, and so are masks, corrections, weight decay and Adam.
-
-    ConfigError in the backward pass for those that no layer's `sparse` decides about.
-    """
-    for module in model.modules():
-        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            module.sparse = False
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            _watch_gradient(name, parameter)
-
-
-def _watch_gradient(name: str, parameter: nn.Parameter) -> None:
-    """Refuse a sparse gradient of `parameter`; one look at the first one is enough."""
-
-    def look(gradient: Tensor | None) -> None:
-        if gradient is None:  # not defined: what was computed has no influence on the loss
-            return
-        handle.remove()
-        if gradient.layout is not torch.strided:
-            raise ConfigError(f"--model: the gradient of its parameter {name} is sparse; leave out sparse=True there")
-
-    handle = parameter.register_hook(look)

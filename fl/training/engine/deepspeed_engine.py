@@ -16,7 +16,7 @@ from fl.common.errors import explained
 from fl.models.own_state import OwnState
 
 from ..schedule import first_learning_rate
-from .base import LocalEngine, Loss, want_dense_gradients
+from .base import LocalEngine, Loss
 from .deepspeed_config import engine_config
 from .deepspeed_json import DeepSpeedJson
 from .deepspeed_setup import Alone, quiet_deepspeed
@@ -48,7 +48,6 @@ class DeepSpeedEngine(LocalEngine):
         trained = self.model
         if self._native:
             trained = copy.deepcopy(self.model)
-            want_dense_gradients(trained)
         self._engine = self._initialize(trained, ranks)
         self._own = OwnState(trained, dict(trained.named_buffers()))
         # No hook averages gradients, not even over this rank alone, which would copy them all.

@@ -11,7 +11,7 @@ from fl.common.errors import ConfigError
 from fl.common.plugin import reason
 from fl.common.seeds import seeded
 from fl.common.surroundings import kept_surroundings
-from fl.models.trial import average_counts, counts_of, remember, run_once
+from fl.models.trial import average_counts, counts_of, refuse_sparse_gradients, remember, run_once
 
 from .score import Score
 
@@ -103,6 +103,7 @@ class Task(ABC):
             raise ConfigError(
                 f"--model {name} has outputs that no gradient comes back from ({reason(error)})"
             ) from error
+        refuse_sparse_gradients(name, model)
         return [key for key, count in counts_of(model).items() if not torch.equal(count, before[key])]
 
     def _check_outputs(self, name: str, outputs: Any, x: Tensor, mode: str) -> None:

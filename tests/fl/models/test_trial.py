@@ -244,3 +244,26 @@ def test_masks_with_infinity_are_not_averaged() -> None:
     state = ModelState(model, torch.device("cpu"))
     assert state.buffer_layout.names == ("1.running_mean", "1.running_var")
     assert torch.equal(state.state_dict()["0.own"], mask)
+
+
+class Words(nn.Module):
+    """A table of words: in a layer, or by hand."""
+
+    def __init__(self, layer: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 2, sparse=True) if layer else nn.Parameter(torch.ones(7, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        words = x.flatten(1).long()
+        if isinstance(self.table, nn.Embedding):
+            return self.table(words).sum(1)
+        return nn.functional.embedding(words, self.table, sparse=True).sum(1)
+
+
+def test_sparse_gradients() -> None:
+    """A layer's are made dense; those of no layer are refused before anything is trained, with the parameter's name."""
+    model = build(lambda: Words(layer=True))
+    check(model)
+    assert not model.get_submodule("table").sparse
+    with pytest.raises(ConfigError, match="of its parameter table is sparse; leave out sparse=True"):
+        check(build(lambda: Words(layer=False)))

