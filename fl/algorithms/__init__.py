@@ -1,1 +1,2 @@
-"""What clients and server do in a round beside training and averaging: the option `--algorithm`."""
+"""What clients and server do in a round beside training and averaging: the option `--algorithm`. Imports `common`
+alone."""

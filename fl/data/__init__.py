@@ -1,4 +1,4 @@
-"""Data sets by name, and the first cuts: whose training samples, and how many of them."""
+"""Data sets by name, and the first cuts: whose training samples, and how many of them. Imports `common` alone."""
 
 import dataclasses
 from collections.abc import Callable

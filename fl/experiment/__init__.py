@@ -1,4 +1,5 @@
 """A matrix of runs from one YAML file: arms that differ only in what they declare to vary, each with several seeds.
+May import every other room.
 
 `python -m fl.experiment FILE.yaml`; the file is explained in docs/experiments.md.
 """

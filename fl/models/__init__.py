@@ -1,4 +1,4 @@
-"""Networks by name, with their first weights from the seed or from a file."""
+"""Networks by name, with their first weights from the seed or from a file. Imports `common` alone."""
 
 from collections.abc import Callable
 from typing import Any, Literal

@@ -1,1 +1,2 @@
-"""Which part of the global model each client trains and exchanges, and who decides."""
+"""Which submodel each client trains and exchanges, and who decides. Imports `training`, `comm` and
+what lies below them."""
