@@ -8,7 +8,7 @@ part: h <- h - alpha/m sum_P (v_k - w), and the new weights are mean_P(v_k) - h 
 w - v_k is the update as the server decodes it, on both sides: so h is the mean of all g_k for every codec, as it must
 be for the global weights to rest where the clients' gradients cancel. With the exact update on the clients' side they rest
 elsewhere: with topk:0.5 and no residual 0.2 of the way to the optimum is left for ever, not 4e-10 (see
-`fl.run.algorithm_rules`).
+`fl.run.rules`).
 """
 
 from collections.abc import Mapping, Sequence

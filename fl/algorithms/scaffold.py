@@ -9,7 +9,7 @@ c <- c + |S|/N mean_S(c_i+ - c_i) = (1 - |S|/N) c + 1/N sum_S (x - y_i) / (K_i l
 the mean of the c_i for every codec, and what a client could not send comes back as its next correction: with topk:0.05
 and no residual quadratics get to their optimum, where with the exact update on the client's side they stay nearly where
 they began (1e-3 and 0.9 of the way left after 400 rounds, see
-`fl.run.algorithm_rules`). c itself is dense and exact: n numbers to every client that takes part.
+`fl.run.rules`). c itself is dense and exact: n numbers to every client that takes part.
 """
 
 from collections.abc import Mapping

@@ -111,6 +111,6 @@ def mental_state(*, classes: int, features: int, length: int) -> nn.Module:
 
     761,885 parameters for five classes of 20 features, 754,459 for three of four, whatever the length. A convolution of
     64 channels and two residual blocks of 128 and 256, each of stride 2: 256 rows are 32 steps for the BiLSTM of 64
-    units a direction. Its attention can lose heads and its other layers units (see `compression.pruning`).
+    units a direction. Its attention can lose heads and its other layers units (see `fl.models.surgery`).
     """
     return MentalState(features, max(1, classes))
