@@ -27,26 +27,23 @@ class MaskedCodec(Codec):
 
     @property
     def lossless(self) -> bool:
-        """As in `Codec.lossless`, on the mask."""
+        """Whether every held coordinate arrives exactly."""
         return self.codec.lossless
 
     @property
     def sparse(self) -> bool:
-        """As in `Codec.sparse`."""
         return self.codec.sparse
 
     @property
     def warm(self) -> bool:
-        """As in `Codec.warm`."""
         return self.codec.warm
 
     @property
     def density(self) -> float | None:
-        """As in `Codec.density`, of the held coordinates."""
+        """The fraction of the held coordinates that is kept."""
         return self.codec.density
 
     def with_density(self, density: float) -> Codec:
-        """As in `Codec.with_density`."""
         return replace(self, codec=self.codec.with_density(density))
 
     def _encode(
@@ -57,5 +54,4 @@ class MaskedCodec(Codec):
         return payload, self.inside.lift(decoded), memory
 
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
-        """As in `Codec.decode`."""
         return self.inside.lift(self.codec.decode(payload, self.inside.layout.total, self.inside.layout))

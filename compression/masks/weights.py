@@ -46,7 +46,7 @@ class PrunedWeights(Codec):
         return payload, self._update(decoded), memory
 
     def decode(self, payload: Tensor, n: int, layout: Layout | None = None) -> Sparse:
-        """As in `Codec.decode`: the update that these weights mean."""
+        """The update that these weights mean."""
         return self._update(self.codec.decode(payload, n, layout))
 
     def _update(self, weights: Sparse) -> Sparse:

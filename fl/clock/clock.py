@@ -39,7 +39,6 @@ class VirtualClock(Simulator):
         up_limit: float | None = None,
         down_limit: float | None = None,
     ) -> None:
-        """As in `Simulator`."""
         super().__init__(make_link(known, seed), upload_bytes, up_limit=up_limit, down_limit=down_limit)
         self._profiles = known
 

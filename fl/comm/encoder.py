@@ -1,4 +1,4 @@
-"""What a client sends of its update: the codec of its round, and error feedback."""
+"""The uplink of a rank's clients: the codec of every job, and error feedback."""
 
 from collections.abc import Mapping
 
@@ -18,7 +18,8 @@ _FIRST = 0.25
 class CodecSchedule:
     """The codec of `spec`; with `warmup` rounds its kept fraction falls from a quarter to its own, by equal factors.
 
-    Ratio warm-up of Lin et al. 2018, section 3.3, where it takes four epochs. SpecError where there is nothing to fall.
+    Ratio warm-up of Lin et al. 2018, section 3.3, where it takes four epochs. SpecError if `spec` keeps no fraction that
+    could fall.
     """
 
     def __init__(self, spec: str, warmup: int = 0) -> None:
@@ -42,8 +43,8 @@ class CodecSchedule:
 class Encoder:
     """The uplink of the clients that this rank hosts: one `Sender` each.
 
-    `fractions`: of the uplink's coordinates that each client sends. What a client did not send is its own when the round
-    is committed; `keep` makes it so earlier, for a client that may start again in the same round.
+    `fractions`: of the uplink's coordinates, by client. A client's residual is the new one when the round commits; `keep`
+    makes it so earlier, for a client that may start again in the same round.
     """
 
     def __init__(self, uplink: CodecSchedule, feedback: str, fractions: Fractions, layout: Layout, seed: int) -> None:
@@ -56,7 +57,7 @@ class Encoder:
         self._before: dict[int, object] = {}  # of the senders that this round has changed
 
     def codec(self, job: Job) -> Codec:
-        """What encodes the update of a job, and decodes it."""
+        """The codec that encodes the update of a job, and decodes it."""
         codec, fraction = self.uplink.at(job.version), self.fractions[job.client]
         if codec.density is not None and fraction != 1:
             codec = codec.with_density(codec.density * fraction)
@@ -65,9 +66,10 @@ class Encoder:
     def encode(
         self, job: Job, update: Update, sections: Mapping[str, Tensor], residual_mask: Tensor | None
     ) -> tuple[Message, Sparse]:
-        """The message with an update, whose values are used up, and further `sections`; and what the server will decode.
+        """The message with an update and further `sections`, and the update as the server will decode it. `update.values`
+        is overwritten.
 
-        `residual_mask`, bool [n]: where what the client kept of earlier updates still counts; None: everywhere.
+        `residual_mask`, bool [n]: the coordinates whose residual still counts; None: all.
         """
         sender = self.sender(job.client)
         self._before.setdefault(job.client, sender.snapshot())
@@ -99,7 +101,7 @@ class Encoder:
             self.senders[client].keep()
 
     def forget(self, client: int) -> None:
-        """What `client` encoded since `keep` does not arrive."""
+        """The update that `client` has encoded since `keep` does not arrive."""
         if client in self.senders:
             self.senders[client].forget()
 

@@ -1,4 +1,4 @@
-"""Updates on their way: what clients sent, until its virtual time has come."""
+"""Messages in flight, kept until the virtual time of their arrival."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from .message import ClientReport, Message
 
 @dataclass(frozen=True)
 class Pending:
-    """A client's message on its way, and the part of the model that it is about."""
+    """A client's message in flight, and the submodel that it is about."""
 
     message: Message
     submodel: Submodel
 
 
 class Inbox:
-    """What clients that are on their way have sent.
+    """The messages of clients in flight.
 
     `reports`: by client, the same on every rank. On rank 0 also `pending`, the messages by client and number of its start,
-    and `versions` of the global model, [n], that somebody on the way started from, where they are needed.
+    and `versions` of the global model, [n], that clients in flight started from, if models are mixed.
     """
 
     def __init__(self, state: ModelState) -> None:
@@ -37,11 +37,11 @@ class Inbox:
         self.commit()
 
     def drop(self, client: int, number: int) -> None:
-        """A message does not arrive, or is not taken."""
+        """A message does not arrive, or is discarded."""
         self.pending.pop((client, number), None)
 
     def keep_versions(self, versions: Iterable[int]) -> None:
-        """Nobody is on the way from another version than these."""
+        """Forget every other version: no client in flight started from it."""
         wanted = set(versions)
         self.versions = {version: model for version, model in self.versions.items() if version in wanted}
 

@@ -9,7 +9,7 @@ from compression.wire import dense_bytes
 
 @dataclass(frozen=True)
 class Closing:
-    """What one client sends and receives because a run ends: a run that goes on takes it back."""
+    """Bytes that one client sends and receives because the run ends; a run that goes on takes them back."""
 
     uplink_bytes: int = 0
     downlink_bytes: int = 0
@@ -18,7 +18,7 @@ class Closing:
 
 @dataclass(frozen=True)
 class ClientBytes:
-    """What one client sent and received in one round."""
+    """Bytes that one client sent and received in one round."""
 
     client: int
     uplink_bytes: int
@@ -28,7 +28,7 @@ class ClientBytes:
     begin_bytes: int = 0  # of downlink_bytes: what it downloads before it can train
 
     def __add__(self, closing: Closing) -> "ClientBytes":
-        """With what ends the run."""
+        """The row with the bytes that end the run."""
         return replace(
             self,
             uplink_bytes=self.uplink_bytes + closing.uplink_bytes,
@@ -39,10 +39,10 @@ class ClientBytes:
 
 @dataclass(frozen=True)
 class SubmodelSize:
-    """What a client downloads of a model whose clients hold different parts.
+    """The size of a client's download, where clients hold different submodels.
 
-    `held`, `buffers`: how many numbers of each. `ranking`: parts of the same ranking are nested, so a client whose part
-    grew needs only what is new in it. `mask_bytes`: the payload that says which numbers; 0 where that is known.
+    `held`, `buffers`: how many numbers of each. `ranking`: submodels of the same ranking are nested, so a client whose
+    submodel grew downloads only the new numbers. `mask_bytes`: of the mask's payload; 0 if the client knows the mask.
     """
 
     held: int
@@ -84,8 +84,8 @@ class Ledger:
         self.commit()
 
     def new_mask(self, mask_bytes: int, rewound_bytes: int = 0, chooser: int | None = None) -> tuple[int, int]:
-        """All clients get a mask, and weights with it if they are rewound. `chooser`, if it is a client's, then downloads
-        what it missed before: the bytes, and whether there is such a download (1 or 0)."""
+        """All clients get a mask, and rewound weights with it. A client that chose the mask (`chooser`) first downloads
+        what it missed. Returns the bytes of that download, and whether there is one (1 or 0)."""
         before = (0, 0) if chooser is None else self.download(chooser)
         self._mask_bytes = mask_bytes
         self._changes_bytes += mask_bytes
@@ -95,11 +95,13 @@ class Ledger:
         return before
 
     def resize(self, held: int, buffers: int) -> None:
-        """A whole download is of so many coordinates, which all clients hold, and buffers, with the newest mask."""
+        """From now on a whole download has `held` coordinates, which all clients hold, and `buffers`, with the newest
+        mask."""
         self._whole_bytes = dense_bytes(held) + (dense_bytes(buffers) if buffers else 0) + self._mask_bytes
 
     def download(self, client: int, size: SubmodelSize | None = None) -> tuple[int, int]:
-        """A client, whose submodel has this size, begins: the bytes that it downloads, and whether it does (1 or 0)."""
+        """A client with a submodel of this size begins. Returns the bytes of its download, and whether there is one (1 or
+        0)."""
         return self._catch_up(client) if size is None else self._catch_up_submodel(client, size)
 
     def publish(self, sizes: Mapping[str, int]) -> None:
@@ -108,7 +110,7 @@ class Ledger:
         self._buffers_bytes, self._variate_bytes = sizes.get("buffers", 0), sizes.get("variate", 0)
 
     def between_peers(self, row: ClientBytes, exchanges: int, received: int) -> ClientBytes:
-        """The row of a client that exchanged so often with the others, and received so many bytes from them."""
+        """The row of a client after so many exchanges without a server, in which it received so many bytes."""
         reduced = 4 * (self._parameters * exchanges + self._buffers)
         return replace(
             row,
@@ -118,10 +120,12 @@ class Ledger:
         )
 
     def closing(self, client: int, query_bytes: tuple[int, int] = (0, 0)) -> Closing:
-        """What a client of the last round is charged at the end: the final model, and what it is asked besides.
+        """The end of a run for a client of the last round: it is charged for the final model, and for a query of the
+        server.
 
-        It is the smaller of what the client missed and all that it holds; nothing if it is lost. `query_bytes`: what it
-        then sends and receives. Nothing is noted, so a run that goes on is charged as if it had not ended.
+        The model's bytes are those of what the client missed, or of all that it holds if that is smaller; 0 if it is lost.
+        `query_bytes`: sent and received for the query. Nothing is noted, so a run that goes on is charged as if it had not
+        ended.
         """
         missed = self._changes_bytes - self._seen.get(client, self._changes_bytes)
         whole = self._whole_bytes
@@ -169,7 +173,7 @@ class Ledger:
         return (min(missed + self._buffers_bytes, self._whole_bytes) + self._variate_bytes, 1) if missed else (0, 0)
 
     def _catch_up_submodel(self, client: int, size: SubmodelSize) -> tuple[int, int]:
-        """The same for a client that holds a part of its own."""
+        """The same for a client that holds a submodel of its own."""
         seen, before = self._seen.get(client), self._sizes.get(client)
         self._seen[client], self._sizes[client] = self._changes_bytes, (size.ranking, size.held)
         if seen is None or before is None:

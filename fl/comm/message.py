@@ -1,4 +1,4 @@
-"""What travels: a client's message with its named sections, and the server's answer."""
+"""Messages: a client's named sections with its report, and the server's answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ PUBLISHED = ("change", "buffers", "variate")
 
 @dataclass(frozen=True)
 class ClientReport:
-    """What rank 0 learns of a client's round besides its sections. `sizes`: bytes of each section that it sent."""
+    """The numbers of a client's round, which travel beside its sections. `sizes`: bytes of each section that it sent."""
 
     client: int
     samples: int
@@ -80,8 +80,8 @@ def encode_buffers(buffers: Tensor) -> dict[str, Tensor]:
 def decode_model(
     sections: Mapping[str, Tensor], name: str, state: ModelState, codec: Codec, submodel: Submodel = WHOLE
 ) -> tuple[Sparse, Sparse | None]:
-    """The section `name`, an update or a change, and the buffers, about a `part` of the model; PayloadError if they are
-    not that."""
+    """Decode the section `name`, an update or a change, and the buffers of a submodel; PayloadError if they are not
+    that."""
     n, m = state.parameters.numel(), submodel.buffer_count(state.buffers.numel())
     empty = state.parameters.new_empty(0, dtype=torch.uint8)
     update = codec.decode(sections.get(name, empty), n, state.layout)
@@ -105,7 +105,7 @@ def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> N
 
 
 def share_model(ranks: Ranks, state: ModelState) -> None:
-    """Rank 0's global model to every rank: the first download."""
+    """Send rank 0's global model to every rank: the first download."""
     exact, n, m = make_codec("none"), state.parameters.numel(), state.buffers.numel()
     sections = ("change", "buffers")
     payload = None

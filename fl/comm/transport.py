@@ -30,11 +30,11 @@ class Transport:
         self.reports: list[ClientReport] = []  # of the last cohort, the same on every rank
 
     def gather(self, clients: Sequence[int], messages: Iterator[Message]) -> Iterator[Message]:
-        """On rank 0 the message of each of `clients`, in their order; elsewhere nothing. Collective.
+        """Yield the message of each of `clients` in their order, on rank 0 alone. Collective.
 
         `messages`: those of the clients that this rank hosts, in the same order, made (that is, trained) as they are asked
-        for. If that fails on any rank, every rank raises: the error itself, or RoundError. What is done with a message
-        must not raise: the other ranks would wait for ever.
+        for. If that fails on any rank, every rank raises: the error itself, or RoundError. The caller must not raise
+        between messages: the other ranks would wait for ever.
         """
         self.reports = []
         sending: list[tuple[list[dist.Work], list[Tensor]]] = []

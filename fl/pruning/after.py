@@ -22,7 +22,7 @@ from .spec import Pruning
 
 @dataclass(frozen=True, eq=False)
 class PrunedSubmodel(Submodel):
-    """All of the model, of which a client sends the weights that `pruning` leaves. `key`: of what is drawn."""
+    """The whole model, of which a client sends the weights that `pruning` leaves. `key` seeds random scores."""
 
     pruning: Pruning | None = None
     reference: Tensor | None = None

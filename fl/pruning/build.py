@@ -1,4 +1,4 @@
-"""From the options to what prunes."""
+"""Makes the submodel plan that the options ask for."""
 
 from dataclasses import replace
 
@@ -32,14 +32,14 @@ from .width import class_layers
 
 
 class LocalModels:
-    """Makes what clients train: the engine's model under a mask, or a smaller model with an engine of its own."""
+    """Makes the models that clients train: the engine's under a mask, or a smaller one with an engine of its own."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.gradients = MaskedGradients(worker.engine.model, worker.state.layout.names)
 
     def __call__(self, submodel: Submodel, *, squares: Tensor | None = None) -> LocalModel:
-        """The model of `part`; `squares` as in `MaskedModel`."""
+        """The model of `submodel`; for `squares` see `MaskedModel`."""
         engine, state = self._worker.engine, self._worker.state
         if submodel.sub is None:
             return MaskedModel(engine, state, self.gradients, submodel, squares)
@@ -48,7 +48,7 @@ class LocalModels:
 
 
 def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
-    """What `--prune` makes every client hold, all of the model by default."""
+    """The plan that `--prune` asks for; by default every client holds the whole model."""
     config, state = worker.config, worker.state
     if config.prune == "none":
         return SubmodelPlan(state, WholeModel(worker.engine, state))

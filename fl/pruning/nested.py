@@ -1,4 +1,4 @@
-"""`--prune ...,by=server --capabilities ...`: nested parts of the global model, each as large as its client can hold."""
+"""`--prune ...,by=server --capabilities ...`: nested submodels, each as large as its client can hold."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +25,9 @@ from .width import AbsentClasses, put_scalers, windows
 
 
 class Level:
-    """What all clients of one capability hold. `mask_bytes`: the payload that tells them.
+    """The submodel of all clients of one capability. `mask_bytes`: of the mask's payload.
 
-    `part` is made where it is used: a rank needs only those of its own clients, rank 0 those of the cohort.
+    It is made where it is used: a rank needs only those of its own clients, rank 0 those of the cohort.
     """
 
     def __init__(self, make: Callable[[], Submodel], mask_bytes: int) -> None:
@@ -43,14 +43,14 @@ class Level:
 
 
 class NestedSubmodels(PrunedPlan):
-    """Every client holds a part of a size of its own; the parts are nested, and the global model is whole.
+    """Every client holds a submodel of its own size; these are nested, and the global model is whole.
 
-    Rank 0 ranks all weights, or channels, when the schedule says so. A client of capability c holds the best of them,
-    1 - (1 - S) c being its sparsity. `recovery` lets the capabilities grow: what a client then holds more is sent to it in
-    fp32, the same payload for all that grow from one level to the next (PR-FL). `width` has no ranking: the channels
-    follow from the width and, if rolling, the round (HeteroFL, FedRolex), so no mask is ever sent. A client then neither
-    sends nor votes on the rows of `class_layers` (parameters by name) for the classes that it lacks: they are in what it
-    downloads, but not in its `part`.
+    Rank 0 ranks all weights, or channels, when the schedule says so. A client of capability c holds the best of them, 1 -
+    (1 - S) c being its sparsity. `recovery` lets the capabilities grow: the coordinates that are new to a client are sent
+    to it in fp32, the same payload for all that grow from one level to the next (PR-FL). `width` has no ranking: the
+    channels follow from the width and, if rolling, the round (HeteroFL, FedRolex), so no mask is ever sent. A client then
+    neither sends nor votes on the rows of `class_layers` (parameters by name) for the classes that it lacks: they are in
+    what it downloads, but not in its `submodel`.
     """
 
     differs = True
@@ -156,7 +156,7 @@ class NestedSubmodels(PrunedPlan):
         return self._newest[2]
 
     def residual_mask(self, client: int) -> Tensor | None:
-        """Weight decay alone moves the rows of classes that a client lacks."""
+        """False in the rows of classes that a client lacks, which weight decay alone moves."""
         if not self._is_silent(client):
             return None
         return self._without_absent(client, torch.ones_like(self.state.parameters, dtype=torch.bool))

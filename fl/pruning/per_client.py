@@ -60,7 +60,7 @@ class ClientMasks(PrunedPlan):
         return self.inputs.make_local(self.submodel(client))
 
     def _scores(self, client: int, round_: int) -> Tensor:
-        """Of what the client has: what it does not hold is zero to it."""
+        """Scores from the weights that the client has: zero outside its mask."""
         submodel = self.submodel(client)
         weights = self.state.parameters if submodel.inside is None else self.state.parameters * submodel.inside.mask
         if self.pruning.method == "snip":
@@ -115,7 +115,7 @@ class ClientMasks(PrunedPlan):
         return self._counts.get(client, self.state.layout.total)
 
     def sizes(self, cohort: Sequence[int]) -> dict[int, SubmodelSize]:
-        """A client downloads by the mask it had; it needs not be told the mask it chose."""
+        """A client downloads by the mask that it had when the round began, and knows the mask that it then chose."""
         buffers = self.published.buffer_count(self.state.buffers.numel())
         return {client: SubmodelSize(self._before_round[client], buffers, 0, 0) for client in cohort}
 

@@ -20,7 +20,7 @@ from .spec import Pruning
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """What every plan that prunes is made from. `make_local`: a submodel -> what trains it. `gradient_of`: (client, round,
+    """The inputs of every plan that prunes. `make_local`: submodel -> its `LocalModel`. `gradient_of`: (client, round,
     submodel) -> the gradient of the client's loss at the global weights, fp32 [n]. `last_round`: masks stay from this round
     on."""
 
@@ -50,7 +50,7 @@ class NewMask:
 class SubmodelPlan:
     """Every client trains the whole model.
 
-    What a plan remembers changes in a round and is kept by `commit`; `rollback` undoes the round.
+    A round changes what a plan remembers; `commit` keeps the changes, `rollback` undoes them.
     """
 
     differs: ClassVar[bool] = False
@@ -69,16 +69,17 @@ class SubmodelPlan:
         """Begin a round of these clients: choose and share the masks that it needs. Collective."""
 
     def submodel(self, client: int) -> Submodel:
-        """What a client of this round holds, or has a say in if that is less; on its own rank and on rank 0."""
+        """The submodel of a client of this round, without coordinates on which it has no vote; on its own rank and on rank
+        0."""
         return WHOLE
 
     def local(self, client: int, round_: int) -> LocalModel:
-        """What `client`, hosted here, trains in this round."""
+        """The model that `client`, hosted here, trains in this round."""
         return self.whole
 
     @property
     def published(self) -> Submodel:
-        """What the server's change is about."""
+        """The submodel that the server's change is about."""
         return WHOLE
 
     @property
@@ -97,11 +98,12 @@ class SubmodelPlan:
         return None
 
     def sections(self, client: int) -> dict[str, Tensor]:
-        """After local training: what `client`, hosted here, sends beside its update, uint8 by section."""
+        """After local training: the sections, uint8, that `client`, hosted here, sends beside its update."""
         return {}
 
     def receive(self, client: int, sections: Mapping[str, Tensor], weight: int) -> None:
-        """On rank 0: what a client, which counts so much, sent beside its update; PayloadError if it is not that."""
+        """On rank 0: take the sections of a client, `weight` being its own in the mean; PayloadError if they are
+        damaged."""
 
     def learn(self, mean_update: Tensor) -> None:
         """On rank 0: the mean update of the round, fp32 [n]."""
@@ -110,7 +112,7 @@ class SubmodelPlan:
         """The round is over, and its validation score known if it was evaluated; the same call on every rank."""
 
     def residual_mask(self, client: int) -> Tensor | None:
-        """Coordinates, bool [n], where what `client` kept of earlier updates still counts; None: all."""
+        """Coordinates, bool [n], whose residual still counts for `client`; None: all."""
         return None
 
     def held(self, client: int) -> int:
@@ -118,7 +120,7 @@ class SubmodelPlan:
         return self.submodel(client).held(self.state.layout.total)
 
     def sizes(self, cohort: Sequence[int]) -> dict[int, SubmodelSize]:
-        """What each client downloads at the beginning of this round, where they differ; on rank 0."""
+        """The size of each client's download at the beginning of this round, where they differ; on rank 0."""
         return {}
 
     def columns(self, client: int) -> dict[str, float]:
@@ -140,7 +142,7 @@ class SubmodelPlan:
 
 
 class PrunedPlan(SubmodelPlan):
-    """What the plans that prune have in common: their inputs, and a snapshot at the beginning of a round."""
+    """The common part of plans that prune: their inputs, and a snapshot at the beginning of a round."""
 
     def __init__(self, inputs: PlanInputs, fractions: Fractions | None = None) -> None:
         super().__init__(inputs.state, inputs.make_local(WHOLE), fractions)
@@ -152,7 +154,8 @@ class PrunedPlan(SubmodelPlan):
         self._before: Any = None
 
     def note(self, before: Any) -> None:
-        """What `restore` needs, at the beginning of a round; a round may begin several times, with further clients."""
+        """Keep `before`, all that `restore` needs, from the beginning of a round; a round may begin again, with further
+        clients."""
         if self._before is None:
             self._before = before
 

@@ -106,7 +106,7 @@ class PruneFLMask(SharedMask):
         return None if mask is None else mask & (self._came_in <= self._uploads.get(client, -1))
 
     def local(self, client: int, round_: int) -> LocalModel:
-        """Before a reconfiguration with its squared gradients."""
+        """Before a reconfiguration training also adds up squared gradients."""
         if not self._watching:
             return super().local(client, round_)
         self._own[client] = torch.zeros_like(self.state.parameters)

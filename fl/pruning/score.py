@@ -1,4 +1,4 @@
-"""What a coordinate is worth: fp32 [n], the smallest are pruned first.
+"""Scores of coordinates: fp32 [n], the smallest are pruned first.
 
 Each function writes into `out`, fp32 [n], where it is given; otherwise it makes a new tensor.
 """

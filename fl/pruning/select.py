@@ -31,7 +31,7 @@ class MaskSelector(ABC):
 
     @abstractmethod
     def scores(self, weights: Tensor, key: int = 0) -> Tensor:
-        """What every coordinate is worth, fp32 [n], by the weights [n] or, for random ones, by `key`."""
+        """The score of every coordinate, fp32 [n], from the weights [n] or, for random scores, from `key`."""
 
     @abstractmethod
     def choose(self, pruning: Pruning, scores: Tensor, held: Tensor | None) -> Tensor:
@@ -39,7 +39,7 @@ class MaskSelector(ABC):
 
     @abstractmethod
     def submodel(self, mask: Tensor) -> Submodel:
-        """What a mask holds."""
+        """The submodel of a mask."""
 
 
 class WeightSelector(MaskSelector):
@@ -52,17 +52,14 @@ class WeightSelector(MaskSelector):
         refuse_early(pruning, layout)
 
     def scores(self, weights: Tensor, key: int = 0) -> Tensor:
-        """As in `MaskSelector.scores`."""
         if self.pruning.method == "random":
             return random(key, self.size, weights.device)
         return weights if self.pruning.method == "filters" else magnitude(weights)
 
     def choose(self, pruning: Pruning, scores: Tensor, held: Tensor | None) -> Tensor:
-        """As in `MaskSelector.choose`."""
         return choose(pruning, scores, self.layout, held=held)
 
     def submodel(self, mask: Tensor) -> Submodel:
-        """As in `MaskSelector.part`."""
         return Submodel(MaskedLayout(mask, self.layout))
 
 
@@ -98,11 +95,10 @@ class ChannelSelector(MaskSelector):
         return [name for name in self.pruning.protect if name not in (AUTO, VECTORS)]
 
     def scores(self, weights: Tensor, key: int = 0) -> Tensor:
-        """As in `MaskSelector.scores`: |w| or w^2, of which a channel's score is the sum."""
+        """|w| or w^2: a channel's score is the sum over its weights."""
         return weights.abs() if self.pruning.score == "l1" else weights.square()
 
     def choose(self, pruning: Pruning, scores: Tensor, held: Tensor | None) -> Tensor:
-        """As in `MaskSelector.choose`."""
         worth = dict(zip(self.layout.names, self.layout.views(scores), strict=True))
         kept = best_channels(
             self.groups,
@@ -120,7 +116,6 @@ class ChannelSelector(MaskSelector):
         return torch.cat([flag.index_fill_(0, held, True) for flag, held in zip(flags, kept, strict=True)])
 
     def submodel(self, mask: Tensor) -> Submodel:
-        """As in `MaskSelector.part`."""
         self.state.load_into(self.model)  # what is not exchanged is cut too, and must not be the last client's
         sub = cut(self.model, self.groups, self._kept(mask.cpu()))
         return Submodel(MaskedLayout(sub.mask(), self.layout), sub.buffers, sub)
@@ -130,7 +125,7 @@ class ChannelSelector(MaskSelector):
 
 
 def make_mask_selector(pruning: Pruning, state: ModelState, model: nn.Module, example: Tensor) -> MaskSelector:
-    """What makes the masks of a run. `example`: a batch of one input, on the model's device."""
+    """The mask selector of a run. `example`: a batch of one input, on the model's device."""
     if pruning.method in SMALLER:
         return ChannelSelector(pruning, state, model, example)
     return WeightSelector(pruning, state.layout)
@@ -154,7 +149,7 @@ def choose(pruning: Pruning, scores: Tensor, layout: Layout, *, held: Tensor | N
 
 
 def at_capability(pruning: Pruning, capability: float) -> Pruning:
-    """What is left to a client that can hold the fraction `capability` of what `pruning` leaves."""
+    """`pruning` for a client that can hold the fraction `capability` of what it leaves."""
     overrides = {name: 1 - (1 - sparsity) * capability for name, sparsity in pruning.overrides.items()}
     return replace(pruning, sparsity=1 - (1 - pruning.sparsity) * capability, overrides=overrides)
 

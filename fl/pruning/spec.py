@@ -47,16 +47,16 @@ _USUAL = ("scope", "by", "min", "protect", "mean", REWIND)
 class Pruning:
     """What `--prune` asks for.
 
-    `method`: one of `METHODS`; `sparsity`, in [0, 1], of all layers that are neither protected nor in `overrides`;
-    `scope`: one ranking for all layers, or one for each; `by`: the server, each client, or each client after its local
-    training decides; `min_density`: no layer is left with less, in [0, 1]; `protect`: layers that stay whole, by name or
-    dotted prefix, `AUTO` and `VECTORS` standing for the usual ones (`choose.protected_layers`); `overrides`: a sparsity of
-    their own for layers by name or dotted prefix. A layer that is called like one of the options cannot have one.
-    `width:R` has the sparsity 1 - R of the channels of each layer, as `structured` has S. `score`: what a channel of
-    `structured` is worth. `shift`: whether the window of `width` moves. `every`, `adjust`, `size`: of `prunefl`, rounds
-    between two masks, the fraction of the weights held that may go at one, and whether their number stays. `mean`: of a
-    coordinate that not all clients hold, over its holders or over all clients of the round. `rewind`: with every new mask
-    the weights go back to those of the run's beginning.
+    `method`: one of `METHODS`; `sparsity`, in [0, 1], of all layers that are neither protected nor in `overrides`; `scope`:
+    one ranking for all layers, or one for each; `by`: the server, each client, or each client after its local training
+    decides; `min_density`: no layer is left with less, in [0, 1]; `protect`: layers that stay whole, by name or dotted
+    prefix, `AUTO` and `VECTORS` standing for the usual ones (`choose.protected_layers`); `overrides`: a sparsity of their
+    own for layers by name or dotted prefix. A layer that is called like one of the options cannot have one. `width:R` has
+    the sparsity 1 - R of the channels of each layer, as `structured` has S. `score`: how channels of `structured` are
+    scored. `shift`: whether the window of `width` moves. `every`, `adjust`, `size`: of `prunefl`, rounds between two masks,
+    the fraction of the weights held that may go at one, and whether their number stays. `mean`: of a coordinate that not
+    all clients hold, over its holders or over all clients of the round. `rewind`: with every new mask the weights go back
+    to those of the run's beginning.
     """
 
     method: str

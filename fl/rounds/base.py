@@ -1,4 +1,4 @@
-"""What a run consists of: rounds that change the global model, each of them all or nothing."""
+"""The rounds of a run: their interface, and the transaction that makes each of them all or nothing."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -37,7 +37,7 @@ def transaction(participants: Sequence[Participant]) -> Iterator[None]:
 
 
 class Rounds(ABC):
-    """The rounds of a run, in one of its modes. What has a default here does nothing in most of them."""
+    """The rounds of a run, in one of the modes. A method with a default does nothing in most modes."""
 
     @abstractmethod
     def run(self, number: int) -> RoundResult:
@@ -46,7 +46,8 @@ class Rounds(ABC):
 
     @property
     def by_time(self) -> bool:
-        """Whether who takes part, or what clients do, depends on virtual time: then `timed` is to be called."""
+        """Whether virtual time decides which clients take part, or how much they do; then `timed` must be called after
+        each round."""
         return False
 
     @property
@@ -56,7 +57,7 @@ class Rounds(ABC):
 
     @property
     def query_bytes(self) -> tuple[int, int]:
-        """What each client of the last round sends and receives besides, so that the final model can be used."""
+        """Bytes that each client of the last round sends and receives besides, so that the final model can be used."""
         return 0, 0
 
     @property
@@ -70,7 +71,7 @@ class Rounds(ABC):
 
     @property
     def fractions(self) -> list[Fractions]:
-        """Of the model, and of the uplink, that each client takes."""
+        """The fractions of the model and of the uplink that each client takes."""
         return []
 
     def before_evaluation(self, number: int, cohort: Sequence[int]) -> None:
@@ -80,12 +81,12 @@ class Rounds(ABC):
         """The round is over, and its score on the validation split known if it was evaluated; the same on every rank."""
 
     def timed(self, number: int, now: float, rows: Sequence[Mapping[str, float]]) -> list[str]:
-        """After every round of clients that take virtual time: the second, and their rows of clients.csv, the same on every
-        rank. Log lines for the fractions that changed."""
+        """After a round that ended at virtual second `now`, with its rows of clients.csv; the same on every rank.
+        Returns log lines for the fractions that changed."""
         return []
 
     def unfinished(self) -> list[Dropped]:
-        """Where the run ends now: what clients that are still at work have begun to download, and to send."""
+        """If the run ends now: the bytes that clients still at work have begun to download and to send."""
         return []
 
     def attach_states(self, states: ClientStates) -> bool:

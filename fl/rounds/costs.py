@@ -1,4 +1,4 @@
-"""What a round cost, in bytes, operations and virtual seconds: the columns of metrics.csv and clients.csv, on rank 0."""
+"""The cost of a round in bytes, operations and virtual seconds: columns of metrics.csv and clients.csv, on rank 0."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +50,8 @@ class Costs:
         self.clock = _clock(self.config, wait_s)
 
     def charge(self, number: int, result: RoundResult, ending: Ending | None = None) -> tuple[Entry, Entry]:
-        """Charge a round that succeeded. With `ending`, as the last one, and as it is where more rounds follow after all."""
+        """Charge a round that succeeded. Returns its entry, with `ending` as the last round, and the entry if more
+        rounds follow."""
         charged, flops = charge_bytes(self.ledger, result), self._train_flops(result)
         columns = result.columns or [{}] * len(result.reports)
         if self.clock is not None:
@@ -86,7 +87,7 @@ class Costs:
     def _ended(
         self, charged: Sequence[ClientBytes], reports: Sequence[ClientReport], ending: Ending
     ) -> list[ClientBytes]:
-        """With what ends the run, once for every client: at its newest update."""
+        """The rows with the bytes that end the run, once for every client, in the row of its newest update."""
         newest = {report.client: at for at, report in enumerate(reports)}
         return [
             row + self.ledger.closing(row.client, ending.query_bytes) if newest[row.client] == at else row
@@ -160,7 +161,7 @@ class Costs:
         return self.costs.flops(self._models(result), self._trained(result))
 
     def _timed_flops(self, result: RoundResult) -> list[float]:
-        """What each client's training takes time for; with --profiles ...,sparse only the weights that it holds."""
+        """Operations that cost each client time; with --profiles ...,sparse those of the weights that it holds."""
         flops = self.costs.each(self._models(result), self._trained(result))
         if not parse_profiles(self.config.profiles).sparse or result.held.layers is None:
             return flops
@@ -181,7 +182,7 @@ class Costs:
 
 
 def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
-    """What each client sent and received, in the order of the reports."""
+    """Bytes that each client sent and received, in the order of the reports."""
     whole, held, reports = ledger.model_bytes, result.held, result.reports
     if result.charges:
         return [

@@ -194,7 +194,7 @@ class DdpRounds(Rounds):
         return total.div_(ranks.world_size)
 
     def commit(self) -> None:
-        """The optimizer and the hook have what the round made of them."""
+        """The optimizer and the hook stay as the round left them."""
 
     def rollback(self) -> None:
         """Moments and residuals as they were before the round; the global model has not changed."""

@@ -1,4 +1,4 @@
-"""What rounds with a server are made of: clients train apart, rank 0 steps, its change comes back."""
+"""Rounds with a server: clients train apart, rank 0 steps, and its change goes to every rank."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,9 +32,9 @@ from .sampling import Sampler
 
 
 class FederatedRounds(Rounds):
-    """The parts of these rounds, and what is done with them once in a round.
+    """The parts of a round with a server, and its stages.
 
-    On a client's rank `messages`, on rank 0 `receive` for each message and `step`, and `apply` on every rank.
+    The stages: `messages` on the clients' ranks, `receive` for each message and `step` on rank 0, then `apply` on all.
     """
 
     def __init__(self, worker: Worker, sampler: Sampler) -> None:
@@ -67,12 +67,13 @@ class FederatedRounds(Rounds):
         self._states: ClientStates | None = None
         self._failure: Exception | None = None
         self.late: list[Time] = []
-        """Clients that the server gave up on since the last round, with the time that they had been at work."""
+        """Clients that the server gave up on since the last round, with their busy time."""
 
     def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message]:
-        """Train those of these clients that this rank hosts, from `version` of the global model, as they are asked for.
+        """The messages of the clients that this rank hosts. Each client trains from `version` when its message is asked
+        for.
 
-        `numbers`: client -> what seeds its random choices (`Job`).
+        `numbers`: client -> the `number` of its `Job`, which seeds its random choices. `version`: of the global model.
         """
         jobs = (
             self._prepare(client, number, version) for client, number in numbers.items() if self.ranks.hosts(client)
@@ -100,7 +101,8 @@ class FederatedRounds(Rounds):
             self.server.aggregator.reset()
 
     def receive(self, message: Message, number: int) -> None:
-        """On rank 0: take a client's message. What is wrong with it is raised by `step`, for which every rank waits."""
+        """On rank 0: decode a client's message and aggregate it. An error is raised later, by `step`, for which every
+        rank waits."""
         if self._failure is None:
             try:
                 self._receive(message, number)
@@ -119,7 +121,8 @@ class FederatedRounds(Rounds):
         self.server.aggregator.add(update, buffers, weight, submodel)
 
     def step(self, number: int, reports: Sequence[ClientReport]) -> dict[str, Tensor]:
-        """On rank 0: the server's step on what was received, with these reports; the sections that it publishes."""
+        """On rank 0: the server's step on the received updates, whose reports these are. Returns the sections to
+        publish."""
         if self._failure is not None:
             raise self._failure
         mean = self.server.aggregator.result()
@@ -132,7 +135,7 @@ class FederatedRounds(Rounds):
         return self.publish(number, mean)
 
     def publish(self, number: int, mean: Aggregate) -> dict[str, Tensor]:
-        """On rank 0: step on this mean."""
+        """On rank 0: the server's step on this mean. Returns the sections to publish."""
         key = derive_seed(self.encoder.seed, "downlink", number)
         submodel = self.plan.published
         change = self.server.step(mean, key=key, submodel=submodel, rewound=self.plan.rewound)
@@ -142,7 +145,7 @@ class FederatedRounds(Rounds):
         return sections if variate is None else {**sections, "variate": BUFFERS.encode(variate)[0]}
 
     def apply(self, sections: Mapping[str, Tensor]) -> dict[str, int]:
-        """On every rank: take over what the server published; bytes of each section."""
+        """On every rank: apply the published sections. Returns the bytes of each."""
         submodel = self.plan.published
         apply_change(self.state, *decode_model(sections, "change", self.state, submodel.codec(self.downlink), submodel))
         if "variate" in sections:
@@ -161,7 +164,7 @@ class FederatedRounds(Rounds):
         return self.sampler.by_time or any(each.learns for each in self.fractions)
 
     def columns(self, client: int) -> dict[str, float]:
-        """The columns of clients.csv that say how much of the model, and of the uplink, are a client's now."""
+        """The columns of clients.csv with a client's fractions of the model and of the uplink."""
         return {**self.plan.columns(client), **self.encoder.fractions.columns(client)}
 
     def timed(self, number: int, now: float, rows: Sequence[Mapping[str, float]]) -> list[str]:

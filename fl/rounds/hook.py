@@ -121,12 +121,12 @@ class HookRounds(FederatedRounds):
         return target.gather(reversed(source.views(flat)), torch.empty_like(flat))
 
     def commit(self) -> None:
-        """What the codec's hook did not send is the client's own."""
+        """The residuals that the codec's hook has made are the clients' own."""
         assert self.codec is not None
         self.codec.sender.keep()
 
     def rollback(self) -> None:
-        """What the codec's hook made of a failed round is forgotten."""
+        """The codec's hook forgets the failed round."""
         assert self.codec is not None
         self.codec.sender.forget()
 

@@ -1,4 +1,4 @@
-"""The option `--mode`, and what the rounds of a run are like.
+"""The option `--mode`, and the properties of a run's rounds.
 
 sync                   a round waits for all of its clients, or with `--deadline` and `--over-select` for some
 buffered:K[,latest]    the server steps for every K updates that arrive (FedBuff); with `latest` a client that arrives
@@ -18,7 +18,7 @@ _LATEST = "latest"
 
 @dataclass(frozen=True)
 class Mode:
-    """What the rounds of a run are like.
+    """Properties of a run's rounds.
 
     `name`: sync, buffered, async or step. `buffer_size`: updates that the server waits for, where it does not wait for
     all; `latest`: a later update of a client takes the place of an earlier one in the buffer. `alpha`: the weight, in
@@ -53,7 +53,7 @@ def parse_mode(text: str) -> Mode:
 
 
 def mode_of(config: Config) -> Mode:
-    """What `--mode` and the options about rounds say together; SpecError as `parse_mode`."""
+    """The mode that `--mode` and the other options about rounds ask for; SpecError as `parse_mode`."""
     mode = parse_mode(config.mode)
     ends_early = mode.name == "sync" and (config.deadline > 0 or config.over_select > 1)
     return replace(

@@ -1,4 +1,4 @@
-"""What rank 0 learns of a round."""
+"""The result of a round: reports, what clients held and sent, and what is charged."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,8 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Charge:
-    """What a client's training cost, where that was known when it started: bytes that it downloaded, operations, memory."""
+    """The cost of a client's training, known since it started: bytes downloaded, floating-point operations, bytes of
+    memory."""
 
     download_bytes: int
     flops: int
@@ -37,8 +38,9 @@ class Charge:
 class Held:
     """What the clients of a round hold of the model.
 
-    `mean`: coordinates, over the clients; `buffers`: numbers in the published buffers; `sizes`: where clients differ;
-    `models`: the smaller model of each client, None for the whole one; `layers`: counts where they are wanted.
+    `mean`: coordinates that a client holds, averaged over the clients; `buffers`: numbers in the published buffers;
+    `sizes`: where clients differ; `models`: the smaller model of each client, None for the whole one; `layers`: counts
+    where they are wanted.
     """
 
     mean: float = 0.0
@@ -49,7 +51,7 @@ class Held:
     layers: LayerCounts | None = None
 
     def add(self, update: Sparse, submodel: Submodel) -> None:
-        """Rank 0 has decoded the update of the next client, which holds `part`."""
+        """Count the decoded update of the next client, which holds `submodel`; on rank 0."""
         self.models.append(None if submodel.sub is None else submodel.sub.model)
         if self.layers is not None:
             self.layers.add(update, submodel)
@@ -57,7 +59,7 @@ class Held:
 
 @dataclass
 class Peers:
-    """Where clients exchange among themselves: how often, and the bytes that each client received from the others."""
+    """Exchanges between clients without a server: how many, and the bytes that each client received from the others."""
 
     exchanges: int
     received_bytes: dict[int, int]
@@ -87,7 +89,7 @@ class RoundResult:
 def gather_reports(
     ranks: Ranks, report: ClientReport, received_bytes: int
 ) -> tuple[list[ClientReport], dict[int, int]]:
-    """Where every rank is one client: each one's report, and what it received from the others. Collective."""
+    """The report of every rank's client, and the bytes that each received from the others. Collective."""
     table = torch.zeros(ranks.world_size, COLUMNS + 1, dtype=torch.float64)
     table[ranks.rank] = torch.tensor([*report.row(), received_bytes], dtype=torch.float64)
     rows = ranks.sum(table).tolist()

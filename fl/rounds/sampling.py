@@ -143,7 +143,7 @@ class Sampler:
         return sorted(drawn[:count])
 
     def observe(self, reports: Sequence[ClientReport]) -> None:
-        """What the losses of a round's clients were; they count when it is committed."""
+        """Take the losses of a round's clients; they count from `commit` on."""
         if self._power:
             self._observed = {report.client: report.train_loss for report in reports}
 
@@ -169,8 +169,8 @@ class Sampler:
         return self._waits(client, now) if self.by_time else 0.0
 
     def _up(self, free: list[int], count: int, at: float) -> list[int]:
-        """Those that are up; where they are fewer than `count`, also those that will be soonest. In virtual time nobody
-        who will never be up."""
+        """Clients that are up; if fewer than `count`, also those that will be up soonest. In virtual time clients that
+        will never be up are left out."""
         waits = sorted((self._waits(client, at), client) for client in free)
         if self.by_time:
             waits = [each for each in waits if each[0] < _NEVER]
@@ -200,7 +200,8 @@ def _hours(period: float, share: float, seed: int) -> _Waits:
 
 
 def _trace(path: Path, clients: int) -> tuple[_Waits, bool]:
-    """From a file to how long until a client is up, and whether in seconds; a client without rows never is."""
+    """Read a file: a function that says how long until a client is up (a client without rows never is), and whether in
+    seconds."""
     (_, header), *lines = read_lines("--sampling", path) or [(1, [])]
     columns = next((each for each in _COLUMNS if sorted(header) == sorted(each)), None)
     if columns is None:

@@ -1,4 +1,4 @@
-"""When the server steps, and what becomes of who is late: the modes of rounds in virtual time.
+"""When the server steps, and what becomes of late clients: the modes of rounds in virtual time.
 
 buffered:K      a step for every K arrivals (FedBuff, Nguyen et al. 2022, Algorithm 1)
 async:ALPHA     a step for every arrival, which mixes the client's model into the global one: x <- (1 - a) x + a x_client,
@@ -40,11 +40,12 @@ class Schedule(ABC):
     size: int
     """How many arrivals make a step."""
     drops = False
-    """Whether who is late for a step is dropped, as if it had not been asked; otherwise it arrives in a later one."""
+    """Whether a client that is late for a step is dropped, as if it had not been asked. Otherwise it arrives in a later
+    step."""
     mixes_models = False
-    """Whether a client's model counts, not its update."""
+    """Whether the server mixes in clients' models instead of their updates."""
     alpha = 1.0
-    """By how much the server's buffers move to a client's."""
+    """How far, in (0, 1], the server's buffers move towards a client's."""
 
     def open(self) -> None:
         """A round begins."""
@@ -58,17 +59,17 @@ class Schedule(ABC):
         """The next arrival; None if the server gave up on somebody, or has waited long enough."""
 
     def is_over(self, rounds: "TimedRounds", arrived: Sequence[Arrived]) -> bool:
-        """After no arrival: whether the server steps on what it has."""
+        """Asked when `next` has returned None: whether the server steps on the updates that have arrived."""
         return False
 
     def add(self, rounds: "TimedRounds", arrived: list[Arrived], new: Arrived) -> list[Arrived]:
-        """What has arrived, with another update."""
+        """The arrived updates with another one."""
         return [*arrived, new]
 
 
 class Buffered(Schedule):
-    """Free places are filled at once, with clients that are not on their way. With `latest` an update takes the place of
-    what its client sent before, and those that are not in the buffer start first."""
+    """Free places are filled at once with clients that are not in flight. With `latest` a client's update replaces its
+    earlier one in the buffer, and clients without an update there start first."""
 
     def __init__(self, size: int, places: int, *, latest: bool = False) -> None:
         self.size = size
@@ -115,8 +116,8 @@ class Async(Buffered):
 class Deadline(Schedule):
     """A round ends when `size` clients have arrived, at its deadline, or when nobody is on the way; `count` are started.
 
-    Who is late arrives in a later round and counts by its age, as in PR-FL's and FedFix's time windows; until then it is
-    not asked again. Where the schedule `drops`, its update is lost, and what it did not send stays with it, as if it had
+    A late client arrives in a later round and counts by its age, as in PR-FL's and FedFix's time windows; until then it
+    is not asked again. If the schedule `drops`, its update is lost and its error feedback stays as it was, as if it had
     not been asked. A round waits for its first arrival, however late that is; if nobody comes back, it begins anew.
     """
 

@@ -29,7 +29,7 @@ from .staleness import weight
 
 
 class TimedRounds(FederatedRounds):
-    """A round is a step of the server; who is on the way goes on in the next, unless the schedule drops it."""
+    """A round is one step of the server. Clients in flight go on in the next round, unless the schedule drops them."""
 
     def __init__(self, worker: Worker, sampler: Sampler) -> None:
         super().__init__(worker, sampler)
@@ -67,16 +67,17 @@ class TimedRounds(FederatedRounds):
         self.schedule.open()
 
     def free(self) -> list[int]:
-        """The clients that are not on their way."""
+        """The clients that are not in flight."""
         return [client for client in range(self.worker.config.clients or 0) if client not in self.in_flight.starts]
 
     def draw(self, free: Sequence[int], count: int, *, purpose: str, number: int) -> list[int]:
-        """So many of the clients `free`, as the sampler draws them now."""
+        """`count` of the clients `free`, as the sampler draws them now."""
         self.sampler.now = self.in_flight.now
         return self.sampler.draw(free, count, self.version, purpose=purpose, number=number)
 
     def close(self) -> None:
-        """The server steps now, or draws anew: who is late is dropped, or is trained before the version ends."""
+        """The server steps or draws anew. Late clients are dropped, or trained before this version of the model is
+        gone."""
         if not self.schedule.drops:
             self._train()
             return
@@ -86,7 +87,7 @@ class TimedRounds(FederatedRounds):
             self.encoder.forget(client)
 
     def give_up(self, late: Iterable[int]) -> None:
-        """The server no longer waits for these. What they have begun to download and to send is charged."""
+        """Stop waiting for these clients. Messages that they have begun to download or to send are charged."""
         for client in sorted(late):
             start = self.in_flight.starts[client]
             if self._has_begun(start):
@@ -102,7 +103,7 @@ class TimedRounds(FederatedRounds):
             self.in_flight.give_up(client)
 
     def replace(self, old: Arrived) -> None:
-        """An update that has arrived is not taken; it is charged all the same."""
+        """Discard an update that has arrived; it is charged all the same."""
         client = old.arrival.client
         self.inbox.drop(client, old.arrival.number)
         self._dropped.append(Dropped(client, old.start.download_bytes, old.report.uplink_bytes))
@@ -182,7 +183,7 @@ class TimedRounds(FederatedRounds):
             self.inbox.versions[self.version] = self.state.parameters.clone()
 
     def _upload_bytes(self, client: int) -> int:
-        """The simulator needs to know how much this client sends."""
+        """Bytes of a client's upload, which the simulator asks for; the client is trained now if it has not been."""
         if client in self._untrained:
             self._train()
         return self.inbox.reports[client].uplink_bytes
@@ -206,7 +207,7 @@ class TimedRounds(FederatedRounds):
         return self._ledger
 
     def unfinished(self) -> list[Dropped]:
-        """Clients on their way, those that are lost too."""
+        """Clients in flight, lost ones included."""
         starts = sorted(self.in_flight.starts.items())
         return [self._cost_so_far(client, start) for client, start in starts if self._has_begun(start)]
 
@@ -215,7 +216,7 @@ class TimedRounds(FederatedRounds):
         return start.begun_s <= self.in_flight.now
 
     def _cost_so_far(self, client: int, start: Start) -> Dropped:
-        """What a client on its way has cost: each message as a whole as soon as it has begun."""
+        """The bytes of a client in flight: each message as a whole as soon as it has begun."""
         sent = self.inbox.reports[client].uplink_bytes if self.in_flight.uploads(client) else 0
         return Dropped(client, start.download_bytes, sent)
 

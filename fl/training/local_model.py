@@ -38,11 +38,9 @@ class WholeModel(LocalModel):
         self.state = state
 
     def load(self) -> None:
-        """As in `LocalModel.load`."""
         self.state.load_into(self.engine.model)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """As in `LocalModel.read`."""
         return self.state.subtract_local(self.engine.model)
 
 
@@ -63,7 +61,6 @@ class MaskedModel(WholeModel):
         self.squares = squares
 
     def load(self) -> None:
-        """As in `LocalModel.load`."""
         super().load()
         layout = self.state.layout
         masks = None if self.submodel.inside is None else layout.views(self.submodel.inside.mask)
@@ -72,7 +69,6 @@ class MaskedModel(WholeModel):
             zero_outside(self.engine.model, layout, masks)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """As in `LocalModel.read`."""
         values, buffers = super().read()
         self.gradients.use(None)
         if self.submodel.inside is not None:
@@ -104,13 +100,11 @@ class LocalSmallerModel(LocalModel):
         self._own = OwnState(engine.model, exchanged)
 
     def load(self) -> None:
-        """As in `LocalModel.load`."""
         self._own.put_back()
         buffers = self.state.whole_buffers() if self.buffers else None
         self.sub.gather_into(self.engine.model, self.state.parameters, buffers)
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """As in `LocalModel.read`."""
         held = self.state.parameters.index_select(0, self.sub.coordinates)
         held -= self._layout.gather(self._tensors, torch.empty_like(held))
         values = torch.zeros_like(self.state.parameters).index_copy_(0, self.sub.coordinates, held)

@@ -26,23 +26,19 @@ class Classification(Task):
         self.class_names = class_names or tuple(str(label) for label in range(classes))
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """As in `Task.loss`."""
         return F.cross_entropy(outputs, y)
 
     def loss_sum(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """As in `Task.loss_sum`."""
         return F.cross_entropy(outputs, y, reduction="sum")
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """As in `Task.predict`: numbers of classes."""
+        """Numbers of classes, float64 [N]."""
         return outputs.argmax(1).double()
 
     def rate(self, predictions: Tensor, y: Tensor) -> float | None:
-        """As in `Task.rate`."""
         return int((predictions == y).sum()) / len(y) if len(y) else None
 
     def measure(self, predictions: Tensor, y: Tensor) -> dict[str, float | None]:
-        """As in `Task.measure`."""
         counts = self.confusion(predictions, y)
         right, told, there = counts.diag().double(), counts.sum(0), counts.sum(1)
         occurs = told + there > 0
@@ -55,10 +51,8 @@ class Classification(Task):
         return torch.bincount(cells, minlength=self.classes**2).view(self.classes, self.classes)
 
     def fits(self, shape: torch.Size) -> bool:
-        """As in `Task.fits`."""
         return len(shape) == 2 and shape[1] == self.classes
 
     @property
     def wanted(self) -> str:
-        """As in `Task.wanted`."""
         return f"one output for each of the {self.classes} classes, [N, {self.classes}],"

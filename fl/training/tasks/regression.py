@@ -32,29 +32,24 @@ class Regression(Task):
         self.deviation = deviation
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """As in `Task.loss`."""
         return F.mse_loss(*self._scaled(outputs, y))
 
     def loss_sum(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """As in `Task.loss_sum`."""
         return F.mse_loss(*self._scaled(outputs, y), reduction="sum")
 
     def _scaled(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return outputs.float().view(y.shape), (y - self.mean) / self.deviation
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """As in `Task.predict`."""
         return outputs.double().view(len(outputs)) * self.deviation + self.mean
 
     def rate(self, predictions: Tensor, y: Tensor) -> float | None:
-        """As in `Task.rate`."""
         y = y.double()
         total = float((y - y.mean()).square().sum()) if len(y) else 0.0
         error = float((predictions - y).square().sum())
         return 1 - error / total if total and math.isfinite(error) else None  # not finite: the model has diverged
 
     def measure(self, predictions: Tensor, y: Tensor) -> dict[str, float | None]:
-        """As in `Task.measure`."""
         error = predictions - y.double()
         away = y.abs() >= NEAR_ZERO * self.deviation
         relative = error.abs()[away] / y[away].double().abs()
@@ -66,10 +61,8 @@ class Regression(Task):
         }
 
     def fits(self, shape: torch.Size) -> bool:
-        """As in `Task.fits`."""
         return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
 
     @property
     def wanted(self) -> str:
-        """As in `Task.wanted`."""
         return "one number for each sample, [N, 1] or [N],"
