@@ -31,7 +31,8 @@ class Algorithm:
     """Whether every update must arrive in the round it began in, or not at all."""
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        """`client` starts from the global `weights`, which nobody changes before `on_client`: so many steps at `lr`."""
+        """`client` starts `steps` local steps at `lr` from the global `weights`, which nobody changes before
+        `on_client`."""
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:
         """What is added to the gradient of `parameter`, number `at` of the layout, in its shape; None: nothing.
@@ -42,11 +43,11 @@ class Algorithm:
         return None
 
     def on_client(self, client: int, update: Tensor) -> Tensor:
-        """What `client` sends instead of its `update` [n], whose memory is used."""
+        """The vector that `client` sends instead of its `update` [n], whose memory is used."""
         return update
 
     def sent(self, client: int, decoded: Sparse) -> None:
-        """What the server will decode of what `client` has sent; not to be changed before `commit`."""
+        """Take the update of `client` as the server will decode it; not to be changed before `commit`."""
 
     def commit(self) -> None:
         """The round has succeeded: what was sent and received counts."""
@@ -59,17 +60,17 @@ class Algorithm:
         return samples
 
     def receive(self, client: int, decoded: Sparse, steps: int, lr: float) -> None:
-        """Rank 0 has decoded what `client` sent after so many local steps at `lr`."""
+        """On rank 0: take the decoded update of `client`, made in `steps` local steps at `lr`."""
 
     def on_server(self, update: Tensor, weights: Sequence[int], steps: Sequence[int]) -> Tensor:
-        """What the server's optimizer takes for the mean `update` [n], whose memory is used.
+        """The vector that the server's optimizer takes for the mean `update` [n], whose memory is used.
 
         `weights` and local `steps` of each update that it is the mean of, in the order of the cohort.
         """
         return update
 
     def broadcast(self) -> Tensor | None:
-        """What clients need besides the model from the next round on, [n]; None: nothing.
+        """The vector [n] that clients need besides the model from the next round on; None: nothing.
 
         It replaces the last one, so a client that was away needs only the latest: one dense payload.
         """

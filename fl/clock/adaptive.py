@@ -1,6 +1,6 @@
 """The fraction that each client takes: of the model (`--capabilities`), or of the uplink's coordinates (`--uplink-shares`).
 
-Given, or learnt from the virtual times of rounds: every client's should take as long as the fastest client's with all of it.
+A fraction is given, or learnt from virtual times, so that every client takes as long as the fastest one with fraction 1.
 
 `--uplink-shares`:
 none               all send the same
@@ -24,7 +24,7 @@ _LEAST = 0.1  # of a share: smaller changes are not worth a new part of the mode
 
 
 class Change(NamedTuple):
-    """A client takes another share from now on."""
+    """A client's fraction changes."""
 
     client: int
     before: float
@@ -32,7 +32,7 @@ class Change(NamedTuple):
 
 
 class Time(NamedTuple):
-    """A client took so many virtual seconds with this share."""
+    """The virtual seconds that a client took with this fraction."""
 
     client: int
     seconds: float
@@ -40,9 +40,9 @@ class Time(NamedTuple):
 
 
 class Fractions:
-    """The share in (0, 1] of each client; without `values` all of it, for every client.
+    """The fraction in (0, 1] of each client; without `values` 1 for all.
 
-    `column`: of clients.csv; `since`: the column from which on a client's time goes with its share.
+    `column`: its name in clients.csv; `since`: the column of clients.csv from which on a client's time counts.
     """
 
     def __init__(self, values: Iterable[float] = (), column: str = "", since: str = "start_s") -> None:
@@ -63,8 +63,8 @@ class Fractions:
         return {self.column: self[client]} if self.column else {}
 
     def observe(self, times: Iterable[Time], late: Iterable[Time] = ()) -> list[Change]:
-        """A round is over: how long its clients took, in the order of their arrival, and since when others, whom the
-        server no longer waits for, had been at work."""
+        """Take the times of a round's clients, in the order of their arrival, and the busy times of clients that the server
+        gave up on."""
         return []
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,13 +76,14 @@ class Fractions:
 
 
 class AdaptiveFractions(Fractions):
-    """A client that took T seconds with the share c needs T / c^power for all of it; the fastest sets what all may take.
+    """A client that took T seconds with the fraction c needs T / c^power for all of it; the fastest client sets everybody's
+    time.
 
-    `power`: how the time grows with the share: 2 for the channels of a smaller model, 1 for single weights or coordinates.
-    New estimates and old ones are averaged, half and half, because links jitter; who was given up on needs at least the
-    time that it had. A share is rounded down to 1/100, is at least `floor`, and stays if it would change by less than a
-    tenth. What takes the same time whatever the share (a latency) makes it fall until the client's *observed* time is the
-    fastest's, or to the floor.
+    `power`: how the time grows with the fraction: 2 for the channels of a smaller model, 1 for single weights or
+    coordinates. New estimates and old ones are averaged, half and half, because links jitter; a client that was given up on
+    needs at least the time that it had. A fraction is rounded down to 1/100, is at least `floor`, and stays if it would
+    change by less than a tenth. A latency, which no fraction shortens, makes the fraction fall until the client's
+    *observed* time is the fastest's, or to the floor.
     """
 
     def __init__(self, clients: int, *, floor: float, power: int, column: str = "", since: str = "start_s") -> None:
@@ -135,8 +136,8 @@ def equal_time(
     """The capability in [floor, 1] of each client, rounded down to 1/100, at which its round takes no longer than that of
     the fastest client with the whole model: both latencies, a model down and up in fp32, and the training.
 
-    `flops`: of each client's training of the whole model in a round. `smaller`: a part is a smaller dense model; the
-    fraction c of the channels then has about c^2 of the weights and operations. Otherwise a part is a mask, with c of the
+    `flops`: of each client's training of the whole model in a round. `smaller`: a submodel is a smaller dense model; the
+    fraction c of the channels then has about c^2 of the weights and operations. Otherwise it is a mask, with c of the
     weights, and computing takes as long as ever. Jitter and limits of the server are not looked at. PR-FL's "equal time".
     """
     fixed, scaled = [], []
@@ -151,8 +152,8 @@ def equal_time(
 
 
 def equal_upload_fractions(known: Sequence[Profile], *, floor: float) -> tuple[float, ...]:
-    """The share in [floor, 1] of --uplink's coordinates of each client, rounded down to 1/100: uploads of as many bytes as
-    its link carries in the time of the fastest link. Latency, jitter and limits of the server are not looked at."""
+    """The fraction in [floor, 1] of --uplink's coordinates of each client, rounded down to 1/100: uploads of as many bytes
+    as its link carries in the time of the fastest link. Latency, jitter and limits of the server are not looked at."""
     rates = [profile.up_bytes * (1 - profile.loss) for profile in known]
     fastest = max(rates)
     return tuple(_fits(1 / fastest, 1 / rate, False, floor) for rate in rates)
@@ -179,7 +180,7 @@ def parse_uplink_shares(text: str) -> Stage:
 
 
 def uplink_fractions(config: Config) -> Fractions:
-    """What the options of a run give each client."""
+    """The uplink fractions that the options of a run ask for."""
     stage = parse_uplink_shares(config.uplink_shares)
     if stage.name == "none":
         return Fractions()

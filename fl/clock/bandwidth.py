@@ -78,7 +78,7 @@ class FairShareLink:
         self._unsettled = True
 
     def end(self, client: int) -> None:
-        """A client's transfer has ended or was broken off: its share is free. KeyError if it has none."""
+        """A client's transfer has ended or was broken off: its bandwidth is free. KeyError if it has none."""
         del self._transfers[client]
         self._unsettled = True
 
@@ -112,7 +112,7 @@ class FairShareLink:
         return {"transfers": transfers, "unsettled": self._unsettled}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict` of a share of the same limit."""
+        """Go on from a `state_dict` of a link of the same limit."""
         rows = [dict(row) for row in state["transfers"]]
         self._transfers = {row.pop("client"): _Transfer(**row) for row in rows}
         self._unsettled = state["unsettled"]

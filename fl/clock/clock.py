@@ -108,9 +108,10 @@ def columns(arrival: Arrival) -> dict[str, float]:
 
 
 class Start(NamedTuple):
-    """A client has started: from which version, when, what it downloaded, the coordinates it holds, what training costs.
+    """A client's start: its version of the model, its time, its download, the coordinates it holds, the cost of its
+    training.
 
-    `noted`: what the ledger had noted of it before.
+    `noted`: the ledger's entry of the client before (`Ledger.noted`).
     """
 
     version: int
@@ -124,13 +125,13 @@ class Start(NamedTuple):
 
 
 class InFlight:
-    """The clients at work: who started when, who arrives next, who is given up on. The same on every rank.
+    """The clients at work: when each started, which arrives next, which are overdue. The same on every rank.
 
     `starts`: of the clients at work; `count`: of all starts so far.
     """
 
     def __init__(self, config: Config, upload_bytes: Callable[[int], int]) -> None:
-        """`upload_bytes`: as in `Simulator`."""
+        """`upload_bytes(client)`: see `Simulator`."""
         assert config.clients is not None
         self._seed, self._lost = config.seed, config.lost
         self._timeout = config.timeout or math.inf
@@ -163,7 +164,7 @@ class InFlight:
         return not lost
 
     def number(self, client: int) -> int:
-        """How many starts of a client came before its present one."""
+        """The number of a client's starts before its present one."""
         return self.clock.number(client)
 
     def next(self) -> Arrival | None:
@@ -183,7 +184,7 @@ class InFlight:
         return self._ready.pop(0)
 
     def next_until(self, until: float | None) -> Arrival | None:
-        """As `Simulator.next_arrival`."""
+        """The next arrival by second `until` (`Simulator.next_arrival`)."""
         arrival = self.clock.next_arrival(until)
         if arrival is not None:
             self._in_vain = 0
@@ -205,7 +206,7 @@ class InFlight:
     def give_up(self, client: int) -> None:
         """The server no longer waits for a client.
 
-        RoundError when it has given up so often, and nobody arrived, that nobody will.
+        RoundError after many of these without any arrival: nobody will arrive.
         """
         self._in_vain += 1
         if self._in_vain > self._patient:

@@ -18,8 +18,8 @@ from fl.training.worker import Worker
 
 @dataclass
 class Page:
-    """A finished round in the tables: its columns of metrics.csv and rows of clients.csv, and as they are where more rounds
-    follow after a last one; on other ranks than 0 empty."""
+    """A finished round as it goes into the tables: columns of metrics.csv, rows of clients.csv, and both as they are if
+    more rounds follow a last one (`onward`). Empty on ranks other than 0."""
 
     metrics: dict[str, Any] = field(default_factory=dict)
     clients: list[dict[str, Any]] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Books:
     def page(
         self, number: int, result: RoundResult, judged: Evaluations, seconds: dict[str, float], *, is_last: bool
     ) -> Page:
-        """Charge a round, and say what the log must say of it. `seconds`: exchange_s with training, and eval_s."""
+        """Charge a round, and log its new mask and its stuck clients. `seconds`: exchange_s with training, and eval_s."""
         new_mask = result.held.new_mask
         if new_mask is not None:
             self.log.info(

@@ -128,7 +128,7 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
 
 
 def _sizes(data: Dataset, train: Split, validation: Split, held: list[Tensor]) -> str:
-    """How many samples are for what, in a sentence."""
+    """A sentence with the sizes of all splits."""
     own = "the data set's own split, --val-fraction is not used" if data.validation is not None else "--val-fraction"
     clients = sum(len(part) for part in held)
     of_these = f", {clients} of them held out by clients (--client-eval)" if clients else ""

@@ -16,7 +16,7 @@ from fl.models.submodel import WHOLE, Submodel
 
 @dataclass
 class Aggregate:
-    """What the updates of a round come to: `update`, fp32 [n], and `buffers`, fp32 [m].
+    """The aggregate of a round's updates: `update`, fp32 [n], and `buffers`, fp32 [m].
 
     `voted`: which coordinates some client held, bool [n]; None: all. The memory is its aggregator's: valid until `reset`.
     """
@@ -29,14 +29,14 @@ class Aggregate:
 class Aggregator(ABC):
     """A round on rank 0: `reset`, `add` for each client in the order of the cohort, `result`.
 
-    `number`: what `--aggregate` gives after the rule's name; `apart` and `damped` as in `Mean`.
+    `number`: the one that `--aggregate` gives after the rule's name. `apart`, `damped`: see `Mean`.
     """
 
     in_stream: ClassVar[bool] = True
     """Whether each update is added up as it comes. Without, all updates of a round are kept, as they were decoded, until
     the next: for each client 4 bytes a coordinate if dense, 12 bytes for each that was sent if sparse."""
     in_parts: ClassVar[bool] = False
-    """Whether clients may hold different parts of the model."""
+    """Whether clients may hold different submodels."""
     argument: ClassVar[str] = ""
     """What the help text calls the number after the rule's name; empty: there is none."""
 
@@ -69,7 +69,7 @@ class Aggregator(ABC):
         scale: float = 1.0,
         buffer_scale: float = 1.0,
     ) -> None:
-        """Add one client's decoded update and buffers, about its part; `weight` is how much the client counts.
+        """Add one client's decoded update and buffers, about its `submodel`; `weight` is how much the client counts.
 
         `scale`, in [0, 1], makes its update count for less; the others do not count for more. `buffer_scale`, in [0, 1],
         does the same for its buffers: the global model's fill the rest.

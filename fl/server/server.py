@@ -1,4 +1,4 @@
-"""The server: takes one optimizer step on what the updates of a round come to, and encodes the change for everybody."""
+"""The server: takes one optimizer step on the aggregate of a round, and encodes the change for everybody."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -59,7 +59,7 @@ class Server:
     def step(self, mean: Aggregate, *, key: int = 0, submodel: Submodel = WHOLE, rewound: bool = False) -> Tensor:
         """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
-        Outside `part`, what all clients hold, nothing moves and nothing is sent; moments and residuals there are
+        Outside `submodel`, which all clients hold, nothing moves and nothing is sent; moments and residuals there are
         forgotten, and all of them where the weights were `rewound`. A coordinate that nobody voted for keeps its value
         and its moments; what the downlink still owes of it is sent.
 

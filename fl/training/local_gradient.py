@@ -15,7 +15,7 @@ def local_gradient(
     trainer: ClientTrainer, engine: LocalEngine, state: ModelState, client: int, round_: int, submodel: Submodel
 ) -> Tensor:
     """The mean gradient of the loss over the first batches of `client` in `round_`, at most 10, at the global
-    weights of its `part` and zeros elsewhere, fp32 [n]; in fp32 whatever the precision of training."""
+    weights of its `submodel` and zeros elsewhere, fp32 [n]; in fp32 whatever the precision of training."""
     model = engine.model
     state.load_into(model)
     if submodel.inside is not None:

@@ -23,7 +23,7 @@ class LocalModel(ABC):
 
     @abstractmethod
     def load(self) -> None:
-        """Copy the client's part of the global model into `engine.model`."""
+        """Copy the client's submodel into `engine.model`."""
 
     @abstractmethod
     def read(self) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ class LocalModel(ABC):
 
 
 class WholeModel(LocalModel):
-    """All of it."""
+    """The full global model."""
 
     def __init__(self, engine: LocalEngine, state: ModelState) -> None:
         self.engine = engine
@@ -45,7 +45,7 @@ class WholeModel(LocalModel):
 
 
 class MaskedModel(WholeModel):
-    """The whole model with zeros outside `part`. `squares`, fp32 [n]: g^2 of every step is added to it."""
+    """The whole model with zeros outside `submodel`. `squares`, fp32 [n]: g^2 of every step is added to it."""
 
     def __init__(
         self,

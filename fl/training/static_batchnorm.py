@@ -1,4 +1,4 @@
-"""Static BatchNorm: running statistics of the global model, asked for where clients train models of different widths.
+"""Static BatchNorm: running statistics of the global model, asked of clients that train models of different widths.
 
 HeteroFL (Diao, Ding and Tarokh 2021, section 3, "Static Batch Normalization"): narrower models see other inputs, so their
 statistics are not averaged; clients normalise by their batches, and the server asks for the statistics of the whole model

@@ -25,7 +25,7 @@ from .trainer import ClientTrainer
 class Worker:
     """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64; `held`: of
     those that it does not train on, for `--client-eval`. `classes`: 0 where targets are numbers. `notes`: on the data,
-    for the log; `left_out`: on what of them is not used, for the terminal too."""
+    for the log; `left_out`: on data that are not used, for the terminal too."""
 
     config: Config
     ranks: Ranks

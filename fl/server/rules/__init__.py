@@ -22,7 +22,7 @@ def parse_aggregate(text: str) -> tuple[type[Aggregator], float]:
 
 
 def make_aggregator(text: str, state: ModelState, *, apart: bool = False, damped: bool = False) -> Aggregator:
-    """The rule that `text` names; `apart` and `damped` as in `Mean`. SpecError for one that cannot be read."""
+    """The rule that `text` names; for `apart` and `damped` see `Mean`. SpecError for one that cannot be read."""
     kind, number = parse_aggregate(text)
     return kind(state, number, apart=apart, damped=damped)
 

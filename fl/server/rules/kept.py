@@ -1,4 +1,4 @@
-"""What rules that must see all updates of a round at once have in common."""
+"""The common part of rules that must see all updates of a round at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

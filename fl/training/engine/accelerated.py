@@ -53,7 +53,6 @@ class AcceleratedEngine(LocalEngine):
         self._optimizer.zero_grad()
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step; see `LocalEngine.step`."""
         accelerator = self._accelerator
         assert self._optimizer is not None, "start() comes before step()"
         with accelerator.autocast():

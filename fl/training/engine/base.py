@@ -1,4 +1,4 @@
-"""What every engine does, whatever runs the arithmetic."""
+"""The interface of engines, and what all of them do."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

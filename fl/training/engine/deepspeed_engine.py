@@ -90,7 +90,7 @@ class DeepSpeedEngine(LocalEngine):
         engine.zero_grad()
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step; see `LocalEngine.step`. DeepSpeed clips, scales and steps."""
+        """DeepSpeed clips, scales and steps."""
         outputs = self._engine(self._layout(x).to(self._input_dtype))
         loss = self.loss(outputs.float(), y)
         if self.moved:

@@ -39,7 +39,6 @@ class PlainEngine(LocalEngine):
         self.moved = self._scaler is None
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """One step; see `LocalEngine.step`."""
         optimizer, scaler = self._optimizer, self._scaler
         assert optimizer is not None, "start() comes before step()"
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):

@@ -1,4 +1,4 @@
-"""What every task says of itself."""
+"""The interface of tasks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """What training makes small, the mean over a batch: fp32 []."""
+        """The loss of training, the mean over a batch: fp32 []."""
 
     @abstractmethod
     def loss_sum(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, outputs: Tensor) -> Tensor:
-        """What these fp32 outputs say of each sample, in the terms of `y`: float64 [N]."""
+        """The prediction for each sample from fp32 outputs, in the terms of `y`: float64 [N]."""
 
     @abstractmethod
     def rate(self, predictions: Tensor, y: Tensor) -> float | None:
@@ -54,7 +54,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def wanted(self) -> str:
-        """Which outputs can be, in words."""
+        """The outputs that this task can judge, in words."""
 
     def check_model(self, name: str, model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
         """ConfigError if `--model name` does not take the inputs `x`, float32 [N, ...], in evaluation, or gives other
