@@ -25,8 +25,13 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "scaffold": Scaffold,
     "feddyn": FedDyn,
 }
-_LEAST_ALPHA = 1e-9  # it is divided by
+_STRENGTHS = {"fedprox": ("MU", 0.0), "feddyn": ("ALPHA", 1e-9)}  # name and least value; FedDyn divides by ALPHA
 _MOST = 1e9
+
+
+def algorithm_names() -> list[str]:
+    """How each algorithm is written, as in fedprox:MU."""
+    return [f"{name}:{_STRENGTHS[name][0]}" if name in _STRENGTHS else name for name in ALGORITHMS]
 
 
 def parse_algorithm(text: str) -> Stage:
@@ -34,7 +39,7 @@ def parse_algorithm(text: str) -> Stage:
     stage = parse_stage(text)
     if stage.name not in ALGORITHMS:
         raise SpecError(f"there is no algorithm '{stage.name}'{nearest(stage.name, ALGORITHMS)}")
-    strength = {"fedprox": ("MU", 0.0), "feddyn": ("ALPHA", _LEAST_ALPHA)}.get(stage.name)
+    strength = _STRENGTHS.get(stage.name)
     if strength is None:
         return stage.expect(0)
     name, least = strength

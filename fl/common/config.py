@@ -34,8 +34,7 @@ class DataOptions:
 
     dataset: str = option(
         "cifar10",
-        "cifar10, mnist, femnist, tiny_imagenet, emotion, mental_state, temperature, digits, imagefolder:PATH, "
-        "csv:PATH,target=COLUMN, or package.module:function",
+        "imagefolder:PATH, csv:PATH,target=COLUMN, package.module:function, or a name",
         path=_OWN_DATA,
     )
     data_dir: str = option(
@@ -68,11 +67,7 @@ class DataOptions:
 class ModelOptions:
     """Which network, and where its first weights come from."""
 
-    model: str = option(
-        "resnet18",
-        "resnet18, resnet50, resnet12, vgg11, lenet5, simple_cnn, pfl_cnn, conv2, emotion_cnn, mental_state, "
-        "temperature_lstm, mlp, or package.module:function",
-    )
+    model: str = option("resnet18", "package.module:function, or a name")
     stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
     norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
     init: str | None = option(None, "safetensors file to start from instead of random weights", path=_WHOLE)
@@ -94,10 +89,7 @@ class TrainOptions:
     weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)
     clip_norm: float = option(0.0, "clip the local gradient to this norm (0: off)", low=0)
     lr_schedule: str = option("constant", "learning rate by round: constant, cosine, or step:EVERY,FACTOR")
-    algorithm: str = option(
-        "fedavg",
-        "fedavg, fedprox:MU, fednova, scaffold or feddyn:ALPHA: what clients and server do about unequal clients",
-    )
+    algorithm: str = option("fedavg", "what clients and server do about unequal clients")
     augment: str = option("auto", "none, or stages of crop:PIXELS and flip (crop:4+flip); auto: the data set's own")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "arithmetic of local training (auto: bf16 where the device has it, else fp32)"
@@ -111,7 +103,7 @@ class ExchangeOptions:
 
     mode: str = option(
         "sync",
-        "sync (federated rounds), buffered:K[,latest], async:ALPHA, or step (a gradient exchange every step, as DDP does)",
+        "federated rounds (sync), rounds in virtual time, or a gradient exchange every step, as DDP does (step)",
     )
     staleness: str = option("constant", "weight of late updates: constant, poly:A or hinge:A,B (buffered, async)")
     exchange: Literal["server", "hook"] = option("server", "through payloads to rank 0, or a DDP communication hook")
@@ -136,8 +128,7 @@ class PruneOptions:
 
     prune: str = option(
         "none",
-        "METHOD:SPARSITY, METHOD magnitude, random, snip, gradient, filters, structured or prunefl, or width:FRACTION; "
-        "see docs/pruning.md",
+        "none, METHOD:SPARSITY, or width:FRACTION; see docs/pruning.md; methods",
     )
     prune_schedule: str = option(
         "constant", "constant, cubic:BEGIN,END,EVERY, linear:..., iterative:... (rounds), or oneshot:ROUND"

@@ -14,7 +14,7 @@ from fl.models.submodel import Submodel
 
 from .plan import PlanInputs
 from .schedule import parse_prune_schedule, pruning_at
-from .score import magnitude, random
+from .score import weight_scores
 from .select import choose, refuse_early
 from .shared_mask import SharedMask
 from .spec import Pruning
@@ -35,11 +35,7 @@ class PrunedSubmodel(Submodel):
         assert reference is not None
 
         def keep(weights: Tensor, layout: Layout) -> Tensor:
-            if pruning.method == "random":
-                scores = random(self.key, layout.total, weights.device)
-            else:
-                scores = weights if pruning.method == "filters" else magnitude(weights)
-            return choose(pruning, scores, layout)
+            return choose(pruning, weight_scores(pruning.method, weights, self.key), layout)
 
         if isinstance(codec, SparseCodec):
             codec = replace(codec, selector=Threshold(0.0), kind=Kind.WEIGHTS)  # all that are not zero

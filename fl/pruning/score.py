@@ -3,6 +3,8 @@
 Each function writes into `out`, fp32 [n], where it is given; otherwise it makes a new tensor.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,19 @@ def accumulate(total: Tensor, gradient: Tensor, *, squared: bool, scratch: Tenso
     if squared:
         return total.addcmul_(gradient, gradient)
     return total.add_(torch.abs(gradient, out=scratch) if scratch is not None else gradient.abs())
+
+
+WEIGHT_SCORES: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "magnitude": lambda weights, key: magnitude(weights),
+    "random": lambda weights, key: random(key, weights.numel(), weights.device),
+    "filters": lambda weights, key: weights,
+}
+"""Methods of `--prune` that go by the weights [n] and a key in [0, 2^63) alone, and their scores, fp32 [n]."""
+
+
+def weight_scores(method: str, weights: Tensor, key: int) -> Tensor:
+    """The scores of a method, fp32 [n]; for one that needs more than the weights, by magnitude."""
+    return WEIGHT_SCORES.get(method, WEIGHT_SCORES["magnitude"])(weights, key)
 
 
 def _scores_like(weights: Tensor, out: Tensor | None) -> Tensor:

@@ -19,7 +19,7 @@ from fl.models.surgery.group import Group
 
 from .choose import budgets, choose_mask, protected_layers
 from .filters import choose_filters
-from .score import magnitude, random
+from .score import weight_scores
 from .spec import AUTO, SMALLER, VECTORS, Pruning
 from .structured import best_channels, unit_scores
 
@@ -52,9 +52,7 @@ class WeightSelector(MaskSelector):
         refuse_early(pruning, layout)
 
     def scores(self, weights: Tensor, key: int = 0) -> Tensor:
-        if self.pruning.method == "random":
-            return random(key, self.size, weights.device)
-        return weights if self.pruning.method == "filters" else magnitude(weights)
+        return weight_scores(self.pruning.method, weights, key)
 
     def choose(self, pruning: Pruning, scores: Tensor, held: Tensor | None) -> Tensor:
         return choose(pruning, scores, self.layout, held=held)

@@ -22,7 +22,9 @@ from dataclasses import dataclass, field
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 
-METHODS = ("magnitude", "random", "snip", "gradient", "filters", "structured", "width", "prunefl")
+from .score import WEIGHT_SCORES
+
+METHODS = (*WEIGHT_SCORES, "snip", "gradient", "structured", "width", "prunefl")
 SMALLER = ("structured", "width")  # clients train a smaller dense model
 SCOPES = ("global", "layer")
 BY = ("server", "client", "after")

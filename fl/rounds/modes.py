@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from compression.spec import SpecError, nearest, parse_stage
 from fl.common.config import Config
 
-_ARGUMENTS = {"sync": 0, "step": 0, "buffered": 1, "async": 1}
+MODES = {"sync": "sync", "buffered": "buffered:K[,latest]", "async": "async:ALPHA", "step": "step"}
+"""How each mode is written."""
 _LATEST = "latest"
 
 
@@ -39,9 +40,9 @@ class Mode:
 def parse_mode(text: str) -> Mode:
     """Read `--mode`; SpecError for what cannot be meant."""
     stage = parse_stage(text, (_LATEST,))
-    if stage.name not in _ARGUMENTS:
-        raise SpecError(f"{text}: there is no such mode{nearest(stage.name, _ARGUMENTS)}")
-    stage.expect(_ARGUMENTS[stage.name])
+    if stage.name not in MODES:
+        raise SpecError(f"{text}: there is no such mode{nearest(stage.name, MODES)}")
+    stage.expect(1 if ":" in MODES[stage.name] else 0)
     if stage.flags and stage.name != "buffered":
         raise SpecError(f"{text}: {_LATEST} is about --mode buffered:K, not {stage.name}")
     if stage.name == "buffered":

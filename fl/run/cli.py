@@ -12,12 +12,17 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from compression.errors import NonFiniteError
 from compression.spec import SpecError, closest, nearest
+from fl.algorithms.make import algorithm_names
 from fl.common.config import GROUPS, MOVED, Config, no_such_option
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.launch import start_all_of_accelerate
 from fl.common.paths import expanded
 from fl.common.terminal import end_with_mistake, lasting_output
 from fl.common.yaml_file import load_yaml, parse_yaml
+from fl.data import DATASETS
+from fl.models import MODELS
+from fl.pruning.spec import METHODS
+from fl.rounds.modes import MODES
 from fl.server.optimizers import server_optimizers
 from fl.server.rules import aggregate_names
 
@@ -55,8 +60,13 @@ def make_parser() -> ArgumentParser:
 
 
 def _registered() -> dict[str, str]:
-    """What the help text of an option adds from the classes that have registered."""
+    """By option, the names that its parser knows: the end of its help text."""
     return {
+        "dataset": ", ".join(DATASETS),
+        "model": ", ".join(MODELS),
+        "algorithm": ", ".join(algorithm_names()),
+        "prune": ", ".join(METHODS),
+        "mode": ", ".join(MODES.values()),
         "server": ", ".join(server_optimizers),
         "aggregate": ", ".join(aggregate_names()),
         "server_lr": ", ".join(f"{server_optimizers[name].usual_lr:g} for {name}" for name in server_optimizers),

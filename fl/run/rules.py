@@ -16,6 +16,7 @@ from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.models import RESNETS
 from fl.pruning.schedule import parse_prune_schedule
+from fl.pruning.score import WEIGHT_SCORES
 from fl.pruning.spec import SMALLER, Pruning, parse_pruning
 from fl.rounds.modes import mode_of
 from fl.server.optimizers import server_optimizers
@@ -196,8 +197,8 @@ RULES: tuple[Rule, ...] = (
      lambda o: o.pruning.by == "after" and o.error_feedback != "none",
      "--error-feedback {error_feedback} must be none"),
     ("--prune {prune}:",
-     lambda o: o.pruning.by == "after" and o.pruning.method not in ("magnitude", "random", "filters"),
-     "after training, magnitude, random and filters can be used"),
+     lambda o: o.pruning.by == "after" and o.pruning.method not in WEIGHT_SCORES,
+     f"after training, one of {', '.join(WEIGHT_SCORES)} can be used"),
     ("--prune {prune}: a client that has not trained has no gradients;",
      lambda o: o.pruning.by == "client" and o.pruning.method == "gradient", "use snip,by=client"),
     ("--prune {prune} ranks by the updates of earlier rounds:",

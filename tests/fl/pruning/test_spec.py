@@ -50,7 +50,7 @@ def test_reads_the_grammar(text: str, pruning: Pruning) -> None:
     ("text", "part"),
     [
         ("magnitud:0.9", "did you mean 'magnitude'?"),
-        ("topk:0.9", "known: magnitude, random, snip, gradient, filters"),
+        ("topk:0.9", "known: magnitude, random, filters, snip, gradient"),
         ("magnitude", "magnitude takes one sparsity, as in magnitude:0.9"),
         ("magnitude:0.9,0.8", "magnitude takes one sparsity"),
         ("magnitude:90%", "did you mean 0.9?"),
