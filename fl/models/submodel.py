@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from compression import Codec
+from compression import Codec, Layout
 from compression.masks.codec import MaskedCodec
 from compression.masks.inside import MaskedLayout
 from compression.wire import Sparse
@@ -24,6 +24,23 @@ class Submodel:
     inside: MaskedLayout | None = None
     buffers: Tensor | None = None
     sub: SmallerModel | None = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Coordinates that are held, bool [n]; None: all."""
+        return None if self.inside is None else self.inside.mask
+
+    def mask_(self, values: Tensor) -> Tensor:
+        """`values` [n], zero (or False) from now on where nothing is held."""
+        return values if self.inside is None else values.mul_(self.inside.mask)
+
+    def masks(self, layout: Layout) -> list[Tensor]:
+        """The mask of each tensor of `layout`, bool in its shape; empty: all is held."""
+        return [] if self.inside is None else layout.views(self.inside.mask)
+
+    def model(self, whole: nn.Module) -> nn.Module:
+        """The smaller model, or the `whole` one if the client trains that."""
+        return whole if self.sub is None else self.sub.model
 
     def codec(self, codec: Codec) -> Codec:
         """`codec` for vectors of n coordinates, inside this submodel."""
@@ -50,6 +67,18 @@ class Submodel:
         """How many of n coordinates are held."""
         return n if self.inside is None else self.inside.layout.total
 
+    def held_by_layer(self, layout: Layout) -> tuple[int, ...]:
+        """How many coordinates of each tensor of `layout` are held."""
+        return layout.sizes if self.inside is None else self.inside.layout.sizes
+
+    def vote(self, votes: Tensor, weight: int) -> None:
+        """Add `weight` to `votes`, fp32 [n], where coordinates are held."""
+        _add_at(votes, None if self.inside is None else self.inside.support, weight)
+
+    def vote_on_buffers(self, votes: Tensor, weight: int) -> None:
+        """Add `weight` to `votes`, fp32 [m], where buffers are held."""
+        _add_at(votes, self.buffers, weight)
+
 
 WHOLE = Submodel()
 
@@ -57,3 +86,10 @@ WHOLE = Submodel()
 def no_buffers(device: torch.device) -> Tensor:
     """`Submodel.buffers` of a client that sends none."""
     return torch.empty(0, dtype=torch.int64, device=device)
+
+
+def _add_at(votes: Tensor, held: Tensor | None, weight: int) -> None:
+    if held is None:
+        votes.add_(weight)
+    else:
+        votes.index_add_(0, held, votes.new_full((1,), weight).expand(held.numel()))

@@ -82,11 +82,11 @@ class Checkpoints:
         path = manifests[-1]
         try:
             values = json.loads(path.read_text())
+            if values["format"] != _FORMAT:
+                raise DataError(f"{path} has format {values['format']}; this program reads format {_FORMAT}")
             manifest = Manifest(**values)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{path} is not a manifest of this program: {error}") from None
-        if manifest.format != _FORMAT:
-            raise DataError(f"{path} has format {manifest.format}; this program reads format {_FORMAT}")
         manifest.client_files = {int(client): name for client, name in manifest.client_files.items()}
         return manifest
 

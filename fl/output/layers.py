@@ -28,10 +28,10 @@ class LayerCounts:
         self.pruned_after = False
 
     def add(self, update: Sparse, submodel: Submodel) -> None:
-        """Rank 0 has decoded the update of the next client, which holds `part`."""
+        """Rank 0 has decoded the update of the next client, which holds `submodel`."""
         counts = count_by_layer(update, self._layout)
         self.sent = self.sent.to(counts.device) + counts
-        self.held.append(self._layout.sizes if submodel.inside is None else submodel.inside.layout.sizes)
+        self.held.append(submodel.held_by_layer(self._layout))
         self.pruned_after = update.sent_at is not None
 
     def rows(self, round_: int, state: ModelState) -> list[dict[str, Any]]:

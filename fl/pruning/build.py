@@ -23,7 +23,7 @@ from .after import PruneAfterTraining
 from .capacity import Recovery, capabilities, parse_capabilities
 from .nested import NestedSubmodels
 from .per_client import ClientMasks
-from .plan import PlanInputs, SubmodelPlan
+from .plan import NEVER, PlanInputs, SubmodelPlan
 from .prunefl import PruneFLMask
 from .select import at_capability, make_mask_selector, refuse_early
 from .shared_mask import SharedMask
@@ -56,7 +56,7 @@ def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
     make_local, example = LocalModels(worker), _example(worker)
 
     def gradient_of(client: int, round_: int, submodel: Submodel) -> Tensor:
-        make_local.gradients.use(None)  # a client that failed may have left its mask there
+        make_local.gradients.use([])  # a client that failed may have left its mask there
         return local_gradient(trainer, worker.engine, state, client, round_, submodel)
 
     after = pruning.by == "after"
@@ -70,7 +70,7 @@ def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
         make_local=make_local,
         gradient_of=gradient_of,
         seed=config.seed,
-        last_round=config.rounds if config.finetune_rounds and not after else None,
+        last_round=config.rounds if config.finetune_rounds and not after else NEVER,
     )
     if after:
         return PruneAfterTraining(inputs, pruning, config.prune_schedule, config.rounds)
@@ -80,7 +80,7 @@ def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
     if pruning.by == "client":
         return ClientMasks(inputs, able)
     if pruning.method == "width" or config.capabilities != "none":
-        absent, class_rows = None, []
+        absent, class_rows = [], []
         if pruning.method == "width" and worker.classes:
             counts = torch.tensor(worker.label_counts())
             absent = [(row == 0).nonzero().view(-1).to(worker.ranks.device) for row in counts]

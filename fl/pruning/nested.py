@@ -19,7 +19,7 @@ from fl.training.local_model import LocalModel
 from .capacity import Recovery, density_at
 from .plan import PlanInputs, PrunedPlan
 from .schedule import changes_at, pruning_at
-from .score import accumulate, gradient
+from .score import gradient
 from .select import ChannelSelector, at_capability
 from .width import AbsentClasses, put_scalers, windows
 
@@ -54,6 +54,7 @@ class NestedSubmodels(PrunedPlan):
     """
 
     differs = True
+    changing = ("_levels", "_ranking", "_scores", "_begun")
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class NestedSubmodels(PrunedPlan):
         capabilities: Fractions,
         recovery: Recovery,
         *,
-        absent: Sequence[Tensor] | None = None,
+        absent: Sequence[Tensor] = (),
         class_layers: Sequence[str] = (),
     ) -> None:
         """`absent`: the classes that each client lacks."""
@@ -74,8 +75,6 @@ class NestedSubmodels(PrunedPlan):
         self._ranking = 0  # how many there have been
         self._begun = -1  # the last round that began
         self._scores: Tensor | None = None  # of the present ranking, on rank 0
-        watches = inputs.ranks.is_server and "gradient" in (self.pruning.method, self.pruning.score)
-        self._squares = torch.zeros_like(self.state.parameters) if watches else None
 
     def capability(self, client: int) -> float:
         """The fraction of the server's model that a client holds now."""
@@ -86,12 +85,12 @@ class NestedSubmodels(PrunedPlan):
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
         """A new ranking where the schedule says so, then the levels that this cohort needs."""
-        self.note((dict(self._levels), self._ranking, self._scores, self._begun))
+        self.note()
         rolls = self.pruning.method == "width" and self.pruning.shift == "rolling"
         last, self._begun, self._newest = self._begun, round_, None
         # Where nobody starts in the round of a change, it comes with the next start.
         changes = any(changes_at(self.schedule, each) for each in range(last + 1, round_ + 1))
-        if self.inputs.last_round is not None and round_ >= self.inputs.last_round:
+        if round_ >= self.inputs.last_round:
             round_ = self.inputs.last_round - 1
         elif last == round_:
             pass  # with further clients
@@ -103,8 +102,8 @@ class NestedSubmodels(PrunedPlan):
         self._levels = {c: self._levels.get(c) or self._level(c, round_) for c in needed}
 
     def _rank(self) -> Tensor:
-        if self._squares is not None and self._ranking > 1:
-            return gradient(self._squares).clone()
+        if self.squares and self._ranking > 1:
+            return gradient(self.squares.total).clone()
         # Until there are gradients to look at, the ranking is by magnitude.
         return self.selector.scores(self.state.parameters, derive_key(self.inputs.seed)).clone()
 
@@ -150,8 +149,7 @@ class NestedSubmodels(PrunedPlan):
             return whole
         # Only the newest is kept: each may be as large as the model.
         if self._newest is None or self._newest[:2] != (client, whole):
-            assert whole.inside is not None
-            mask = self._without_absent(client, whole.inside.mask.clone())
+            mask = whole.mask_(self._without_absent(client))
             self._newest = client, whole, replace(whole, inside=MaskedLayout(mask, self.state.layout))
         return self._newest[2]
 
@@ -159,14 +157,14 @@ class NestedSubmodels(PrunedPlan):
         """False in the rows of classes that a client lacks, which weight decay alone moves."""
         if not self._is_silent(client):
             return None
-        return self._without_absent(client, torch.ones_like(self.state.parameters, dtype=torch.bool))
+        return self._without_absent(client)
 
     def _is_silent(self, client: int) -> bool:
-        return bool(self._class_layers) and self._absent is not None and self._absent[client].numel() > 0
+        return bool(self._class_layers) and bool(self._absent) and self._absent[client].numel() > 0
 
-    def _without_absent(self, client: int, mask: Tensor) -> Tensor:
-        """`mask`, changed in place: False in the rows of classes that a client lacks."""
-        assert self._absent is not None
+    def _without_absent(self, client: int) -> Tensor:
+        """All but the rows of classes that a client lacks, bool [n]."""
+        mask = torch.ones_like(self.state.parameters, dtype=torch.bool)
         views = self.state.layout.views(mask)
         for at in self._class_layers:
             views[at].index_fill_(0, self._absent[client], False)
@@ -176,26 +174,17 @@ class NestedSubmodels(PrunedPlan):
         level = self._levels[self.capability(client)]
         if level.local is None:
             level.local = self.inputs.make_local(level.submodel)
-            if self._absent is not None:
+            if self._absent:
                 level.absent = AbsentClasses()
                 level.local.engine.model.register_forward_hook(level.absent)
-        if self._absent is not None:
+        if self._absent:
             level.absent.absent = self._absent[client]
         return level.local
 
-    def learn(self, mean_update: Tensor) -> None:
-        """The mean update is the only gradient that a server knows."""
-        if self._squares is not None:
-            accumulate(self._squares, mean_update, squared=True)
-
     def observe(self, round_: int, val_score: float | None) -> None:
         """A plateau, or the schedule, lets the submodels grow."""
-        last = self.inputs.last_round
-        if last is None or round_ < last - 1:
+        if round_ < self.inputs.last_round - 1:
             self.recovery.observe(round_, val_score)
-
-    def restore(self, before: Any) -> None:
-        self._levels, self._ranking, self._scores, self._begun = before
 
     def held(self, client: int) -> int:
         return self._levels[self.capability(client)].submodel.held(self.state.layout.total)
@@ -211,9 +200,10 @@ class NestedSubmodels(PrunedPlan):
 
     def state_dict(self) -> dict[str, Any]:
         """The ranking, and how far the submodels have grown."""
-        state = {"ranking": self._ranking, "begun": self._begun, "recovery": self.recovery.state_dict()}
-        tensors = {"scores": self._scores, "squares": self._squares}
-        return {**state, **{name: tensor for name, tensor in tensors.items() if tensor is not None}}
+        state: dict[str, Any] = {"ranking": self._ranking, "begun": self._begun, "recovery": self.recovery.state_dict()}
+        if self._scores is not None:
+            state["scores"] = self._scores
+        return {**state, "squares": self.squares.total} if self.squares else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The levels are made again when they are needed."""
@@ -221,6 +211,6 @@ class NestedSubmodels(PrunedPlan):
         self._levels = {}
         if self.inputs.ranks.is_server and "scores" in state:
             self._scores = state["scores"].to(self.state.parameters.device)
-        if self._squares is not None:
-            self._squares.copy_(state["squares"])
+        if self.squares:
+            self.squares.total.copy_(state["squares"])
         self.recovery.load_state_dict(state["recovery"])

@@ -28,6 +28,7 @@ class ClientMasks(PrunedPlan):
     """
 
     differs = True
+    changing = ("_payloads", "_steps", "_counts")
 
     def __init__(self, inputs: PlanInputs, capabilities: Fractions) -> None:
         super().__init__(inputs, capabilities)
@@ -41,9 +42,8 @@ class ClientMasks(PrunedPlan):
         self._newest: tuple[Tensor, Submodel] | None = None
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
-        self.note((dict(self._payloads), dict(self._steps), dict(self._counts)))
-        if self.inputs.last_round is not None:
-            round_ = min(round_, self.inputs.last_round - 1)
+        self.note()
+        round_ = min(round_, self.inputs.last_round - 1)
         self._step = next((r for r in range(round_, -1, -1) if changes_at(self.schedule, r)), -1)
         self._told = {}
         self._before_round = {client: self._counts.get(client, self.state.layout.total) for client in cohort}
@@ -62,7 +62,7 @@ class ClientMasks(PrunedPlan):
     def _scores(self, client: int, round_: int) -> Tensor:
         """Scores from the weights that the client has: zero outside its mask."""
         submodel = self.submodel(client)
-        weights = self.state.parameters if submodel.inside is None else self.state.parameters * submodel.inside.mask
+        weights = submodel.mask_(self.state.parameters.clone())
         if self.pruning.method == "snip":
             return snip(weights, self.inputs.gradient_of(client, round_, submodel))
         if self.pruning.score == "gradient":
@@ -107,9 +107,6 @@ class ClientMasks(PrunedPlan):
     def receive(self, client: int, sections: Mapping[str, Tensor], weight: int) -> None:
         if "mask" in sections:
             self._learn(client, sections["mask"].clone())
-
-    def restore(self, before: Any) -> None:
-        self._payloads, self._steps, self._counts = before
 
     def held(self, client: int) -> int:
         return self._counts.get(client, self.state.layout.total)

@@ -14,8 +14,12 @@ from fl.models.submodel import WHOLE, Submodel
 from fl.training.local_model import LocalModel
 
 from .schedule import parse_prune_schedule
+from .score import SquaredUpdates
 from .select import MaskSelector
 from .spec import Pruning
+
+NEVER = 2**62
+"""A round that no run gets to."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +36,17 @@ class PlanInputs:
     make_local: Callable[..., LocalModel]
     gradient_of: Callable[[int, int, Submodel], Tensor]
     seed: int
-    last_round: int | None = None
+    last_round: int = NEVER
 
 
 @dataclass(frozen=True)
 class NewMask:
     """A round began with another mask for all clients: its payload's bytes, and those of the weights that came with it.
 
-    `chooser`: the client that chose it from its data, if one did.
+    No bytes: it began with the one that there was. `chooser`: the client that chose it from its data, if one did.
     """
 
-    mask_bytes: int
+    mask_bytes: int = 0
     rewound_bytes: int = 0
     chooser: int | None = None
 
@@ -93,9 +97,9 @@ class SubmodelPlan:
         return False
 
     @property
-    def new_mask(self) -> NewMask | None:
+    def new_mask(self) -> NewMask:
         """The mask that this round began with, if there is a new one for all clients."""
-        return None
+        return NewMask()
 
     def sections(self, client: int) -> dict[str, Tensor]:
         """After local training: the sections, uint8, that `client`, hosted here, sends beside its update."""
@@ -142,7 +146,10 @@ class SubmodelPlan:
 
 
 class PrunedPlan(SubmodelPlan):
-    """The common part of plans that prune: their inputs, and a snapshot at the beginning of a round."""
+    """The common part of plans that prune: inputs, squared updates, and a snapshot at the beginning of a round."""
+
+    changing: ClassVar[tuple[str, ...]] = ()
+    """Attributes that a round changes: dictionaries, or what is replaced and never written over."""
 
     def __init__(self, inputs: PlanInputs, fractions: Fractions | None = None) -> None:
         super().__init__(inputs.state, inputs.make_local(WHOLE), fractions)
@@ -151,22 +158,25 @@ class PrunedPlan(SubmodelPlan):
         self.damped = inputs.pruning.mean == "cohort"
         self.selector = inputs.selector
         self.schedule = parse_prune_schedule(inputs.schedule)
-        self._before: Any = None
+        watch = inputs.ranks.is_server and "gradient" in (self.pruning.method, self.pruning.score)
+        self.squares = SquaredUpdates(inputs.state.parameters, watch=watch)
+        self._before: dict[str, Any] = {}
 
-    def note(self, before: Any) -> None:
-        """Keep `before`, all that `restore` needs, from the beginning of a round; a round may begin again, with further
-        clients."""
-        if self._before is None:
-            self._before = before
+    def note(self) -> None:
+        """Note what a round changes, at its beginning; it may begin several times, with further clients."""
+        if not self._before:
+            own = {name: getattr(self, name) for name in self.changing}
+            self._before = {name: dict(value) if isinstance(value, dict) else value for name, value in own.items()}
 
-    def restore(self, before: Any) -> None:
-        """Everything as it was when `before` was noted."""
-        raise NotImplementedError
+    def learn(self, mean_update: Tensor) -> None:
+        self.squares.learn(mean_update)
 
     def commit(self) -> None:
-        self._before = None
+        self.squares.commit()
+        self._before = {}
 
     def rollback(self) -> None:
-        if self._before is not None:
-            self.restore(self._before)
-            self._before = None
+        self.squares.rollback()
+        for name, value in self._before.items():
+            setattr(self, name, value)
+        self._before = {}

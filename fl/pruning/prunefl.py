@@ -34,6 +34,8 @@ class PruneFLMask(SharedMask):
     client's update in round 0, [n].
     """
 
+    changing = (*SharedMask.changing, "_came_in")
+
     def __init__(self, inputs: PlanInputs, *, times: Tensor, train: Callable[[int, LocalModel], Tensor]) -> None:
         super().__init__(inputs)
         self._times = times
@@ -43,12 +45,10 @@ class PruneFLMask(SharedMask):
         self._weight = 0
         self._own: dict[int, Tensor] = {}  # of this rank's clients, until they are sent
         self._watching = False
-        self._came_in = self._came_in_before = torch.zeros(
-            self.state.layout.total, dtype=torch.int64, device=self.state.parameters.device
-        )
+        self._came_in = torch.zeros(self.state.layout.total, dtype=torch.int64, device=self.state.parameters.device)
 
     def begin(self, round_: int, cohort: Sequence[int]) -> None:
-        self._note(round_)
+        self.note()
         self._round, self._cohort, self._told_by = round_, list(cohort), None
         self._changed, ranks = self._changes(round_), self.inputs.ranks
         if round_ == 0:
@@ -56,27 +56,15 @@ class PruneFLMask(SharedMask):
             self.install(ranks.share(lambda: encode_mask(self._initial(first)), ranks.owner(first)))
             self._told_by = first
         elif self._changed:
-            before = self._submodel.inside
+            before = self._submodel.mask
             self.install(ranks.share(lambda: encode_mask(self._next(self.state.parameters, self._mean_squares))))
-            assert before is not None
-            assert self._submodel.inside is not None
-            self._came_in = torch.where(self._submodel.inside.mask & ~before.mask, round_, self._came_in)
+            assert before is not None  # round 0 made one
+            self._came_in = torch.where(self._submodel.mask_(~before), round_, self._came_in)
         self._watching = self._changes(round_ + 1)
         self._incoming, self._weight, self._own = None, 0, {}
 
-    def _note(self, round_: int) -> None:
-        came_in = self._came_in
-        super()._note(round_)
-        self._came_in_before = came_in
-
-    def restore(self, before: Any) -> None:
-        super().restore(before)
-        self._came_in = self._came_in_before
-
     def _changes(self, round_: int) -> bool:
-        if self.inputs.last_round is not None and round_ >= self.inputs.last_round:
-            return False
-        return round_ % self.pruning.every == 0
+        return round_ < self.inputs.last_round and round_ % self.pruning.every == 0
 
     def _initial(self, client: int) -> Tensor:
         squares = torch.zeros_like(self.state.parameters)

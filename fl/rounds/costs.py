@@ -134,7 +134,6 @@ class Costs:
     def _totals(self, result: RoundResult) -> dict[str, Any]:
         reports, n = result.reports, self.worker.state.layout.total
         samples = sum(report.samples for report in reports)
-        new_mask = result.held.new_mask
         memory = max((each.memory_bytes for each in result.charges), default=None)
         return {
             "train_loss": sum(report.train_loss * report.samples for report in reports) / samples,
@@ -143,7 +142,7 @@ class Costs:
             "kept_fraction": sum(report.kept for report in reports) / max(1, n * len(reports)),
             "update_norm": result.update_norm,
             "sparsity": 1 - result.held.mean / max(1, n),
-            "mask_bytes": 0 if new_mask is None else new_mask.mask_bytes,
+            "mask_bytes": result.held.new_mask.mask_bytes,
             "client_memory_bytes": memory or self.costs.memory_bytes(self._models(result)),
         }
 
@@ -190,7 +189,7 @@ def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
             for report, begin in zip(reports, (each.download_bytes for each in result.charges), strict=True)
         ]
     mask, before = held.new_mask, (0, 0)
-    if mask is not None:
+    if mask.mask_bytes:
         before = ledger.new_mask(mask.mask_bytes, mask.rewound_bytes, mask.chooser)
     if not held.sizes:
         ledger.resize(int(held.mean), held.buffers)
@@ -198,7 +197,7 @@ def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
     for report in reports:
         received, downloads = ledger.download(report.client, held.sizes.get(report.client))
         sent = report.uplink_bytes
-        if mask is not None and report.client == mask.chooser:
+        if report.client == mask.chooser:
             sent, received, downloads = sent + mask.mask_bytes, received + before[0], max(downloads, before[1])
         rows.append(ClientBytes(report.client, sent, received, whole, whole * downloads, received))
     ledger.publish(result.published)

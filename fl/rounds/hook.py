@@ -68,7 +68,7 @@ class HookRounds(FederatedRounds):
                 moved=update.moved,
             )
             reports, received = gather_reports(self.ranks, report, traffic.received_bytes + buffers_bytes)
-            average = Aggregate(mean, buffers.to(self.ranks.device), None)
+            average = Aggregate(mean, buffers.to(self.ranks.device))
             published = self.apply(self.transport.share(lambda: self.publish(number, average)))
             self.sampler.observe(reports)
         n, m = self.state.parameters.numel(), self.state.buffers.numel()

@@ -46,7 +46,7 @@ class Held:
     mean: float = 0.0
     buffers: int = 0
     sizes: dict[int, SubmodelSize] = field(default_factory=dict)
-    new_mask: NewMask | None = None
+    new_mask: NewMask = field(default_factory=NewMask)
     models: list[nn.Module | None] = field(default_factory=list)
     layers: LayerCounts | None = None
 

@@ -122,6 +122,7 @@ class Sampler:
         count: int,
         round_: int,
         *,
+        now: float = 0.0,
         purpose: str = "cohort",
         number: int = 0,
     ) -> list[int]:
@@ -129,7 +130,7 @@ class Sampler:
 
         `purpose` and `number` seed the draw; by default `round_` does.
         """
-        free = self._up(list(free), count, self.now if self.by_time else round_)
+        free = self._up(list(free), count, now if self.by_time else round_)
         if len(free) <= count:
             return sorted(free)
         generator = numpy_generator(self._seed, purpose, round_ if purpose == "cohort" else number)

@@ -25,7 +25,8 @@ class SyncRounds(FederatedRounds):
     def cohort(self, number: int) -> list[int]:
         """The clients of a round, ascending; the same on every rank."""
         config = self.worker.config
-        cohort = self.sampler.draw(range(config.clients or 0), config.clients_per_round or 0, number)
+        free, now = range(config.clients or 0), self.sampler.now
+        cohort = self.sampler.draw(free, config.clients_per_round or 0, number, now=now)
         if not cohort:
             raise RoundError(f"round {number}: no client is up, or will be: --sampling {config.sampling}")
         return cohort

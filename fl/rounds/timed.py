@@ -72,19 +72,15 @@ class TimedRounds(FederatedRounds):
 
     def draw(self, free: Sequence[int], count: int, *, purpose: str, number: int) -> list[int]:
         """`count` of the clients `free`, as the sampler draws them now."""
-        self.sampler.now = self.in_flight.now
-        return self.sampler.draw(free, count, self.version, purpose=purpose, number=number)
+        return self.sampler.draw(free, count, self.version, now=self.in_flight.now, purpose=purpose, number=number)
 
     def close(self) -> None:
         """The server steps or draws anew. Late clients are dropped, or trained before this version of the model is
         gone."""
-        if not self.schedule.drops:
+        if self.schedule.drops:
+            self.give_up(self.in_flight.starts)
+        else:
             self._train()
-            return
-        late = sorted(self.in_flight.starts)
-        self.give_up(late)
-        for client in late:
-            self.encoder.forget(client)
 
     def give_up(self, late: Iterable[int]) -> None:
         """Stop waiting for these clients. Messages that they have begun to download or to send are charged."""
@@ -98,6 +94,7 @@ class TimedRounds(FederatedRounds):
             else:
                 self._ledger.restore(client, start.noted)
             self._untrained.discard(client)
+            self.encoder.forget(client)  # what it has not kept is as if it had not been asked
             self.inbox.drop(client, self.in_flight.number(client))
             self.inbox.reports.pop(client, None)
             self.in_flight.give_up(client)
@@ -160,18 +157,18 @@ class TimedRounds(FederatedRounds):
         worker, now = self.worker, self.in_flight.now
         self._untrained.add(client)
         self.plan.begin(self.version, sorted(self._untrained))
-        sub, size = self.plan.submodel(client).sub, self.plan.sizes([client]).get(client)
-        model = worker.engine.model if sub is None else sub.model
+        model = self.plan.submodel(client).model(worker.engine.model)
         [samples] = samples_trained(worker.config, [len(worker.parts[client])])
-        [flops], cost = self._costs.each([model], [samples]), self._costs.of(model)
+        [flops] = self._costs.each([model], [samples])
+        size = self.plan.sizes([client]).get(client)
         noted, (download_bytes, _) = self._ledger.noted(client), self._ledger.download(client, size)
         start = Start(
             version=self.version,
             begun_s=now + self.sampler.wait_s(client, now),
             download_bytes=download_bytes,
-            held=self.state.layout.total if size is None else size.held,
+            held=self.plan.held(client),
             flops=int(flops),
-            memory_bytes=0 if cost is None else cost.memory_bytes,
+            memory_bytes=self._costs.memory_bytes([model]) or 0,
             columns=self.columns(client),
             noted=noted,
         )

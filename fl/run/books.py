@@ -70,7 +70,7 @@ class Books:
     ) -> Page:
         """Charge a round, and log its new mask and its stuck clients. `seconds`: exchange_s with training, and eval_s."""
         new_mask = result.held.new_mask
-        if new_mask is not None:
+        if new_mask.mask_bytes:
             self.log.info(
                 "round %d begins with a mask of %d coordinates, %d bytes: outside it weights are zero, and moments and "
                 "residuals are forgotten",

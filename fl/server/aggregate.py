@@ -23,7 +23,7 @@ class Aggregate:
 
     update: Tensor
     buffers: Tensor
-    voted: Tensor | None
+    voted: Tensor | None = None
 
 
 class Aggregator(ABC):
@@ -132,8 +132,8 @@ class Mean(Aggregator):
         buffer_scale: float = 1.0,
     ) -> None:
         if self._votes is not None:
-            _vote(self._votes, None if submodel.inside is None else submodel.inside.support, weight)
-            _vote(self._buffer_votes, submodel.buffers, weight)
+            submodel.vote(self._votes, weight)
+            submodel.vote_on_buffers(self._buffer_votes, weight)
         update.add_to(self._update, weight * scale)
         if buffers is not None:
             buffers.add_to(self._buffers, weight * buffer_scale)
@@ -147,15 +147,8 @@ class Mean(Aggregator):
 
     def result(self) -> Aggregate:
         if self._votes is None:
-            return Aggregate(self._update.div_(self._weight), self._buffers.div_(self._weight), None)
+            return Aggregate(self._update.div_(self._weight), self._buffers.div_(self._weight))
         self._update.div_(self._weight if self._damped else self._votes.clamp(min=1))
         means = self._buffers.div_(self._buffer_votes.clamp(min=1))
         buffers = torch.where(self._buffer_votes > 0, means, self._state.buffers)
         return Aggregate(self._update, buffers, self._votes > 0)
-
-
-def _vote(votes: Tensor, held: Tensor | None, weight: int) -> None:
-    if held is None:
-        votes.add_(weight)
-    else:
-        votes.index_add_(0, held, votes.new_full((1,), weight).expand(held.numel()))

@@ -41,7 +41,9 @@ class Server:
         self._make_aggregator = make_aggregator
         self._spare: Tensor | None = None
         self._before: tuple[dict[str, Tensor], Any] | None = None  # moments and sender, while a round is not committed
-        self._memory: dict[str, Tensor] = {}  # for the moments in `_before`: to allocate takes ten times as long as to copy
+        self._memory: dict[
+            str, Tensor
+        ] = {}  # for the moments in `_before`: to allocate takes ten times as long as to copy
 
     @functools.cached_property
     def aggregator(self) -> Aggregator:

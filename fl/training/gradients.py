@@ -17,7 +17,7 @@ class MaskedGradients:
     def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
         named = dict(model.named_parameters())
         self._parameters = [named[name] for name in names]
-        self._masks: list[Tensor] | None = None
+        self._masks: list[Tensor] = []
         self._squares: list[Tensor] | None = None
         for at, parameter in enumerate(self._parameters):
             parameter.register_hook(lambda grad, at=at: self._masked(grad, at))
@@ -25,14 +25,14 @@ class MaskedGradients:
     def _masked(self, grad: Tensor, at: int) -> Tensor:
         if self._squares is not None:
             self._squares[at].addcmul_(grad, grad)
-        return grad if self._masks is None else grad * self._masks[at]
+        return grad * self._masks[at] if self._masks else grad
 
-    def use(self, masks: list[Tensor] | None, squares: list[Tensor] | None = None) -> None:
-        """From now on these masks, bool in the shapes of the parameters, and these sums of squares, likewise."""
+    def use(self, masks: list[Tensor], squares: list[Tensor] | None = None) -> None:
+        """From now on these masks, bool in the shapes of the parameters, or none of them; and these sums of squares."""
         self._squares = squares
-        self._masks = masks and [
+        self._masks = [
             torch.empty_like(parameter, dtype=torch.bool).copy_(mask)
-            for parameter, mask in zip(self._parameters, masks, strict=True)
+            for parameter, mask in zip(self._parameters, masks, strict=bool(masks))
         ]
 
 

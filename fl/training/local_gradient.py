@@ -18,8 +18,7 @@ def local_gradient(
     weights of its `submodel` and zeros elsewhere, fp32 [n]; in fp32 whatever the precision of training."""
     model = engine.model
     state.load_into(model)
-    if submodel.inside is not None:
-        zero_outside(model, state.layout, state.layout.views(submodel.inside.mask))
+    zero_outside(model, state.layout, submodel)
     model.train()
     model.zero_grad()
     count = 0

@@ -1,7 +1,6 @@
 """The model that a client trains: the whole one, the whole one under a mask, or a smaller one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,24 +62,20 @@ class MaskedModel(WholeModel):
     def load(self) -> None:
         super().load()
         layout = self.state.layout
-        masks = None if self.submodel.inside is None else layout.views(self.submodel.inside.mask)
-        self.gradients.use(masks, None if self.squares is None else layout.views(self.squares))
-        if masks is not None:
-            zero_outside(self.engine.model, layout, masks)
+        self.gradients.use(self.submodel.masks(layout), None if self.squares is None else layout.views(self.squares))
+        zero_outside(self.engine.model, layout, self.submodel)
 
     def read(self) -> tuple[Tensor, Tensor]:
         values, buffers = super().read()
-        self.gradients.use(None)
-        if self.submodel.inside is not None:
-            values.mul_(self.submodel.inside.mask)
-        return values, self.submodel.gather_buffers(buffers)
+        self.gradients.use([])
+        return self.submodel.mask_(values), self.submodel.gather_buffers(buffers)
 
 
 @torch.no_grad()
-def zero_outside(model: nn.Module, layout: Layout, masks: Sequence[Tensor]) -> None:
-    """Zero the parameters of `model` that `layout` names where these masks, bool in their shapes, are False."""
+def zero_outside(model: nn.Module, layout: Layout, submodel: Submodel) -> None:
+    """Zero the parameters of `model` that `layout` names where `submodel` does not hold them."""
     named = dict(model.named_parameters())
-    for name, mask in zip(layout.names, masks, strict=True):
+    for name, mask in zip(layout.names, submodel.masks(layout), strict=False):  # no masks: all is held
         named[name].mul_(mask)
 
 

@@ -142,6 +142,30 @@ def test_a_server_step_that_overflows() -> None:
     on_ranks(2, _overflow_the_optimizer)
 
 
+def _fail_when_it_is_sent(rank: int, world_size: int) -> None:
+    masks = {"prune": "gradient:0.5,protect=none", "prune_schedule": "oneshot:2"}
+    reference, rounds = (make_rounds(make_worker(**{**_OPTIONS, **masks})) for _ in range(2))
+    publish = rounds.publish
+
+    def failing(*given: Any) -> Any:
+        publish(*given)
+        raise ValueError("there is no memory for what is to be sent")
+
+    rounds.publish = failing
+    with pytest.raises(ValueError if rank == 0 else RoundError):
+        rounds.run(0)
+    rounds.publish = publish
+    for number in range(3):
+        for each in (reference, rounds):
+            each.run(number)
+    same(remembered(rounds, 5), remembered(reference, 5))
+
+
+def test_a_server_that_cannot_send_its_step() -> None:
+    """What the server had learnt of the round by then, the squared updates that masks go by, counts once."""
+    on_ranks(2, _fail_when_it_is_sent)
+
+
 def _fail_a_run(rank: int, world_size: int, folder: Path) -> None:
     options = {**_OPTIONS, "model": "tests.user_code:failing_model", "rounds": 4}
     run_here(folder, "whole", **options)

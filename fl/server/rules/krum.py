@@ -45,9 +45,7 @@ class Krum(Kept):
         scores = _scores(self._updates, int(self._number))
         chosen = sorted(torch.argsort(scores, stable=True)[: self._count(clients)].tolist())
         statistics = [self._statistics[at] for at in chosen] if self._statistics else []
-        return Aggregate(
-            _mean([self._updates[at] for at in chosen], self._update), _mean(statistics, self._buffers), None
-        )
+        return Aggregate(_mean([self._updates[at] for at in chosen], self._update), _mean(statistics, self._buffers))
 
 
 @aggregators.register("multikrum")

@@ -21,7 +21,7 @@ class _Middle(Kept):
         raise NotImplementedError
 
     def result(self) -> Aggregate:
-        return Aggregate(self._middle(self._updates, self._update), self._middle(self._statistics, self._buffers), None)
+        return Aggregate(self._middle(self._updates, self._update), self._middle(self._statistics, self._buffers))
 
     def _middle(self, vectors: Sequence[Sparse], out: Tensor) -> Tensor:
         out.zero_()

@@ -21,7 +21,7 @@ def close_round(
     change_bytes: int,
     buffers_bytes: int,
     peers: Peers | None = None,
-    new_mask: NewMask | None = None,
+    new_mask: NewMask = NewMask(),  # noqa: B008 - frozen
     held: int | None = None,
     held_buffers: int | None = None,
     holdings: dict[int, SubmodelSize] | None = None,

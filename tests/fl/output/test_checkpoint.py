@@ -190,11 +190,11 @@ def test_damaged_files_are_named(tmp_path):
 
 
 def test_a_newer_format_is_refused(tmp_path):
-    """The manifest's format number is checked."""
+    """By its number, also where it names what this program does not know."""
     checkpoints = Checkpoints(tmp_path, ONE)
     save(checkpoints, 1, states_of(checkpoints))
     path = tmp_path / "checkpoints" / "manifest-000001.json"
-    write_json(path, {**json.loads(path.read_text()), "format": 99})
+    write_json(path, {**json.loads(path.read_text()), "format": 99, "plan": {}})
     with pytest.raises(DataError, match="format 99"):
         checkpoints.latest()
 

@@ -144,8 +144,7 @@ def test_a_trace_that_is_no_table(tmp_path: Path, content: bytes | None) -> None
 
 
 def _draw(sampler: Sampler, count: int, now: float) -> list[int]:
-    sampler.now = now
-    return sampler.draw([0, 1], count, 0)
+    return sampler.draw([0, 1], count, 0, now=now)
 
 
 def test_in_virtual_time(tmp_path: Path) -> None:
