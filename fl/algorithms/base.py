@@ -56,7 +56,7 @@ class Algorithm:
         """The round has failed: nothing that was `sent` since the last `commit` has arrived."""
 
     def weight(self, samples: int) -> int:
-        """How much a client with so many samples counts in the mean."""
+        """The weight in the mean of a client with `samples`."""
         return samples
 
     def receive(self, client: int, decoded: Sparse, steps: int, lr: float) -> None:

@@ -18,7 +18,7 @@ from .base import Algorithm
 
 
 def steps_norm(steps: int, momentum: float) -> float:
-    """||a_i||_1 of so many steps of SGD: how many steps of plain SGD they are worth, for a constant gradient."""
+    """||a_i||_1 of `steps` of SGD: the number of steps of plain SGD that they are worth, for a constant gradient."""
     rest = 1 - momentum
     return (steps - momentum * (1 - momentum**steps) / rest) / rest
 

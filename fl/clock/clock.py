@@ -51,7 +51,7 @@ class VirtualClock(Simulator):
         return cls(known, config.seed, upload_bytes, **limits)
 
     def begin(self, client: int, at: float, download_bytes: int, flops: float) -> None:
-        """A client starts at second `at`: it downloads so many bytes, then its training takes so many operations."""
+        """A client starts at second `at`: it downloads `download_bytes`, then trains for `flops` operations."""
         self.start(client, at, download_bytes, flops / self._profiles[client].compute_flops)
 
 

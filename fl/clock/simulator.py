@@ -34,7 +34,7 @@ class Arrival(NamedTuple):
 
 
 class Simulator:
-    """Who arrives when, in order of (time, client id).
+    """Arrivals of clients, in order of (time, client id).
 
     A client that starts downloads, computes, and uploads; each begins at the moment the one before ends. Without limits
     transfers are independent, an event costs O(log n) for n clients in flight. Under a limit concurrent transfers share

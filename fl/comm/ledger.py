@@ -110,7 +110,7 @@ class Ledger:
         self._buffers_bytes, self._variate_bytes = sizes.get("buffers", 0), sizes.get("variate", 0)
 
     def between_peers(self, row: ClientBytes, exchanges: int, received: int) -> ClientBytes:
-        """The row of a client after so many exchanges without a server, in which it received so many bytes."""
+        """The row of a client that took part in `exchanges` without a server, and received `received` bytes in them."""
         reduced = 4 * (self._parameters * exchanges + self._buffers)
         return replace(
             row,

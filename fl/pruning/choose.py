@@ -1,4 +1,4 @@
-"""A mask from scores: exactly so many of the smallest are dropped, within what each layer may give.
+"""A mask from scores: an exact number of the smallest is dropped, and no layer loses more than it may.
 
 A layer is a tensor of the layout. A name stands for the layer of that name, or, as a dotted prefix, for all under it.
 """

@@ -87,7 +87,7 @@ class Costs:
         return [float(count) for count in known]
 
     def flops(self, models: Sequence[nn.Module], trained: Sequence[int]) -> list[int | None]:
-        """Floating-point operations of clients that train these models on so many samples each, repetitions counted;
+        """Floating-point operations of clients that train these models on `trained` samples each, repetitions counted;
         None where they are not known."""
         costs = [self.of(model) for model in models]
         return [
@@ -102,7 +102,7 @@ class Costs:
 
 
 def samples_trained(config: Config, samples: Sequence[int]) -> list[int]:
-    """How many samples clients with so many samples each go through in a round, repetitions counted."""
+    """How many samples each client goes through in a round, repetitions counted; `samples`: those that it has."""
     epochs, steps = config.local_epochs, config.local_steps
     if config.mode == "step" and steps is None:  # every rank takes as many steps as the largest client needs
         epochs, steps = None, max(count_steps(count, config.batch_size, epochs, None) for count in samples)

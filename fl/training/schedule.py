@@ -57,11 +57,11 @@ class LocalPlan:
         self._alike = alike
 
     def weight(self, samples: int) -> int:
-        """How much a client with so many samples counts in the mean."""
+        """The weight in the mean of a client with `samples`."""
         return 1 if self._alike else self.algorithm.weight(samples)
 
     def steps(self, samples: int) -> int:
-        """Local steps in a round of a client with so many samples."""
+        """Local steps in a round of a client with `samples`."""
         options = self._options
         return count_steps(samples, options.batch_size, options.local_epochs, options.local_steps)
 
@@ -70,5 +70,5 @@ class LocalPlan:
         return learning_rate(self._options, round_)
 
     def begin(self, client: int, samples: int, weights: Tensor, round_: int) -> None:
-        """`client`, with so many samples, starts from the global `weights` [n]."""
+        """`client`, with its number of `samples`, starts from the global `weights` [n]."""
         self.algorithm.begin(client, weights, self.steps(samples), self.lr(round_))

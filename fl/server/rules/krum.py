@@ -33,7 +33,7 @@ class Krum(Kept):
         return 2 * int(number) + 3
 
     def _count(self, clients: int) -> int:
-        """How many of so many updates are taken."""
+        """How many of `clients` updates are taken."""
         return 1
 
     def result(self) -> Aggregate:

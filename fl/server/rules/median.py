@@ -17,7 +17,7 @@ class _Middle(Kept):
     """For every coordinate, and every buffer, the mean of what is left when the most extreme values are dropped."""
 
     def _dropped(self, clients: int) -> int:
-        """How many values of so many are dropped on each side."""
+        """How many of `clients` values are dropped on each side."""
         raise NotImplementedError
 
     def result(self) -> Aggregate:

@@ -114,7 +114,7 @@ class DeepSpeedEngine(LocalEngine):
         return float(self._engine.optimizer.loss_scale if scaler is None else scaler.get_scale())
 
     def _advance(self, steps: int) -> None:
-        """Take the file's scheduler, if it has one, so many steps further."""
+        """Take the file's scheduler, if it has one, `steps` further."""
         scheduler = self._scheduler
         if scheduler is None or not steps:
             return
