@@ -6,12 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from compression.masks.inside import MaskedLayout
-from compression.masks.payload import decode_mask, encode_mask
 from fl.models.state import ModelState
 from fl.models.submodel import Submodel
 
-from .message import ClientReport, Message
+from .message import SECTIONS, ClientReport, Message
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,10 @@ class Inbox:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, on rank 0."""
-        pending = {}
-        for (client, number), each in self.pending.items():
-            own = dict(each.message.sections)
-            if each.submodel.inside is not None:
-                own["inside"] = encode_mask(each.submodel.inside.mask)
-            pending[f"{client}-{number}"] = own
+        pending = {
+            f"{client}-{number}": {**each.message.sections, **each.submodel.state_dict()}
+            for (client, number), each in self.pending.items()
+        }
         return {
             "reports": [[client, *report.row()] for client, report in sorted(self.reports.items())],
             "pending": pending,
@@ -73,12 +69,11 @@ class Inbox:
         self.reports = {client: ClientReport.of_row(client, row) for client, *row in state["reports"]}
         if is_server:
             device, layout = self.state.parameters.device, self.state.layout
-            for name, sections in state["pending"].items():
-                client, number = map(int, name.split("-"))
+            for start, sections in state["pending"].items():
+                client, number = map(int, start.split("-"))
                 own = {section: tensor.to(device) for section, tensor in sections.items()}
-                mask = own.pop("inside", None)
-                inside = None if mask is None else MaskedLayout(decode_mask(mask, layout.total), layout)
-                message = Message(self.reports[client], own)
-                self.pending[client, number] = Pending(message, Submodel(inside, buffers))
+                submodel = Submodel.of_state(own, layout, buffers)
+                message = Message(self.reports[client], {name: own[name] for name in SECTIONS if name in own})
+                self.pending[client, number] = Pending(message, submodel)
             self.versions = {int(version): model.to(device) for version, model in state["versions"].items()}
         self.commit()

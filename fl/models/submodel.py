@@ -1,5 +1,6 @@
 """What a client holds of the global model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from compression import Codec, Layout
 from compression.masks.codec import MaskedCodec
 from compression.masks.inside import MaskedLayout
+from compression.masks.payload import decode_mask, encode_mask
 from compression.wire import Sparse
 
 from .surgery.cut import SmallerModel
@@ -78,6 +80,17 @@ class Submodel:
     def vote_on_buffers(self, votes: Tensor, weight: int) -> None:
         """Add `weight` to `votes`, fp32 [m], where buffers are held."""
         _add_at(votes, self.buffers, weight)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The mask as a payload, if there is one."""
+        return {} if self.inside is None else {"inside": encode_mask(self.inside.mask)}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor], layout: Layout, buffers: Tensor | None) -> "Submodel":
+        """The inverse of `state_dict`, without the smaller model; `buffers` as in the class."""
+        if "inside" not in state:
+            return cls(buffers=buffers)
+        return cls(MaskedLayout(decode_mask(state["inside"], layout.total), layout), buffers)
 
 
 WHOLE = Submodel()

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from fl.clock.adaptive import Fractions
 from fl.comm.ledger import Ledger
 from fl.common.files import State
 from fl.output.client_states import ClientStates
@@ -69,10 +68,9 @@ class Rounds(ABC):
         """Virtual seconds until a client that was drawn at second `now` is up."""
         return 0.0
 
-    @property
-    def fractions(self) -> list[Fractions]:
-        """The fractions of the model and of the uplink that each client takes."""
-        return []
+    def beginning(self) -> dict[str, Any]:
+        """What partition.json is to say of the clients besides their samples, ready for JSON."""
+        return {}
 
     def before_evaluation(self, number: int, cohort: Sequence[int]) -> None:
         """Make the global model ready to be evaluated after a round of this cohort. Collective."""

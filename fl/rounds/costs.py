@@ -11,10 +11,10 @@ from fl.clock.profiles import parse_profiles
 from fl.comm.ledger import ClientBytes, Ledger
 from fl.comm.message import ClientReport
 from fl.common.config import Config
+from fl.common.mode import mode_of
 from fl.training.cost import samples_trained
 from fl.training.worker import Worker
 
-from .modes import is_buffered, takes_time
 from .result import Dropped, RoundResult
 
 
@@ -54,7 +54,7 @@ class Costs:
         rounds follow."""
         charged, flops = charge_bytes(self.ledger, result), self._train_flops(result)
         columns = result.columns or [{}] * len(result.reports)
-        if self.clock is not None:
+        if self.clock:
             works = [
                 Work(row.client, row.begin_bytes, report.uplink_bytes, work)
                 for row, report, work in zip(charged, result.reports, self._timed_flops(result), strict=True)
@@ -64,7 +64,7 @@ class Costs:
         common = {
             **self._totals(result),
             "train_flops": None if None in flops else sum(each for each in flops if each is not None),
-            "virtual_time_s": result.now if self.clock is None else self.clock.now,
+            "virtual_time_s": self.clock.now if self.clock else result.now,
         }
         rows = [
             {
@@ -147,8 +147,7 @@ class Costs:
         }
 
     def _models(self, result: RoundResult) -> list[nn.Module]:
-        whole = self.worker.engine.model
-        return [model or whole for model in result.held.models] or [whole] * len(result.reports)
+        return result.held.models or [self.worker.engine.model] * len(result.reports)
 
     def _trained(self, result: RoundResult) -> list[int]:
         return samples_trained(self.config, [report.samples for report in result.reports])
@@ -166,7 +165,7 @@ class Costs:
             return flops
         n = self.worker.state.layout.total
         held = [sum(layers) / n for layers in result.held.layers.held]
-        smaller = [model is not None for model in result.held.models]
+        smaller = [model is not self.worker.engine.model for model in self._models(result)]
         return [each if small else each * part for each, part, small in zip(flops, held, smaller, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -176,7 +175,7 @@ class Costs:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.ledger.load_state_dict(state["ledger"])
-        if self.clock is not None:
+        if self.clock:
             self.clock.clock.load_state_dict(state["clock"])
 
 
@@ -209,6 +208,7 @@ def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
 
 def _clock(config: Config, wait_s: Callable[[int, float], float]) -> RoundClock | None:
     """The clock of synchronous rounds; None where nothing takes time, or the rounds keep it."""
-    if is_buffered(config) or not takes_time(config):
+    mode = mode_of(config)
+    if not (mode.takes_time and mode.waits_for_all):
         return None
     return RoundClock(lambda upload_bytes: VirtualClock.of(config, upload_bytes), wait_s)

@@ -1,6 +1,6 @@
 """Rounds with a server: clients train apart, rank 0 steps, and its change goes to every rank."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -64,7 +64,7 @@ class FederatedRounds(Rounds):
         )
         self.participants: list[Participant] = [self.encoder, self.algorithm, self.plan, self.server, self.sampler]
         self.held = Held()
-        self._states: ClientStates | None = None
+        self._fetch: Callable[[int], object] = lambda client: None
         self._failure: Exception | None = None
         self.late: list[Time] = []
         """Clients that the server gave up on since the last round, with their busy time."""
@@ -86,8 +86,7 @@ class FederatedRounds(Rounds):
             yield message
 
     def _prepare(self, client: int, number: int, version: int) -> tuple[Job, LocalModel]:
-        if self._states is not None:
-            self._states.fetch(client)
+        self._fetch(client)
         model = self.plan.local(client, version)
         self.local_plan.begin(client, len(self.worker.parts[client]), self.state.parameters, version)
         return Job(client, number, version, self.plan.submodel(client)), model
@@ -116,7 +115,7 @@ class FederatedRounds(Rounds):
         submodel = self.plan.submodel(client)
         codec = self.encoder.codec(Job(client, number, number, submodel))
         update, buffers = decode_model(message.sections, "update", self.state, codec, submodel)
-        self.held.add(update, submodel)
+        self.held.add(update, submodel, self.worker.engine.model)
         self.algorithm.receive(client, update, steps, self.local_plan.lr(number))
         self.server.aggregator.add(update, buffers, weight, submodel)
 
@@ -157,7 +156,12 @@ class FederatedRounds(Rounds):
 
     @property
     def fractions(self) -> list[Fractions]:
+        """The fractions of the model and of the uplink that each client takes."""
         return [self.plan.fractions, self.encoder.fractions]
+
+    def beginning(self) -> dict[str, Any]:
+        capabilities = self.plan.fractions.values
+        return {"capabilities": capabilities} if capabilities else {}
 
     @property
     def by_time(self) -> bool:
@@ -201,7 +205,7 @@ class FederatedRounds(Rounds):
         self.plan.observe(number, val_score)
 
     def attach_states(self, states: ClientStates) -> bool:
-        self._states = states
+        self._fetch = states.fetch
         return True
 
     @property

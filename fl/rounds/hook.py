@@ -8,9 +8,11 @@ from torch import Tensor
 
 from compression import CodecHook, FlatBucket, Layout, codec_hook
 from compression.ddp.hooks import Traffic
-from fl.comm.ddp_hooks import Hook, count_collectives, load_hook
+from fl.comm.ddp_hooks import count_collectives, load_hook
+from fl.comm.encoder import CodecSchedule
 from fl.comm.message import ClientReport
 from fl.common.errors import RoundError
+from fl.common.ranks import Ranks
 from fl.common.seeds import seeded
 from fl.models.update import Job, Update
 from fl.output.client_states import ClientStates
@@ -21,6 +23,74 @@ from .base import transaction
 from .federated import FederatedRounds
 from .result import Held, Peers, RoundResult, gather_reports
 from .sampling import Sampler
+
+
+class OwnHook:
+    """The hook of the codec of `--uplink`. A residual is the client's own when the round is committed."""
+
+    def __init__(self, codec: CodecHook, uplink: CodecSchedule) -> None:
+        self.codec = codec
+        self._uplink = uplink
+
+    def run(self, number: int, bucket: Any) -> tuple[Any, Traffic]:
+        """The hook's answer to a `FlatBucket` in a round, and the bytes of it."""
+        self.codec.calls, self.codec.sender.codec = number, self._uplink.at(number)
+        self.codec.traffic = traffic = Traffic()
+        return codec_hook(self.codec, bucket).wait(), traffic
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+        self.codec.sender.keep()
+
+    def rollback(self) -> None:
+        """The round has failed: the hook forgets it."""
+        self.codec.sender.forget()
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the hook remembers anything between rounds."""
+        return self.codec.sender.has_state
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the hook remembers, by parameter name."""
+        return self.codec.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state_dict`."""
+        self.codec.load_state_dict(state)
+
+
+class ForeignHook:
+    """The hook of `--hook`. Nobody can look at what it remembers, save it or take it back."""
+
+    has_state = False
+
+    def __init__(self, text: str, ranks: Ranks, seed: int) -> None:
+        self._state, self._hook = load_hook(text)
+        self._ranks = ranks
+        self._seed = seed
+
+    def run(self, number: int, bucket: Any) -> tuple[Any, Traffic]:
+        """The hook's answer to a `FlatBucket` in a round, and the bytes of it; RoundError if none can be counted."""
+        with count_collectives() as traffic, seeded(self._seed, "hook", number):
+            result = self._hook(self._state, bucket).wait()
+        if self._ranks.world_size > 1 and not traffic.sent_bytes and not traffic.received_bytes:
+            raise RoundError("the hook made no collective call whose bytes can be counted")
+        traffic.kept = bucket.buffer().numel()
+        return result, traffic
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+
+    def rollback(self) -> None:
+        """The round has failed."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """There is nothing."""
 
 
 class HookRounds(FederatedRounds):
@@ -36,18 +106,14 @@ class HookRounds(FederatedRounds):
         named = dict(worker.engine.model.named_parameters())
         self._parameters = [named[name] for name in reversed(layout.names)]
         self._layout = Layout.of((name, named[name]) for name in reversed(layout.names))
-        self.codec: CodecHook | None = None
-        self._hook_state: Any
-        self._hook: Hook
-        if config.hook is None:
-            spec = self.encoder.uplink.codec.spec
-            self.codec = CodecHook(
-                spec, named.items(), error_feedback=config.error_feedback, seed=config.seed, keeps=False
-            )
-            self._hook_state, self._hook = self.codec, codec_hook
-            self.participants.append(self)
+        self.hook: OwnHook | ForeignHook
+        if config.hook:
+            self.hook = ForeignHook(config.hook, self.ranks, config.seed)
         else:
-            self._hook_state, self._hook = load_hook(config.hook)
+            uplink, feedback = self.encoder.uplink, config.error_feedback
+            codec = CodecHook(uplink.codec.spec, named.items(), error_feedback=feedback, seed=config.seed, keeps=False)
+            self.hook = OwnHook(codec, uplink)
+        self.participants.append(self.hook)
 
     def run(self, number: int) -> RoundResult:
         with transaction(self.participants):
@@ -63,7 +129,7 @@ class HookRounds(FederatedRounds):
                 samples=update.samples,
                 train_loss=update.train_loss,
                 train_s=update.train_s,
-                kept=traffic.kept if self.codec is not None else update.values.numel(),
+                kept=traffic.kept,
                 sizes={"update": traffic.sent_bytes + buffers_bytes},
                 moved=update.moved,
             )
@@ -83,9 +149,6 @@ class HookRounds(FederatedRounds):
 
     def _train(self, number: int) -> tuple[Update, Tensor]:
         """This rank's update, and the samples of all ranks."""
-        if self.codec is not None:
-            self.codec.calls = number
-            self.codec.sender.codec = self.encoder.uplink.at(number)
         client = self.ranks.rank
         failure, table = None, torch.zeros(self.ranks.world_size + 1, dtype=torch.int64)
         try:
@@ -105,14 +168,7 @@ class HookRounds(FederatedRounds):
         """The hook's average of all updates, in the model's order, fp32 [n], and the bytes that took."""
         buffer = self._reversed(update.values.mul_(weight), self.state.layout, self._layout)
         bucket = FlatBucket(buffer.to(self.ranks.wire_device), self._parameters)
-        if self.codec is not None:
-            self.codec.traffic = traffic = Traffic()
-            result = self._hook(self._hook_state, bucket).wait()
-        else:
-            with count_collectives() as traffic, seeded(self.encoder.seed, "hook", number):
-                result = self._hook(self._hook_state, bucket).wait()
-            if self.ranks.world_size > 1 and not traffic.sent_bytes and not traffic.received_bytes:
-                raise RoundError("the hook made no collective call whose bytes can be counted")
+        result, traffic = self.hook.run(number, bucket)
         result = result[0] if isinstance(result, list) else result
         return self._reversed(result.to(self.ranks.device).float(), self._layout, self.state.layout), traffic
 
@@ -120,28 +176,16 @@ class HookRounds(FederatedRounds):
     def _reversed(flat: Tensor, source: Layout, target: Layout) -> Tensor:
         return target.gather(reversed(source.views(flat)), torch.empty_like(flat))
 
-    def commit(self) -> None:
-        """The residuals that the codec's hook has made are the clients' own."""
-        assert self.codec is not None
-        self.codec.sender.keep()
-
-    def rollback(self) -> None:
-        """The codec's hook forgets the failed round."""
-        assert self.codec is not None
-        self.codec.sender.forget()
-
     def attach_states(self, states: ClientStates) -> bool:
         """A rank has one client, whose state stays."""
         return False
 
     @property
     def has_client_state(self) -> bool:
-        return self.codec is not None and self.codec.sender.has_state
+        return self.hook.has_state
 
     def client_state(self, client: int) -> dict[str, Any]:
-        """What the hook remembers, by parameter name; nothing for a foreign hook."""
-        return {} if self.codec is None else self.codec.state_dict()
+        return self.hook.state_dict()
 
     def load_client_state(self, client: int, state: Any) -> None:
-        if self.codec is not None:
-            self.codec.load_state_dict({name: tensor.to(self.ranks.device) for name, tensor in state.items()})
+        self.hook.load_state_dict({name: tensor.to(self.ranks.device) for name, tensor in state.items()})

@@ -39,20 +39,20 @@ class Held:
     """What the clients of a round hold of the model.
 
     `mean`: coordinates that a client holds, averaged over the clients; `buffers`: numbers in the published buffers;
-    `sizes`: where clients differ; `models`: the smaller model of each client, None for the whole one; `layers`: counts
-    where they are wanted.
+    `sizes`: where clients differ; `models`: what each client trains; none of them: all train the whole one; `layers`:
+    counts where they are wanted.
     """
 
     mean: float = 0.0
     buffers: int = 0
     sizes: dict[int, SubmodelSize] = field(default_factory=dict)
     new_mask: NewMask = field(default_factory=NewMask)
-    models: list[nn.Module | None] = field(default_factory=list)
+    models: list[nn.Module] = field(default_factory=list)
     layers: LayerCounts | None = None
 
-    def add(self, update: Sparse, submodel: Submodel) -> None:
-        """Count the decoded update of the next client, which holds `submodel`; on rank 0."""
-        self.models.append(None if submodel.sub is None else submodel.sub.model)
+    def add(self, update: Sparse, submodel: Submodel, whole: nn.Module) -> None:
+        """Count the decoded update of the next client, which holds `submodel` of the `whole` model; on rank 0."""
+        self.models.append(submodel.model(whole))
         if self.layers is not None:
             self.layers.add(update, submodel)
 

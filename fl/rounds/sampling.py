@@ -35,19 +35,18 @@ _Waits = Callable[[int, float], float]
 
 _NEVER = 1e15
 _COLUMNS = (("client", "first_round", "last_round"), ("client", "first_s", "last_s"))
+_FILE = "FILE.csv"
 _BY_SAMPLES = ("samples", "power")
 _ARGUMENTS = {"uniform": 0, "samples": 0, "power": 1, "diurnal": 2}
 
 
-def parse_sampling(text: str) -> Stage | None:
-    """Read `--sampling`; None for a file, which is not opened. SpecError for what cannot be meant."""
+def parse_sampling(text: str) -> Stage:
+    """Read `--sampling`; the name of a file, which is not opened, is FILE.csv. SpecError for what cannot be meant."""
     if text.endswith(".csv"):
-        return None
+        return Stage(_FILE)
     stage = parse_stage(text)
     if stage.name not in _ARGUMENTS:
-        raise SpecError(
-            f"'{text}': there is no sampling '{stage.name}'{nearest(stage.name, (*_ARGUMENTS, 'FILE.csv'))}"
-        )
+        raise SpecError(f"'{text}': there is no sampling '{stage.name}'{nearest(stage.name, (*_ARGUMENTS, _FILE))}")
     stage.expect(_ARGUMENTS[stage.name])
     if stage.name == "power":
         stage.integer(0, 1, "D")
@@ -87,7 +86,7 @@ def counts_alike(config: Config) -> bool:
     takes part nobody is drawn, and clients count by their samples as ever.
     """
     stage = parse_sampling(config.sampling)
-    return stage is not None and stage.name in _BY_SAMPLES and asked(config) < (config.clients or 0)
+    return stage.name in _BY_SAMPLES and asked(config) < (config.clients or 0)
 
 
 class Sampler:
@@ -102,11 +101,11 @@ class Sampler:
         stage = parse_sampling(text)
         self._samples = np.array(samples, dtype=np.float64)
         self._seed = seed
-        self._power = stage.integer(0, 1, "D") if stage is not None and stage.name == "power" else 0
-        self._weighted = stage is not None and stage.name in _BY_SAMPLES
+        self._power = stage.integer(0, 1, "D") if stage.name == "power" else 0
+        self._weighted = stage.name in _BY_SAMPLES
         self._waits: _Waits = lambda client, at: 0
         self.by_time = False
-        if stage is None:
+        if stage.name == _FILE:
             self._waits, self.by_time = _trace(Path(text), len(samples))
         elif stage.name == "diurnal":
             period, self.by_time = _period(stage)

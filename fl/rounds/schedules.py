@@ -17,8 +17,8 @@ from fl.clock.simulator import Arrival
 from fl.comm.message import ClientReport
 from fl.common.config import Config
 from fl.common.errors import RoundError
+from fl.common.mode import mode_of
 
-from .modes import mode_of
 from .sampling import asked
 
 if TYPE_CHECKING:

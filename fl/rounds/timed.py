@@ -143,7 +143,7 @@ class TimedRounds(FederatedRounds):
             submodel, sections = pending.submodel, pending.message.sections
             codec = submodel.codec(self.encoder.uplink.codec)
             update, buffers = decode_model(sections, "update", self.state, codec, submodel)
-            self.held.add(update, submodel)
+            self.held.add(update, submodel, self.worker.engine.model)
             own = self.local_plan.weight(each.report.samples)
             aggregator = self.server.aggregator
             if self.schedule.mixes_models:

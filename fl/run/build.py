@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fl.algorithms.make import make_algorithm
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.common.mode import mode_of
 from fl.common.ranks import Ranks
 from fl.common.seeds import seeded
 from fl.data import Dataset, Split, load_dataset
@@ -91,7 +92,7 @@ def _try_model(
 ) -> None:
     """ConfigError if the model does not fit the data, or cannot be trained as these options say."""
     is_synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    if is_synchronised and config.mode != "step":
+    if is_synchronised and mode_of(config).has_server:
         raise ConfigError(
             f"--model {config.model} has SyncBatchNorm, which joins the batches of all ranks, and in --mode {config.mode} "
             "each client trains alone: take BatchNorm, whose statistics are averaged"

@@ -14,6 +14,7 @@ from fl.comm.ddp_hooks import check_hook
 from fl.comm.encoder import CodecSchedule
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.common.mode import mode_of, parse_mode
 from fl.common.names import readable
 from fl.data import check_dataset, is_natural
 from fl.data.augment import Augment
@@ -24,7 +25,6 @@ from fl.output.trackers import check_trackers
 from fl.pruning.capacity import parse_capabilities, parse_recovery
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import parse_pruning
-from fl.rounds.modes import parse_mode
 from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
 from fl.server.optimizers import server_learning_rate, server_optimizers
@@ -131,19 +131,20 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
 
     `clients` stays None where only the data can tell: with `--partition natural`, whose groups are the clients.
     """
-    one_each = config.mode == "step" or config.exchange == "hook"
+    mode = mode_of(config)
+    one_each = not mode.sees_each_update
     clients = config.clients
     if clients is None and (one_each or not is_natural(config)):
         clients = world_size if one_each or world_size > 1 else _CLIENTS_OF_ONE_PROCESS
     if clients is not None:
         config = with_clients(config, clients)
     if one_each and not clients == world_size == config.clients_per_round:
-        name = "--mode step" if config.mode == "step" else "--exchange hook"
+        name = "--exchange hook" if mode.has_server else f"--mode {mode.name}"
         raise ConfigError(
             f"{name} means one client per rank, all in every round: --clients {clients} and --clients-per-round "
             f"{config.clients_per_round} must both be {world_size}, the number of ranks"
         )
-    mode, epochs = parse_mode(config.mode), config.local_epochs
+    epochs = config.local_epochs
     if epochs is None and config.local_steps is None:
         epochs = 1
     return dataclasses.replace(
@@ -152,7 +153,7 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
         lr=first_learning_rate(config),
         server_lr=mode.alpha if mode.name == "async" else server_learning_rate(config),
         threads=threads,
-        engine="ddp" if config.mode == "step" else config.engine,
+        engine=config.engine if mode.has_server else "ddp",
         uplink="none" if config.hook is not None else config.uplink,
     )
 

@@ -16,13 +16,13 @@ from fl.algorithms.make import algorithm_names
 from fl.common.config import GROUPS, MOVED, Config, no_such_option
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.launch import start_all_of_accelerate
+from fl.common.mode import MODES
 from fl.common.paths import expanded
 from fl.common.terminal import end_with_mistake, lasting_output
 from fl.common.yaml_file import load_yaml, parse_yaml
 from fl.data import DATASETS
 from fl.models import MODELS
 from fl.pruning.spec import METHODS
-from fl.rounds.modes import MODES
 from fl.server.optimizers import server_optimizers
 from fl.server.rules import aggregate_names
 

@@ -16,6 +16,7 @@ from fl.comm.message import share_model
 from fl.common.config import Config
 from fl.common.errors import ConfigError, RoundError
 from fl.common.files import write_json, write_tensors
+from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
 from fl.common.ranks import Ranks, join_ranks
 from fl.common.seeds import kept_generators
@@ -29,7 +30,6 @@ from fl.rounds.base import Rounds
 from fl.rounds.costs import Costs
 from fl.rounds.ddp import DdpRounds
 from fl.rounds.hook import HookRounds
-from fl.rounds.modes import is_buffered, takes_time
 from fl.rounds.result import RoundResult
 from fl.rounds.sampling import make_sampler
 from fl.rounds.sync import SyncRounds
@@ -82,7 +82,7 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
         digest = samples_sha256(worker)
         if folder is not None:
             refuse_other_samples(worker, folder, digest)
-        if takes_time(config):
+        if mode_of(config).takes_time:
             worker.make_costs().each([worker.engine.model], [1])  # refused now, or in the first round
         rounds = make_rounds(worker)
         resumed = folder is not None
@@ -106,11 +106,12 @@ def make_rounds(worker: Worker) -> Rounds:
     """The rounds of the mode that the options ask for."""
     config = worker.config
     sampler = make_sampler(config, [len(part) for part in worker.parts])
-    if config.mode == "step":
+    mode = mode_of(config)
+    if not mode.has_server:
         return DdpRounds(worker)
-    if config.exchange == "hook":
+    if not mode.sees_each_update:
         return HookRounds(worker, sampler)
-    return TimedRounds(worker, sampler) if is_buffered(config) else SyncRounds(worker, sampler)
+    return SyncRounds(worker, sampler) if mode.waits_for_all else TimedRounds(worker, sampler)
 
 
 class _Run:
@@ -142,10 +143,8 @@ class _Run:
             "samples_sha256": samples_sha256,
             "files_sha256": files_sha256(self.config),
             "labels": self.worker.label_counts(),
+            **self.rounds.beginning(),
         }
-        for fractions in self.rounds.fractions:
-            if fractions.column == "capability":
-                parts["capabilities"] = fractions.values
         write_json(self.folder / "partition.json", parts)
 
     def go(self) -> dict[str, Any]:
@@ -271,9 +270,8 @@ class _Run:
             return {}
         state = self.worker.state
         write_tensors(self.folder / "final_model.safetensors", state.state_dict())
-        hook = self.config.mode == "step" or self.config.exchange == "hook"
         extra = {
-            "bytes_counted": "at the collective calls" if hook else "payloads",
+            "bytes_counted": "payloads" if mode_of(self.config).sees_each_update else "at the collective calls",
             "folder": str(self.folder),
             "world_size": self.ranks.world_size,
             "launcher": self.ranks.launcher,

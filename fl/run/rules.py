@@ -14,11 +14,11 @@ from fl.algorithms.scaffold import Scaffold
 from fl.clock.profiles import parse_profiles
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.common.mode import mode_of
 from fl.models import RESNETS
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.score import WEIGHT_SCORES
 from fl.pruning.spec import SMALLER, Pruning, parse_pruning
-from fl.rounds.modes import mode_of
 from fl.server.optimizers import server_optimizers
 from fl.server.rules import Mean, parse_aggregate
 

@@ -76,11 +76,12 @@ class Server:
             self._memory[name] = torch.empty_like(moments[name])
         before = {name: self._memory[name].copy_(moment) for name, moment in moments.items()}
         self._before = before, self.sender.snapshot()
-        mask = None if submodel.inside is None else submodel.inside.mask
-        if mask is not None:
-            self.optimizer.reset(self._copy, torch.ones_like(mask) if rewound else ~mask)
+        mask = submodel.mask
         if rewound:
+            self.optimizer.reset(self._copy, torch.ones_like(mean.update, dtype=torch.bool))
             self.sender.load_state_dict({})
+        elif mask is not None:
+            self.optimizer.reset(self._copy, ~mask)
         with torch.no_grad():
             self._copy.copy_(self.state.parameters)
         self._copy.grad = mean.update

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from fl.common.config import Config, TrainOptions
 from fl.common.errors import ConfigError
+from fl.common.mode import mode_of
 from fl.data.batches import count_samples, count_steps
 from fl.models.surgery.flops import flops
 
@@ -104,7 +105,7 @@ class Costs:
 def samples_trained(config: Config, samples: Sequence[int]) -> list[int]:
     """How many samples each client goes through in a round, repetitions counted; `samples`: those that it has."""
     epochs, steps = config.local_epochs, config.local_steps
-    if config.mode == "step" and steps is None:  # every rank takes as many steps as the largest client needs
+    if steps is None and not mode_of(config).has_server:  # every rank takes as many steps as the largest client needs
         epochs, steps = None, max(count_steps(count, config.batch_size, epochs, None) for count in samples)
     return [count_samples(count, config.batch_size, epochs, steps) for count in samples]
 

@@ -4,6 +4,7 @@ Oracle: the same rounds without the failure. After it, every rank runs the round
 """
 
 import os
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch.distributed as dist
 
 import fl.comm.transport
+import fl.training.trainer
 from compression import NonFiniteError, PayloadError
 from fl.common.errors import RoundError
 from fl.run.loop import make_rounds
@@ -70,6 +72,44 @@ def _fail_one_round(rank: int, world_size: int, way: str, client: int) -> None:
 def test_a_client_that_fails(world_size: int, client: int, way: str) -> None:
     """It raises, or its update or its statistics hold NaN; first or last of the cohort, on rank 0 or another."""
     on_ranks(world_size, _fail_one_round, way, client)
+
+
+_IN_TIME = {"profiles": "mix:good=0.5+2g=0.5", "clients_per_round": 3, "model": "lenet5"}
+_TIMED: dict[str, dict[str, Any]] = {
+    "buffered": {"mode": "buffered:2", "timeout": 60, "lost": 0.2},
+    "buffered levels": {"mode": "buffered:2", "prune": "magnitude:0.1", "capabilities": "groups:1.0x2+0.5x3"},
+    "latest": {"mode": "buffered:2,latest"},
+    "async": {"mode": "async:0.5", "server": "fedavg"},
+    "drop": {"deadline": 20, "over_select": 1.5},
+    "carry": {"deadline": 15, "late": "carry"},
+}
+
+
+def _fail_in_time(rank: int, world_size: int) -> None:
+    fl.training.trainer.time = types.SimpleNamespace(perf_counter=lambda: 0.0)  # reports hold the seconds of training
+    for options in _TIMED.values():
+        reference, rounds = (make_rounds(make_worker(**{**_OPTIONS, **_IN_TIME, **options})) for _ in range(2))
+        for number in range(3):
+            before, train = remembered(rounds, 5), rounds.trainer.train
+
+            def failing(job: Any, model: Any, train: Any = train) -> Any:
+                train(job, model)
+                raise ValueError("this client fails")
+
+            rounds.trainer.train = failing
+            with pytest.raises((ValueError, RoundError)):
+                rounds.run(number)
+            same(remembered(rounds, 5), before)
+            rounds.trainer.train = train
+            for each in (reference, rounds):
+                each.run(number)
+            same(remembered(rounds, 5), remembered(reference, 5))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_client_that_fails_in_virtual_time(world_size: int) -> None:
+    """Clocks, ledger, messages on their way and who was drawn are as before, in every mode that goes by time."""
+    on_ranks(world_size, _fail_in_time)
 
 
 def _spoil_a_payload(rank: int, world_size: int) -> None:

@@ -10,7 +10,8 @@ step                   a gradient exchange every step, as DDP does
 from dataclasses import dataclass, replace
 
 from compression.spec import SpecError, nearest, parse_stage
-from fl.common.config import Config
+
+from .config import Config
 
 MODES = {"sync": "sync", "buffered": "buffered:K[,latest]", "async": "async:ALPHA", "step": "step"}
 """How each mode is written."""
@@ -25,7 +26,9 @@ class Mode:
     all; `latest`: a later update of a client takes the place of an earlier one in the buffer. `alpha`: the weight, in
     (0, 1], of a client's model where models are mixed. `waits_for_all`: whether a round ends when all of its clients have
     sent their updates; otherwise these are taken as they arrive, in virtual time. `drops_late`: whether rounds that do not
-    wait for all give up on the others. `sees_each_update`: whether the server gets a payload of every client.
+    wait for all give up on the others. `has_server`: whether clients send updates to a server, or gradients to each
+    other; `sees_each_update`: whether the server gets a payload of every client. `takes_time`: whether rounds take virtual
+    time.
     """
 
     name: str
@@ -34,7 +37,9 @@ class Mode:
     alpha: float = 1.0
     waits_for_all: bool = True
     drops_late: bool = False
+    has_server: bool = True
     sees_each_update: bool = True
+    takes_time: bool = False
 
 
 def parse_mode(text: str) -> Mode:
@@ -50,28 +55,20 @@ def parse_mode(text: str) -> Mode:
         return Mode(stage.name, buffer_size=size, latest=_LATEST in stage.flags, waits_for_all=False)
     if stage.name == "async":
         return Mode(stage.name, alpha=stage.number(0, 1e-6, 1, "ALPHA"), waits_for_all=False)
-    return Mode(stage.name, sees_each_update=stage.name != "step")
+    has_server = stage.name != "step"
+    return Mode(stage.name, has_server=has_server, sees_each_update=has_server)
 
 
 def mode_of(config: Config) -> Mode:
     """The mode that `--mode` and the other options about rounds ask for; SpecError as `parse_mode`."""
     mode = parse_mode(config.mode)
     ends_early = mode.name == "sync" and (config.deadline > 0 or config.over_select > 1)
+    waits_for_all = mode.waits_for_all and not ends_early
+    takes_time = config.profiles != "none" or config.server_up_limit > 0 or config.server_down_limit > 0
     return replace(
         mode,
-        waits_for_all=mode.waits_for_all and not ends_early,
+        waits_for_all=waits_for_all,
         drops_late=ends_early and config.late == "drop",
         sees_each_update=mode.sees_each_update and config.exchange == "server",
-    )
-
-
-def is_buffered(config: Config) -> bool:
-    """Whether updates are taken as they arrive, in virtual time."""
-    return not mode_of(config).waits_for_all
-
-
-def takes_time(config: Config) -> bool:
-    """Whether rounds take virtual time."""
-    return (
-        is_buffered(config) or config.profiles != "none" or config.server_up_limit > 0 or config.server_down_limit > 0
+        takes_time=takes_time or not waits_for_all,
     )
