@@ -62,23 +62,36 @@ class StepEngine(PlainEngine):
     def __init__(self, worker: Worker, hook: CodecHook) -> None:
         config, device = worker.config, worker.ranks.device
         super().__init__(config, worker.engine.model, device, worker.engine.loss)
+        self._device, self._hook, self._ranks = device, hook, worker.ranks
+        self.optimizer = self._optimizer = make_optimizer(config, self._params, first_learning_rate(config))
+        self._network = self._wrap()
+
+    def _wrap(self) -> nn.Module:
+        """The model in DDP, with the hook. Collective."""
         unsynchronised: dict[str, Any] = {_SYNC_BUFFERS: False}
         ddp = DistributedDataParallel(
             self.model,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            bucket_cap_mb=None if hook.codec.plain else _ONE_BUCKET_MB,
+            device_ids=[self._device.index] if self._device.type == "cuda" else None,
+            bucket_cap_mb=None if self._hook.codec.plain else _ONE_BUCKET_MB,
             **unsynchronised,
         )
-        ddp.register_comm_hook(hook, codec_hook)
-        self._network = ddp
-        self._hook, self._ranks = hook, worker.ranks
-        self.optimizer = self._optimizer = make_optimizer(config, self._params, first_learning_rate(config))
+        ddp.register_comm_hook(self._hook, codec_hook)
+        return ddp
 
     def start(self, lr: float, done: int = 0) -> None:
-        """Begin a round: the optimizer goes on at this learning rate."""
+        """Begin a round: the optimizer goes on at this learning rate. Collective after `reset`."""
+        if self._network is self.model:
+            self._network = self._wrap()
         self._network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+
+    def reset(self) -> None:
+        """A round has failed, perhaps in the middle of a backward pass, whose end DDP's reducer would wait for."""
+        self.optimizer.zero_grad()
+        if self._network is not self.model:
+            del self._network.logger, self._network.reducer  # the parameters call the reducer as long as it lives
+            self._network = self.model
 
     def finish(self) -> None:
         """End the round; the weights are in `model` already."""
@@ -199,6 +212,7 @@ class DdpRounds(Rounds):
     def rollback(self) -> None:
         """Moments and residuals as they were before the round; the global model has not changed."""
         moments, sender = self._before
+        self._engine.reset()
         self._optimizer.load_state_dict(moments)
         self.hook.sender.restore(sender)
 
@@ -207,8 +221,8 @@ class DdpRounds(Rounds):
         return self.hook.sender.has_state
 
     def client_state(self, client: int) -> dict[str, Tensor]:
-        """The residuals by parameter name."""
-        return self.hook.state_dict()
+        """The residuals by parameter name; how often the hook was called follows from the round."""
+        return self.hook.sender.state_dict()
 
     def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
         device = self._worker.ranks.device

@@ -52,8 +52,8 @@ class OwnHook:
         return self.codec.sender.has_state
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What the hook remembers, by parameter name."""
-        return self.codec.state_dict()
+        """What the hook remembers, by parameter name; its calls are the rounds."""
+        return self.codec.sender.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from `state_dict`."""
