@@ -25,12 +25,11 @@ class Participant(Protocol):
 @contextlib.contextmanager
 def transaction(participants: Sequence[Participant]) -> Iterator[None]:
     """In this block a round takes place: all participants commit at its end, or all roll back."""
-    try:
+    with contextlib.ExitStack() as rollbacks:  # all of them, even where one raises
+        for each in participants:
+            rollbacks.callback(each.rollback)
         yield
-    except BaseException:
-        for each in reversed(participants):
-            each.rollback()
-        raise
+        rollbacks.pop_all()
     for each in participants:
         each.commit()
 

@@ -44,3 +44,46 @@ def test_the_steps_of_earlier_rounds(options: dict[str, Any]) -> None:
         trainer.train(Job(client, 5, 5), model)
         trainer.train(Job(client, 7, 3), model)
         assert engine.starts[-2:] == [(0.1, sum(steps[:5])), (0.1, sum(steps[:3]))]
+
+
+class _Around:
+    """Notes when it is entered and left, and how many updates were made by then."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self._notes = notes
+
+    def __enter__(self) -> None:
+        self._notes.append("enter")
+
+    def __exit__(self, *error: object) -> None:
+        self._notes.append("leave")
+
+
+def test_clients_train_one_after_another_as_they_are_asked_for() -> None:
+    """The second job is not looked at before its update is asked for; each is trained within the context and handed over
+    outside it; the updates are those of training them singly. One that fails leaves the context."""
+    config = Config(precision="fp32", batch_size=4, lr=0.1, local_steps=2)
+    data = Split(torch.randn(13, 3), torch.zeros(13, dtype=torch.int64))
+    cpu = torch.device("cpu")
+    engine = PlainEngine(config, nn.Linear(3, 2), cpu)
+    model = WholeModel(engine, ModelState(engine.model, cpu))
+    parts = [torch.arange(10), torch.arange(10, 13)]
+    trainer = ClientTrainer(config, data, parts, augment=Augment("none"), normalise=make_normaliser(data.x), seed=0)
+    notes: list[str] = []
+
+    def jobs() -> Any:
+        for client in (0, 1):
+            notes.append(f"job {client}")
+            yield Job(client, 0, 0), model
+        yield Job(2, 0, 0), model  # no such client
+
+    updates = trainer.train_many(jobs(), _Around(notes))
+    assert notes == []
+    for client in (0, 1):
+        job, update = next(updates)
+        assert job == Job(client, 0, 0)
+        assert update.values.equal(trainer.train(job, model).values)
+        assert notes[3 * client :] == [f"job {client}", "enter", "leave"]
+    with pytest.raises(IndexError):
+        next(updates)
+    assert notes[6:] == ["enter", "leave"]
