@@ -207,7 +207,8 @@ class DdpRounds(Rounds):
         return total.div_(ranks.world_size)
 
     def commit(self) -> None:
-        """The optimizer and the hook stay as the round left them."""
+        """The optimizer and the hook have what the round made of them; the copies of before are not kept."""
+        del self._before
 
     def rollback(self) -> None:
         """Moments and residuals as they were before the round; the global model has not changed."""

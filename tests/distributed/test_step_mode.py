@@ -1,6 +1,7 @@
 """`--mode step`: gradients exchanged at every step, on two ranks."""
 
 import copy
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,22 @@ def batches(worker: Worker, round_: int, rank: int) -> Any:
         normalise=worker.normalise,
         device="cpu",
     )
+
+
+def _count_moments(rank: int, world_size: int) -> None:
+    step_mode = DdpRounds(make_worker(**{**_OPTIONS, "lr": 0.001}, uplink="none", optimizer="adam"))
+    largest = max(parameter.numel() for parameter in step_mode._worker.engine.model.parameters())
+    counts = []
+    for number in range(3):
+        step_mode.run(number)
+        gc.collect()
+        counts.append(sum(type(each) is Tensor and each.numel() == largest for each in gc.get_objects()))
+    assert counts[0] == counts[1] == counts[2]
+
+
+def test_moments_are_in_memory_once_between_rounds() -> None:
+    """After rounds with moments to be put back as many vectors are alive as after the first, which had none."""
+    on_ranks(1, _count_moments)
 
 
 def _sgd(model: nn.Module, worker: Worker) -> torch.optim.Optimizer:
