@@ -98,11 +98,11 @@ def test_a_failure_in_the_middle(whole: Path, tmp_path: Path, finished: int) -> 
 
     train, names = ClientTrainer.train, []
 
-    def failing(self: Any, client: int, round_: int, state: Any) -> Any:
-        names.append((client, round_))
-        if names.count((0, 0)) == 3 and round_ == finished:
+    def failing(self: Any, job: Any, model: Any) -> Any:
+        names.append((job.client, job.number))
+        if names.count((0, 0)) == 3 and job.number == finished:
             raise OSError("stopped here")
-        return train(self, client, round_, state)
+        return train(self, job, model)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClientTrainer, "train", failing)
@@ -112,7 +112,12 @@ def test_a_failure_in_the_middle(whole: Path, tmp_path: Path, finished: int) -> 
     assert len(rows(folder)) == 2
     with pytest.MonkeyPatch.context() as patch:
         names.clear()
-        patch.setattr(ClientTrainer, "train", lambda *a: names.append(a[1:3]) or train(*a))
+
+        def watching(self: Any, job: Any, model: Any) -> Any:
+            names.append((job.client, job.number))
+            return train(self, job, model)
+
+        patch.setattr(ClientTrainer, "train", watching)
         perform(tmp_path)
     assert names[0] == (0, finished)
     assert len([name for name in names if name[0] == 0]) == (CELLS - 2) * FILE["base"]["rounds"] - finished

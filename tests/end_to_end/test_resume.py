@@ -58,10 +58,10 @@ def stop_after(folder: Path, name: str, finished: int, **options: Any) -> None:
 
     train = ClientTrainer.train
 
-    def failing(self: Any, client: int, round_: int, state: Any) -> Any:
-        if round_ == finished:
+    def failing(self: Any, job: Any, model: Any) -> Any:
+        if job.number == finished:
             raise OSError("stopped here")
-        return train(self, client, round_, state)
+        return train(self, job, model)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ClientTrainer, "train", failing)
