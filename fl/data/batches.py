@@ -28,7 +28,7 @@ def batch_sizes(samples: int, batch_size: int) -> list[int]:
 
 
 def count_steps(samples: int, batch_size: int, epochs: int | None, steps: int | None) -> int:
-    """How many batches `iterate_batches` gives for the same arguments; 0 without samples."""
+    """How many batches are so many passes over the samples, or so many steps; 0 without samples."""
     if (epochs is None) == (steps is None):
         raise ValueError("exactly one of epochs and steps must be given")
     if samples == 0:
@@ -37,7 +37,7 @@ def count_steps(samples: int, batch_size: int, epochs: int | None, steps: int | 
 
 
 def count_samples(samples: int, batch_size: int, epochs: int | None, steps: int | None) -> int:
-    """How many samples are in all the batches that `iterate_batches` gives for the same arguments, repetitions counted."""
+    """How many samples are in all these batches, repetitions counted."""
     sizes = batch_sizes(samples, batch_size)
     passes, rest = divmod(count_steps(samples, batch_size, epochs, steps), max(1, len(sizes)))
     return passes * samples + sum(sizes[:rest])
@@ -48,24 +48,22 @@ def iterate_batches(
     indices: Tensor,
     *,
     batch_size: int,
-    epochs: int | None = None,
-    steps: int | None = None,
+    steps: int,
     seed: int,
     augment: Augment,
     normalise: Normaliser,
-    device: torch.device | str,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of the samples at `indices` (int64 [M]) of `split`: x float32 [B, ...] and y [B] as it is, on `device`.
+    """Batches of the samples at `indices` (int64 [M]) of `split`, where it lies: x float32 [B, ...] and y [B] as it is.
 
-    Give `epochs` for so many passes over the samples, or `steps` for so many batches, passing over them as often as
-    that takes. Every pass is in a fresh order, and uses every sample once (the last pass of `steps` may be cut off).
+    `steps`: how many (`count_steps`), passing over the samples as often as that takes. Every pass is in a fresh order, and
+    uses every sample once; the last one may be cut off.
     A short last batch is kept, but a single left-over sample joins the batch before it (see `batch_sizes`).
 
     Order and augmentation are functions of `seed` alone; give every client and round a seed of its own. No global
-    random state is used. Gathering and augmentation happen where the split lies, images in uint8.
+    random state is used. Images are gathered and augmented in uint8.
     """
-    left = count_steps(len(indices), batch_size, epochs, steps)
+    left = steps if len(indices) else 0
     indices = indices.cpu()
     sizes = batch_sizes(len(indices), batch_size)
     order, offsets = torch_generator(seed, "order"), torch_generator(seed, "augment")
@@ -73,7 +71,6 @@ def iterate_batches(
         shuffled = indices[torch.randperm(len(indices), generator=order, device="cpu")]
         shuffled = shuffled.to(split.x.device, non_blocking=True)
         for chosen in shuffled.split(sizes)[:left]:
-            x = augment(split.x.index_select(0, chosen), offsets).to(device, non_blocking=True)
-            y = split.y.index_select(0, chosen).to(device, non_blocking=True)
-            yield normalise(x, memory_format), y
+            x = augment(split.x.index_select(0, chosen), offsets)
+            yield normalise(x, memory_format), split.y.index_select(0, chosen)
         left -= len(sizes)

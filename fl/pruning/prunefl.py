@@ -11,7 +11,6 @@ from compression.masks.payload import encode_mask
 from fl.models.submodel import WHOLE
 from fl.training.local_model import LocalModel
 
-from .choose import protected_layers
 from .plan import PlanInputs
 from .reconfigure import reconfigure
 from .shared_mask import SharedMask
@@ -73,20 +72,8 @@ class PruneFLMask(SharedMask):
 
     def _next(self, weights: Tensor, squares: Tensor | None) -> Tensor:
         assert squares is not None
-        pruning, layout = self.pruning, self.state.layout
-        return reconfigure(
-            weights,
-            squares,
-            torch.ones_like(weights, dtype=torch.bool) if self.bits is None else self.bits,
-            layout,
-            pruning.sparsity,
-            adjust=pruning.adjust,
-            times=self._times,
-            fixed_time=0.0,
-            size=pruning.size,
-            protected=protected_layers(layout, pruning.protect),
-            min_density=pruning.min_density,
-        )
+        mask = torch.ones_like(weights, dtype=torch.bool) if self.bits is None else self.bits
+        return reconfigure(weights, squares, mask, self.state.layout, self.pruning, times=self._times)
 
     def residual_mask(self, client: int) -> Tensor | None:
         """A coordinate that has come back since begins anew."""

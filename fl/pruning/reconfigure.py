@@ -17,7 +17,8 @@ from compression.masks.inside import MaskedLayout
 from compression.select.sample import kth_largest
 from compression.spec import SpecError, nearest
 
-from .choose import Budget, budgets
+from .choose import Budget, budgets, protected_layers
+from .spec import Pruning
 
 SIZES = ("fixed", "adaptive")
 # Sums in another order differ in their last bits: coordinates that are worth exactly the level must not depend on them.
@@ -29,20 +30,17 @@ def reconfigure(
     squares: Tensor,
     mask: Tensor,
     layout: Layout,
-    sparsity: float,
+    pruning: Pruning,
     *,
-    adjust: float,
     times: Tensor,
-    fixed_time: float,
-    size: str,
-    protected: frozenset[str],
-    min_density: float = 0.0,
+    fixed_time: float = 0.0,
 ) -> Tensor:
     """The next mask, bool [n]; it need not lie inside `mask`.
 
     `weights`, fp32 [n]; `squares`, fp32 [n]: accumulated squared gradients at all coordinates, held or not; `mask`, bool
     [n]: the present one. `times`, float64 [layers]: what a coordinate of each layer costs (`layer_times`), above 0;
-    `fixed_time`, in the same unit, 0 or more: what a round costs without any. `protected` layers (names) are whole.
+    `fixed_time`, in the same unit, 0 or more: what a round costs without any. `pruning`: its `sparsity`, `adjust`, `size`,
+    `protect` (layers that are whole) and `min_density`.
 
     1. Drop: the round(adjust * held) smallest |w| of the held prunable coordinates, the highest index first among equals,
        become candidates, as is every coordinate that is not held. What else is held stays.
@@ -64,7 +62,9 @@ def reconfigure(
     SpecError for what `choose.budgets` refuses and for `adjust` or `size`; ValueError for wrong lengths, numbers that are
     not finite, negative squares, times that are not positive.
     """
-    (budget,) = budgets(layout, sparsity, protected=protected, min_density=min_density)
+    adjust, size = pruning.adjust, pruning.size
+    protected = protected_layers(layout, pruning.protect)
+    (budget,) = budgets(layout, pruning.sparsity, protected=protected, min_density=pruning.min_density)
     if not 0 <= adjust <= 1:
         raise SpecError(f"adjust must lie between 0 and 1, not {adjust:g}")
     if size not in SIZES:

@@ -92,11 +92,9 @@ class ClientTrainer:
             self.data,
             self.parts[client],
             batch_size=self.options.batch_size,
-            epochs=self.options.local_epochs,
-            steps=self.options.local_steps,
+            steps=self._steps(client),
             seed=derive_seed(self.seed, "batches", round_, client),
             augment=self.augment,
             normalise=self.normalise,
-            device=self.data.x.device,
             memory_format=engine.memory_format,
         )

@@ -41,7 +41,6 @@ def batches(worker: Worker, round_: int, rank: int) -> Any:
         seed=derive_seed(config.seed, "batches", round_, rank),
         augment=worker.augment,
         normalise=worker.normalise,
-        device="cpu",
     )
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fl.common.seeds import derive_seed
-from fl.data.batches import iterate_batches
+from fl.data.batches import count_steps, iterate_batches
 from fl.training.worker import Worker
 from tests.support import make_worker, on_ranks, run_here
 
@@ -43,11 +43,10 @@ def fedavg(worker: Worker) -> dict[str, Tensor]:
                 worker.train,
                 part,
                 batch_size=config.batch_size,
-                epochs=config.local_epochs,
+                steps=count_steps(len(part), config.batch_size, config.local_epochs, None),
                 seed=derive_seed(config.seed, "batches", round_, client),
                 augment=worker.augment,
                 normalise=worker.normalise,
-                device="cpu",
             ):
                 loss = -model(x).log_softmax(1)[torch.arange(len(y)), y].mean()
                 gradients = torch.autograd.grad(loss, list(model.parameters()))

@@ -113,12 +113,10 @@ def _gradients_by_hand(rank: int, world_size: int) -> None:
         worker.train,
         worker.parts[1],
         batch_size=8,
-        epochs=None,
         steps=3,
         seed=_seed_of_batches(),
         augment=worker.augment,
         normalise=worker.normalise,
-        device=torch.device("cpu"),
     ):
         grads = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
         total += torch.cat([grad.flatten() for grad in grads])

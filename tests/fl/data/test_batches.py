@@ -25,10 +25,11 @@ def numbered(count):
     return Split(images(count), torch.arange(count))
 
 
-def batches(split, indices=None, **changes):
-    arguments = {"batch_size": 4, "seed": 0, "augment": Augment("none"), "normalise": make_normaliser(split.x)}
-    arguments |= {"device": "cpu"} | changes
-    return list(iterate_batches(split, torch.arange(len(split)) if indices is None else indices, **arguments))
+def batches(split, indices=None, *, batch_size=4, epochs=None, steps=None, **changes):
+    arguments = {"seed": 0, "augment": Augment("none"), "normalise": make_normaliser(split.x)} | changes
+    indices = torch.arange(len(split)) if indices is None else indices
+    steps = count_steps(len(indices), batch_size, epochs, steps)
+    return list(iterate_batches(split, indices, batch_size=batch_size, steps=steps, **arguments))
 
 
 def test_normaliser_matches_the_definition():

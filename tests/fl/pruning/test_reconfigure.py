@@ -9,6 +9,7 @@ import torch
 from compression import Layout
 from compression.spec import SpecError
 from fl.pruning.reconfigure import SIZES, reconfigure
+from fl.pruning.spec import Pruning
 
 NOTHING: frozenset[str] = frozenset()
 
@@ -21,9 +22,26 @@ MASK = torch.tensor([1, 1, 1, 0, 1, 1, 0, 0], dtype=torch.bool)
 TIMES = torch.tensor([2.0, 1.0], dtype=torch.float64)
 
 
+def next_mask(
+    weights: torch.Tensor,
+    squares: torch.Tensor,
+    mask: torch.Tensor,
+    layout: Layout,
+    sparsity: float,
+    *,
+    times: torch.Tensor,
+    fixed_time: float,
+    protected: frozenset[str],
+    **options: Any,
+) -> torch.Tensor:
+    """What `reconfigure` makes of these, `options` being those of `--prune`."""
+    pruning = Pruning("prunefl", sparsity, protect=tuple(sorted(protected)), **options)
+    return reconfigure(weights, squares, mask, layout, pruning, times=times, fixed_time=fixed_time)
+
+
 def by_hand(size: str, sparsity: float, **options: Any) -> list[int]:
     options = {"adjust": 0.4, "times": TIMES, "fixed_time": 1.0, "protected": NOTHING, **options}
-    return reconfigure(WEIGHTS, SQUARES, MASK, HAND, sparsity, size=size, **options).int().tolist()
+    return next_mask(WEIGHTS, SQUARES, MASK, HAND, sparsity, size=size, **options).int().tolist()
 
 
 def test_fixed_by_hand() -> None:
@@ -67,8 +85,8 @@ def test_least_density() -> None:
         "size": "fixed",
         "protected": NOTHING,
     }
-    assert reconfigure(WEIGHTS, SQUARES, mask, HAND, 3 / 8, **options).int().tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
-    least = reconfigure(WEIGHTS, SQUARES, mask, HAND, 3 / 8, min_density=0.5, **options)
+    assert next_mask(WEIGHTS, SQUARES, mask, HAND, 3 / 8, **options).int().tolist() == [1, 1, 1, 1, 1, 0, 0, 0]
+    least = next_mask(WEIGHTS, SQUARES, mask, HAND, 3 / 8, min_density=0.5, **options)
     assert least.int().tolist() == [1, 1, 1, 0, 1, 0, 1, 0]
 
 
@@ -84,7 +102,7 @@ def test_rising_sparsity_drops_the_smallest() -> None:
         ({"adjust": 1.5}, SpecError, "adjust must lie between 0 and 1, not 1.5"),
         ({"size": "adaptiv"}, SpecError, "size cannot be 'adaptiv'; did you mean 'adaptive'?"),
         ({"sparsity": 0.9, "min_density": 0.2}, SpecError, "the sparsity must be at most 0.8 where min=0.2"),
-        ({"protected": frozenset("c")}, SpecError, "there is no layer 'c' to protect"),
+        ({"protected": frozenset("c")}, SpecError, "there is no layer 'c'; known: a, b"),
         ({"times": torch.tensor([1.0, 0.0])}, ValueError, "times must be above 0 and finite"),
         ({"times": torch.ones(3)}, ValueError, "times must have one number for each of 2 layers"),
         ({"fixed_time": -1.0}, ValueError, "fixed_time must be 0 or more and finite, not -1"),
@@ -106,7 +124,7 @@ def test_refuses(options: dict[str, Any], kind: type[Exception], part: str) -> N
     }
     usual |= {"times": TIMES, "fixed_time": 0.0, "size": "fixed", "protected": NOTHING}
     with pytest.raises(kind) as error:
-        reconfigure(**{**usual, **options})
+        next_mask(**{**usual, **options})
     assert part in str(error.value)
 
 
@@ -114,7 +132,7 @@ def test_nothing_is_a_layout_too() -> None:
     """No tensors."""
     none = torch.empty(0)
     for size in SIZES:
-        new = reconfigure(
+        new = next_mask(
             none,
             none,
             none.bool(),

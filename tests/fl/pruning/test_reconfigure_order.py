@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compression import Layout
-from fl.pruning.reconfigure import SIZES, reconfigure
+from fl.pruning.reconfigure import SIZES
 from tests.compression.cases import EXAMPLES
+from tests.fl.pruning.test_reconfigure import next_mask
 
 
 @st.composite
@@ -53,7 +54,7 @@ def times_of(case: dict[str, Any]) -> np.ndarray:
 @given(cases(), st.floats(0, 1), st.floats(0, 1), st.sampled_from(SIZES))
 def test_is_the_walk(case: dict[str, Any], sparsity: float, adjust: float, size: str) -> None:
     """The candidates in order, one by one; "fixed" ends with exactly the sparsity asked for."""
-    new = reconfigure(**case, sparsity=sparsity, adjust=adjust, size=size)
+    new = next_mask(**case, sparsity=sparsity, adjust=adjust, size=size)
     total = case["layout"].total
     most = total - round(sparsity * total)
     inside = kept_by_sort(case, adjust, most)
@@ -77,7 +78,7 @@ def test_is_the_walk(case: dict[str, Any], sparsity: float, adjust: float, size:
 def test_adaptive_is_the_best_of_all_subsets(case: dict[str, Any], adjust: float, seed: int) -> None:
     """Delta / T of the result is that of the best subset of the candidates, with squares of any size."""
     squares = torch.rand(case["layout"].total, generator=torch.Generator().manual_seed(seed)) ** 3
-    new = reconfigure(**{**case, "squares": squares}, sparsity=0.0, adjust=adjust, size="adaptive").numpy()
+    new = next_mask(**{**case, "squares": squares}, sparsity=0.0, adjust=adjust, size="adaptive").numpy()
     kept = kept_by_sort(case, adjust, len(squares))
     candidates = np.flatnonzero(~kept)
 
@@ -100,7 +101,7 @@ def test_adaptive_is_the_best_of_all_subsets(case: dict[str, Any], adjust: float
 def test_least_density_is_kept(case: dict[str, Any], fraction: float, adjust: float, least: float, size: str) -> None:
     """Every layer has what it must; the sparsity is still met exactly, or for "adaptive" at least."""
     sparsity = fraction * (1 - least)
-    new = reconfigure(**case, sparsity=sparsity, adjust=adjust, size=size, min_density=least)
+    new = next_mask(**case, sparsity=sparsity, adjust=adjust, size=size, min_density=least)
     sizes = case["layout"].sizes
     for part, own in zip(new.split(sizes), sizes, strict=True):
         assert int(part.count_nonzero()) >= math.floor(Fraction(str(least)) * own)

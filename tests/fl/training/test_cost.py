@@ -15,7 +15,7 @@ from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.data import Split
 from fl.data.augment import Augment
-from fl.data.batches import iterate_batches
+from fl.data.batches import count_steps, iterate_batches
 from fl.data.normalise import Normaliser
 from fl.pruning.structured import shrink
 from fl.pruning.width import AbsentClasses
@@ -195,12 +195,10 @@ def test_samples_are_those_of_the_batches(samples: int, epochs: int | None, step
         split,
         torch.arange(samples),
         batch_size=4,
-        epochs=epochs,
-        steps=steps,
+        steps=count_steps(samples, 4, epochs, steps),
         seed=0,
         augment=Augment("none"),
         normalise=Normaliser(split.x),
-        device="cpu",
     )
     config = Config(batch_size=4, local_epochs=epochs, local_steps=steps)
     assert samples_trained(config, [samples]) == [sum(len(y) for _, y in batches)]
