@@ -156,7 +156,7 @@ def test_key_figures(tmp_path: Path) -> None:
     cards = {caption: (value, small) for caption, value, small in dashboard.key_figures(run)}
     assert cards["Test accuracy, last"] == ("70.00%", "round 3")
     assert cards["Test accuracy, best on validation"] == ("60.00%", "round 2, validation 68.00%")
-    assert cards["CodecSchedule"] == ("10 MB", "16x less than dense (160 MB)")
+    assert cards["Uplink"] == ("10 MB", "16x less than dense (160 MB)")
     assert cards["Downlink"] == ("160 MB", "dense: 160 MB")
     assert cards["Time"] == ("25 s", "4 rounds, 3 clients, 2 ranks")
 
