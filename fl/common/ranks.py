@@ -5,11 +5,13 @@ import datetime
 import functools
 import importlib
 import itertools
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,7 +82,7 @@ class Ranks:
             size = torch.tensor([0 if payload is None else payload.numel()])
             dist.broadcast(size, source)
             if int(size) < 0:
-                raise RoundError(f"rank {source} failed in this round, and says why")
+                raise RoundError(f"rank {source} failed, and says why")
             if payload is None:
                 buffer = torch.empty(int(size), dtype=torch.uint8, device=self.wire_device)
             else:
@@ -105,6 +107,14 @@ class Ranks:
                     self.broadcast_failure(source)
                 raise
         return self.broadcast(payload, source)
+
+    def share_json(self, make: Callable[[], Any]) -> Any:
+        """What `make` returns on rank 0, as JSON keeps it, on every rank; if it raises there, every rank raises."""
+
+        def encoded() -> Tensor:
+            return torch.frombuffer(bytearray(json.dumps(make()).encode()), dtype=torch.uint8).to(self.device)
+
+        return json.loads(self.share(encoded).cpu().numpy().tobytes())
 
 
 @contextlib.contextmanager

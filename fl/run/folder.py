@@ -1,5 +1,6 @@
 """Which run folder a run writes to, and which one it goes on with, if its samples, files and model are the same."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -7,11 +8,10 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fl.common.config import Config, stored_options
@@ -19,6 +19,8 @@ from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
 from fl.training.worker import Worker
+
+from .lock import only_writer, writer
 
 FREE = frozenset(
     {
@@ -85,36 +87,50 @@ def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:
 
     `--resume auto` takes over a folder that has no checkpoint yet.
     """
-    told = torch.zeros(
-        3, dtype=torch.int64
-    )  # second of the start, folders of that name and second before, what is wrong
-    if ranks.is_server:
-        told[0] = int(time.time())
-        told[1:] = torch.tensor(_make(config, int(told[0])))
-    second, before, problem = ranks.sum(told).tolist()
-    name = _name(config, second, before)
-    folder = Path(config.output_dir) / name
-    if problem == 1:
-        raise ConfigError(f"--run-name {name}: {folder} exists; choose another name, or --resume auto to go on with it")
-    if problem:
-        raise ConfigError(f"--output-dir {config.output_dir}: cannot create a folder there")
-    return folder, name
+    name = ranks.share_json(lambda: _make(config))
+    return Path(config.output_dir) / name, name
 
 
-def _make(config: Config, second: int) -> tuple[int, int]:
-    """Make the folder: how many of that name are there already, and what is wrong (1: it exists, 2: it cannot be made)."""
+def _make(config: Config) -> str:
+    second = int(time.time())
     for before in itertools.count():
+        name = _name(config, second, before)
+        folder = Path(config.output_dir) / name
         try:
-            folder = Path(config.output_dir) / _name(config, second, before)
             folder.mkdir(parents=True, exist_ok=config.resume == "auto")
-            return before, 0
+            return name
         except FileExistsError:
             # Jobs of an array start in the same second: each takes the next name that is free.
-            if config.run_name is not None:
-                return before, 1
+            if config.run_name is None:
+                continue
+            used = writer(folder)
+            raise ConfigError(
+                f"--run-name {name}: {folder} exists; choose another name, or --resume auto to go on with it"
+                if used is None
+                else f"--run-name {name}: {used} writes to {folder}; choose another name"
+            ) from None
         except OSError:
-            return before, 2
+            raise ConfigError(f"--output-dir {config.output_dir}: cannot create a folder there") from None
     raise AssertionError("there is always another name")
+
+
+@contextlib.contextmanager
+def locked(folder: Path | None, ranks: Ranks, *, is_new: bool = False) -> Iterator[None]:
+    """In this block no other process writes to the run folder, if there is one; collective. ConfigError if one does, or
+    if one has since this process found no run there (`is_new`)."""
+    with contextlib.ExitStack() as held:
+
+        def lock() -> None:
+            if folder is None:
+                return
+            held.enter_context(only_writer(folder))
+            if is_new and (
+                (folder / "summary.json").exists() or list((folder / "checkpoints").glob("manifest-*.json"))
+            ):
+                raise ConfigError(f"another process has begun {folder} in the meantime; give the command again")
+
+        ranks.share_json(lock)
+        yield
 
 
 def _name(config: Config, second: int, before: int) -> str:

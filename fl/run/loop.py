@@ -1,15 +1,14 @@
 """A whole run: from options to a run folder with results."""
 
+import contextlib
 import dataclasses
 import errno
-import json
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from fl.comm.message import share_model
@@ -46,6 +45,7 @@ from .folder import (
     create_folder,
     files_sha256,
     keep_first_weights,
+    locked,
     refuse_other_files,
     refuse_other_model,
     refuse_other_samples,
@@ -75,7 +75,8 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     init = config.init
     config = reconcile(with_first_weights(config, folder), explicit)
     check_options(config, explicit)
-    with on_cpu_by_default(), join_ranks(config) as ranks, replaying(ranks.device):
+    with on_cpu_by_default(), join_ranks(config) as ranks, replaying(ranks.device), contextlib.ExitStack() as held:
+        held.enter_context(locked(folder, ranks))
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         worker = assemble(config, ranks)
         worker.config = dataclasses.replace(worker.config, init=init)
@@ -92,6 +93,7 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
         if folder is None:
             folder, name = create_folder(config, ranks)
             worker.config = dataclasses.replace(worker.config, run_name=name)
+            held.enter_context(locked(folder, ranks, is_new=True))
         try:
             return _Run(worker, rounds, folder, digest, resumed=resumed).go()
         except OSError as error:
@@ -202,11 +204,10 @@ class _Run:
         if not self.rounds.by_time:
             return
 
-        def tell() -> Tensor:
-            told = [page.metrics["virtual_time_s"], [row for row in page.clients if row.get("arrive_s") is not None]]
-            return torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8).to(self.ranks.device)
+        def tell() -> tuple[float, list[dict[str, Any]]]:
+            return page.metrics["virtual_time_s"], [row for row in page.clients if row.get("arrive_s") is not None]
 
-        now, rows = json.loads(self.ranks.share(tell).cpu().numpy().tobytes())
+        now, rows = self.ranks.share_json(tell)
         for line in self.rounds.timed(number, now, rows):
             if self.books is not None:
                 self.books.tell(line)
