@@ -1,7 +1,7 @@
 """How good the final model of a run with `--capabilities` is at the size of each client, on validation data.
 
-python "Bandwidth Analysis/widths.py" RUN_FOLDER ...: a table for each run. A user's mistake is one line on stderr and exit
-status 2.
+python "Bandwidth Analysis/widths.py" RUN_FOLDER ...: a table for each run, of a built-in network and data set. A user's
+mistake is one line on stderr and exit status 2.
 """
 
 import csv
@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from fl.common.config import stored_options  # noqa: E402
+from fl.common.config import refuse_stored_code, stored_options  # noqa: E402
 from fl.common.errors import ConfigError, DataError  # noqa: E402
 from fl.common.ranks import join_ranks  # noqa: E402
 from fl.pruning.build import make_plan  # noqa: E402
@@ -31,7 +31,8 @@ def widths(folder: Path) -> Table:
     """A row for each client, from the smallest part to the largest. ConfigError for a folder that holds no such run."""
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is no run folder: it has no config.json")
-    config = dataclasses.replace(stored_options(folder), recover="none")
+    config = dataclasses.replace(stored_options(folder), recover="none", download=False)
+    refuse_stored_code(folder, config, {})
     if config.capabilities == "none":
         raise ConfigError(f"{folder} is a run without --capabilities: all clients held the whole model")
     with join_ranks(config) as ranks:

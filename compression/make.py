@@ -1,18 +1,16 @@
 """Codecs by specification: `none`, `[SELECTOR+]FORMAT[+zstd]`, `powersgd:RANK[+FORMAT][+zstd]`, or a plug-in's name."""
 
 import importlib
-import re
 
 from .codec import Codec, LowRankCodec, SparseCodec
 from .lowrank import LowRank
 from .select import SELECTOR_NAMES, make_selector
-from .spec import SpecError, Stage, nearest, parse
+from .spec import FUNCTION, SpecError, Stage, nearest, parse
 from .values import VALUE_NAMES, make_value
 from .wire import Kind
 
 _ENTROPY = "zstd"
 STAGE_NAMES = ("none", *SELECTOR_NAMES, "powersgd", *VALUE_NAMES, _ENTROPY)
-_PLUG_IN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def make_codec(spec: str) -> Codec:
@@ -20,7 +18,7 @@ def make_codec(spec: str) -> Codec:
 
     `package.module:function` is a plug-in: `function(spec)` returns a `Codec` whose `spec` is that text.
     """
-    if _PLUG_IN.fullmatch(spec) and spec.partition(":")[0] not in STAGE_NAMES:
+    if FUNCTION.fullmatch(spec) and spec.partition(":")[0] not in STAGE_NAMES:
         return _plug_in(spec)
     stages = list(parse(spec))
     _check(spec, stages)

@@ -15,6 +15,9 @@ _PERCENT = re.compile(r"[0-9]+(\.[0-9]+)?%")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_LISTED = 12
 
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+"""`package.module:function`: how an option names code of the user's own."""
+
 
 class SpecError(ValueError):
     """A specification that cannot be read; the message names the text and what would be right."""

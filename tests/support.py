@@ -6,6 +6,7 @@ milliseconds, with memory, threads and process group of its own.
 
 import contextlib
 import csv
+import json
 import multiprocessing
 import os
 import signal
@@ -107,8 +108,13 @@ def run_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, Any]:
 
 
 def resume_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, Any]:
-    """Continue a run in this process, or on all ranks of its group, with no options but its name and `options`."""
-    return _run({"output_dir": str(output_dir), "run_name": run_name, "resume": "auto", "quiet": True, **options})
+    """Continue a run in this process, or on all ranks of its group, with no options but its name, `options`, and those
+    that name functions of the tests' own."""
+    folder = Path(options.get("resume", output_dir / run_name))
+    stored = json.loads((folder / "config.json").read_text())
+    again = {name: value for name, value in stored.items() if str(value).startswith(("tests.", "csr_codec:"))}
+    given = {"output_dir": str(output_dir), "run_name": run_name, "resume": "auto", "quiet": True}
+    return _run({**given, **again, **options})
 
 
 def _run(given: dict[str, Any]) -> dict[str, Any]:

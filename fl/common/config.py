@@ -6,26 +6,35 @@ A component takes the narrowest group it needs (`TrainOptions`, say); `Config` i
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from compression.spec import nearest
+from compression.spec import FUNCTION, nearest
 
 from .errors import ConfigError
 
 _WHOLE = "(.*)"
 _CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*(?:compute\s*=|sparse).*)?"
 _OWN_DATA = "(?:csv|imagefolder):([^,]*)(?:,.*)?"
+_OWN_LOADER = f"(?!(?:csv|imagefolder):){FUNCTION.pattern}"
 
 
 def option(
-    default: Any, text: str, *, low: float | None = None, high: float | None = None, path: str | None = None
+    default: Any,
+    text: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    path: str | None = None,
+    code: str | None = None,
 ) -> Any:
-    """A dataclass field with its help text, for numbers its inclusive range, and for paths where in the value they stand:
-    the first group of a regular expression."""
-    return dataclasses.field(default=default, metadata={"help": text, "low": low, "high": high, "path": path})
+    """A dataclass field with its help text, for numbers its inclusive range, for paths where in the value they stand (the
+    first group of a regular expression), and which values (a regular expression) can execute code or write files."""
+    metadata = {"help": text, "low": low, "high": high, "path": path, "code": code}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +45,7 @@ class DataOptions:
         "cifar10",
         "imagefolder:PATH, csv:PATH,target=COLUMN, package.module:function, or a name",
         path=_OWN_DATA,
+        code=_OWN_LOADER,
     )
     data_dir: str = option(
         "data", "folder of all data sets; each is looked for in it and in DIR/<dataset>", path=_WHOLE
@@ -67,7 +77,7 @@ class DataOptions:
 class ModelOptions:
     """Which network, and where its first weights come from."""
 
-    model: str = option("resnet18", "package.module:function, or a name")
+    model: str = option("resnet18", "package.module:function, or a name", code=FUNCTION.pattern)
     stem: Literal["cifar", "imagenet"] = option("cifar", "first layers of a ResNet: 3x3 for small images, or 7x7")
     norm: Literal["batch", "group"] = option("batch", "normalisation layers of a ResNet")
     init: str | None = option(None, "safetensors file to start from instead of random weights", path=_WHOLE)
@@ -111,12 +121,13 @@ class ExchangeOptions:
     uplink: str = option(
         "topk:0.01",
         "codec of what clients send: [SELECTOR+]FORMAT[+zstd] or package.module:function, see docs/compression.md",
+        code=FUNCTION.pattern,
     )
     uplink_warmup: int = option(0, "rounds over which the kept fraction of --uplink falls from a quarter", low=0)
     uplink_shares: str = option(
         "none", "fraction of --uplink's coordinates that each client sends: none, equal_time:FLOOR or online:FLOOR"
     )
-    downlink: str = option("none", "codec of what the server sends")
+    downlink: str = option("none", "codec of what the server sends", code=FUNCTION.pattern)
     error_feedback: str = option(
         "residual", "what becomes of what a codec dropped: none, residual (it is added next time) or dgc:MOMENTUM"
     )
@@ -183,7 +194,7 @@ class RunOptions:
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train")
     threads: int | None = option(None, "CPU threads per rank (default: cores / local ranks)", low=1)
     engine: Literal["auto", "ddp", "accelerate", "deepspeed"] = option("auto", "what runs the local steps")
-    deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)", path=_WHOLE)
+    deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)", path=_WHOLE, code=_WHOLE)
     output_dir: str = option("outputFolder", "folder of all run folders", path=_WHOLE)
     run_name: str | None = option(None, "name of the run folder (default: made from the options and the time)")
     resume: str | None = option(
@@ -239,8 +250,30 @@ def no_such_option(word: str, known: Iterable[str]) -> str:
     return f"there is no option '{word}'{nearest(word, known)}"
 
 
+def check_types(config: Config) -> None:
+    """ConfigError for a value of another type than its option's, which a Python program or a file may have."""
+    for name, kind in get_type_hints(Config).items():
+        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
+        if get_origin(kind) is Literal:
+            choices = get_args(kind)
+            if value not in choices:
+                hint = nearest(str(value), choices)
+                raise ConfigError(
+                    f"{option} {value} must be one of {', '.join(choices)}{hint if 'mean' in hint else ''}"
+                )
+            continue
+        kinds = get_args(kind) or (kind,)
+        fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+        if not fits or (isinstance(value, bool) and bool not in kinds):  # a bool is an int to Python
+            words = " or ".join(each.__name__ for each in kinds if each is not type(None))
+            raise ConfigError(f"{option} {value!r} must be of type {words}")
+
+
 def stored_options(folder: Path) -> Config:
-    """The options of the run in `folder`, from its config.json; ConfigError if there are none."""
+    """The options of the run in `folder`, from its config.json; ConfigError if there are none.
+
+    They are whatever somebody wrote into that file: see `refuse_stored_code`.
+    """
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text())
@@ -252,4 +285,21 @@ def stored_options(folder: Path) -> Config:
         raise ConfigError(f"{path} does not hold the options of a run ({error})") from None
     if config is None:
         raise ConfigError(f"{path} is of an earlier version: {moved[0]}")
+    try:
+        check_types(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not hold the options of a run ({error})") from None
     return config
+
+
+def refuse_stored_code(folder: Path, stored: Config, given: Mapping[str, Any]) -> None:
+    """ConfigError if an option of the run in `folder` can execute code or write files, and is not among the options `given`
+    anew with the same value."""
+    for field in dataclasses.fields(stored):
+        value, pattern = getattr(stored, field.name), field.metadata["code"]
+        if pattern and value and re.fullmatch(pattern, value) and given.get(field.name) != value:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise ConfigError(
+                f"{folder / 'config.json'} names {flag} {value}, which can execute code or write files: say {flag} {value} "
+                "again if you trust it"
+            )

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import re
 import sysconfig
 import traceback
 from collections.abc import Callable
@@ -10,12 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from compression.spec import FUNCTION
+
 from .errors import ConfigError
 from .seeds import seeded
 from .surroundings import kept_surroundings
 from .torchvision_shim import prepare_torchvision
 
-_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _NOT_THE_USERS = tuple(
     str(folder) for folder in (Path(__file__).parents[1], *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
 )
@@ -28,7 +28,7 @@ def load_function(option: str, reference: str, *arguments: str) -> Callable[...,
     Raises ConfigError if the text is malformed, the module is absent or cannot be imported, or it has no such function, or
     one with other parameters. What the module draws or sets for the whole process when it is imported holds there alone.
     """
-    if not _REFERENCE.fullmatch(reference):
+    if not FUNCTION.fullmatch(reference):
         raise ConfigError(f"{option} '{reference}' must be a known name or package.module:function")
     module_name, _, name = reference.partition(":")
     module = _import(option, reference, module_name)

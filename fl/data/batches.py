@@ -19,12 +19,14 @@ def batch_sizes(samples: int, batch_size: int) -> list[int]:
     which is what one sample has where a network has shrunk it to 1x1.
     """
     full, rest = divmod(samples, batch_size)
-    sizes = [batch_size] * full
-    if rest == 1 and full and batch_size > 1:
-        sizes[-1] += 1
-    elif rest:
-        sizes.append(rest)
-    return sizes
+    if _joins(samples, batch_size):
+        return [batch_size] * (full - 1) + [batch_size + 1]
+    return [batch_size] * full + [rest] * (rest > 0)
+
+
+def _joins(samples: int, batch_size: int) -> bool:
+    """Whether a single left-over sample joins the batch before it."""
+    return samples % batch_size == 1 and 1 < batch_size < samples
 
 
 def count_steps(samples: int, batch_size: int, epochs: int | None, steps: int | None) -> int:
@@ -33,14 +35,18 @@ def count_steps(samples: int, batch_size: int, epochs: int | None, steps: int | 
         raise ValueError("exactly one of epochs and steps must be given")
     if samples == 0:
         return 0
-    return steps if steps is not None else (epochs or 0) * len(batch_sizes(samples, batch_size))
+    return steps if steps is not None else (epochs or 0) * _batches(samples, batch_size)
 
 
 def count_samples(samples: int, batch_size: int, epochs: int | None, steps: int | None) -> int:
     """How many samples are in all these batches, repetitions counted."""
-    sizes = batch_sizes(samples, batch_size)
-    passes, rest = divmod(count_steps(samples, batch_size, epochs, steps), max(1, len(sizes)))
-    return passes * samples + sum(sizes[:rest])
+    passes, rest = divmod(count_steps(samples, batch_size, epochs, steps), max(1, _batches(samples, batch_size)))
+    return passes * samples + rest * batch_size  # the last batch alone is of another size, and ends a pass
+
+
+def _batches(samples: int, batch_size: int) -> int:
+    """`len(batch_sizes(...))`, without a list that is as long as a client's claim."""
+    return -(-samples // batch_size) - _joins(samples, batch_size)
 
 
 def iterate_batches(

@@ -29,6 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--bits", type=int, help="integer weights of so many bits too, 4 to 8 (0: none; default: the run's --qat)"
     )
     parser.add_argument("--data-dir", help="folder of all data sets (default: the run's)")
+    parser.add_argument("--dataset", help="the run's, once more, where it is package.module:function")
+    parser.add_argument("--model", help="the run's, once more, where it is package.module:function")
     return parser
 
 
@@ -37,7 +39,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The program: export, and say what was written."""
     try:
         options = make_parser().parse_args(argv)
-        report = export_run(options.folder, options.output, bits=options.bits, data_dir=options.data_dir)
+        report = export_run(
+            options.folder,
+            options.output,
+            bits=options.bits,
+            data_dir=options.data_dir,
+            dataset=options.dataset,
+            model=options.model,
+        )
     except (ConfigError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -28,41 +28,42 @@ SCALE = ".scale"
 """What the name of a weight's scales ends in, beside the weight's own name."""
 
 
-def load(folder: str | Path, kind: str = "model") -> nn.Module:
+def load(folder: str | Path, kind: str = "model", *, model: str | None = None) -> nn.Module:
     """The exported model in `folder`, on the CPU and in evaluation; `kind` is one of `KINDS`.
 
     `model` and `payload` compute what the run's model does, in fp32. `quantised` and `quantised payload` have integers
     times scales as weights, and round what goes into each layer to as many bits (see `fl.models.quantise`). `small` is the
-    dense model without the channels that pruning emptied. ConfigError for another kind; DataError for a file that is absent,
-    damaged or of another network.
+    dense model without the channels that pruning emptied. `model`: the run's `--model` once more where that is
+    `package.module:function`, which is not called because a folder says so. ConfigError for another kind or model; DataError
+    for a file that is absent, damaged or of another network.
     """
     if kind not in KINDS:
         raise ConfigError(f"there is no kind '{kind}' of exported model; there are {', '.join(KINDS)}")
     folder = Path(folder)
     structure, path = read_structure(folder), folder / KINDS[kind]
-    model = structure.build()
+    network = structure.build(model)
     try:
         if kind == "small":
-            _load_shrunk(model, read_tensors(path))
+            _load_shrunk(network, read_tensors(path))
         elif kind.startswith("quantised"):
-            weights = _integers(path, model, structure)
-            model.load_state_dict({**_counters(model), **dequantise(weights)})
-            fake_quantise(model, structure.bits, weights=False)
+            weights = _integers(path, network, structure)
+            network.load_state_dict({**_counters(network), **dequantise(weights)})
+            fake_quantise(network, structure.bits, weights=False)
         elif kind == "payload":
-            floats = unpack(path.read_bytes(), [Layout.of(_floats(model).items())])[0]
-            model.load_state_dict({**_counters(model), **floats})
+            floats = unpack(path.read_bytes(), [Layout.of(_floats(network).items())])[0]
+            network.load_state_dict({**_counters(network), **floats})
         else:
-            model.load_state_dict(read_tensors(path))
+            network.load_state_dict(read_tensors(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): was it exported?") from None
     except (SafetensorError, PayloadError, RuntimeError, KeyError) as error:
         raise DataError(f"{path} does not hold this model: {' '.join(str(error).split())}") from None
-    return model
+    return network
 
 
-def load_small(folder: str | Path) -> nn.Module:
+def load_small(folder: str | Path, *, model: str | None = None) -> nn.Module:
     """The smaller dense model of a run whose pruning emptied whole channels: `load(folder, "small")`."""
-    return load(folder, "small")
+    return load(folder, "small", model=model)
 
 
 def _load_shrunk(model: nn.Module, state: dict[str, Tensor]) -> None:

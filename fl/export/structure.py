@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fl.common.config import ModelOptions
-from fl.common.errors import DataError
+from fl.common.errors import ConfigError, DataError
 from fl.models import build_model
 
 STRUCTURE_FILE = "structure.json"
@@ -45,8 +45,13 @@ class Structure:
     integers: dict[str, Any] = dataclasses.field(default_factory=dict)
     format: int = _FORMAT
 
-    def build(self) -> nn.Module:
-        """The whole network in evaluation, its weights still those of an untrained one."""
+    def build(self, own: str | None = None) -> nn.Module:
+        """The whole network in evaluation, its weights still those of an untrained one.
+
+        `own`: `model` once more where that is a function of the user's own; ConfigError without.
+        """
+        if ":" in str(self.model) and own != self.model:
+            raise ConfigError(f"the exported model is the code {self.model}: say model='{self.model}' if you trust it")
         options: Any = {"model": self.model, "stem": self.stem, "norm": self.norm}
         model = build_model(
             ModelOptions(**options),

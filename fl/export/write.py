@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from fl.common.config import Config, stored_options
+from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
 from fl.common.files import read_tensors, write_json, write_tensors
 from fl.common.paths import expand, expanded
@@ -32,23 +32,45 @@ _TRIAL_IMAGES = 64
 
 
 def export_run(
-    folder: str | Path, output: str | Path | None = None, *, bits: int | None = None, data_dir: str | None = None
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    bits: int | None = None,
+    data_dir: str | None = None,
+    dataset: str | None = None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Export the model of the finished run in `folder` to `output` (default: FOLDER/export); returns export.json.
 
     Every form that the run allows is written, read back, and evaluated on the test data in fp32 (`data_dir`: where they
     lie, if not where the run found them). `bits`: 4 to 8 for integer weights too, 0 for none; default: the run's own
-    `--qat`. Raises ConfigError for a folder that holds no finished run and for other bits, DataError for missing data.
+    `--qat`. `dataset`, `model`: those of the run once more, where they are `package.module:function`, which is not called
+    because a folder says so. Raises ConfigError for a folder that holds no finished run, for other bits and for another
+    data set or model, DataError for missing data.
     """
     folder = expanded(str(folder))
-    config = stored_options(folder)
+    config = _trusted(folder, {"dataset": dataset, "model": model})
     bits = config.qat if bits is None else bits
     if bits and not MIN_BITS <= bits <= MAX_BITS:
         raise ConfigError(f"--bits {bits} must be 0 (no integers) or {MIN_BITS} to {MAX_BITS}")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=expand(data_dir, "--data-dir"))
+    else:  # a folder that the user has not named is only read
+        config = dataclasses.replace(config, download=False)
     torch.set_num_threads(config.threads or torch.get_num_threads())
     return _Export(folder, expanded(str(output or folder / "export")), config, bits).go()
+
+
+def _trusted(folder: Path, given: dict[str, str | None]) -> Config:
+    """The run's options as far as an export needs them; ConfigError if they differ from those given, or name code that is
+    not given."""
+    config = stored_options(folder)
+    for name, value in given.items():
+        if value not in (None, getattr(config, name)):
+            raise ConfigError(f"--{name} {value} differs from {getattr(config, name)}, with which {folder} was run")
+    config = dataclasses.replace(config, uplink="none", downlink="none", deepspeed_config=None)  # not used here
+    refuse_stored_code(folder, config, given)
+    return config
 
 
 class _Export:
@@ -75,7 +97,7 @@ class _Export:
             target=None if data.classes else list(data.target),
             seed=config.seed,
         )
-        self.model = self.structure.build()
+        self.model = self.structure.build(config.model)
         self.state = self._final_state()
         self.structure = dataclasses.replace(self.structure, integers=self._changed_integers())
         self.model.load_state_dict(self.state)
@@ -161,7 +183,7 @@ class _Export:
         """Read a form back and evaluate it on the test data."""
         alone = Ranks(0, 1, 0, 1, torch.device("cpu"), torch.device("cpu"), "python", torch.get_num_threads())
         forward = Forward(
-            load(self.output, kind),
+            load(self.output, kind, model=self.config.model),
             self.normalise,
             autocast=None,
             memory_format=torch.contiguous_format,
@@ -172,7 +194,7 @@ class _Export:
 
     def _same(self, kind: str, state: dict[str, Tensor], measured: str) -> None:
         """Read a form back: the same numbers as in one that was measured are worth the same. DataError otherwise."""
-        read = load(self.output, kind).state_dict()
+        read = load(self.output, kind, model=self.config.model).state_dict()
         for name, tensor in read.items():
             if tensor.is_floating_point() and not torch.equal(tensor, state[name]):
                 raise DataError(f"{self.output / KINDS[kind]} does not give '{name}' back as it was")

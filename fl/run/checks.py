@@ -3,16 +3,16 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from compression import Sender, make_codec
-from compression.spec import SpecError, nearest
+from compression.spec import SpecError
 from fl.algorithms.make import parse_algorithm
 from fl.clock.adaptive import parse_uplink_shares
 from fl.clock.profiles import parse_profiles
 from fl.comm.ddp_hooks import check_hook
 from fl.comm.encoder import CodecSchedule
-from fl.common.config import Config
+from fl.common.config import Config, check_types
 from fl.common.errors import ConfigError
 from fl.common.mode import mode_of, parse_mode
 from fl.common.names import readable
@@ -42,7 +42,7 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
 
     `explicit`: names of the options that the user gave, as opposed to defaults. Raises ConfigError.
     """
-    _check_types(config)
+    check_types(config)
     _check_ranges(config)
     _check_specs(config)
     if config.run_name is not None and ("/" in config.run_name or config.run_name in ("", ".", "..")):
@@ -61,25 +61,6 @@ def _check_run_name(name: str) -> None:
         raise ConfigError(
             f"--run-name {name[:40]}... must have at most {_LONGEST_NAME} bytes, not {len(os.fsencode(name))}"
         )
-
-
-def _check_types(config: Config) -> None:
-    """The command line's values have the right types already; those of a Python program need not."""
-    for name, kind in get_type_hints(Config).items():
-        value, option = getattr(config, name), f"--{name.replace('_', '-')}"
-        if get_origin(kind) is Literal:
-            choices = get_args(kind)
-            if value not in choices:
-                hint = nearest(str(value), choices)
-                raise ConfigError(
-                    f"{option} {value} must be one of {', '.join(choices)}{hint if 'mean' in hint else ''}"
-                )
-            continue
-        kinds = get_args(kind) or (kind,)
-        fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
-        if not fits or (isinstance(value, bool) and bool not in kinds):  # a bool is an int to Python
-            words = " or ".join(each.__name__ for each in kinds if each is not type(None))
-            raise ConfigError(f"{option} {value!r} must be of type {words}")
 
 
 def _check_ranges(config: Config) -> None:

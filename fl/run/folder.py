@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fl.common.config import Config, stored_options
+from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
@@ -68,6 +68,9 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
                 f"--{name.replace('_', '-')} {given} differs from {kept}, with which {folder} was begun: "
                 "leave it out, or start a new run"
             )
+    refuse_stored_code(folder, stored, {name: getattr(config, name) for name in explicit})
+    if "data_dir" not in changes and config.data_dir != stored.data_dir:
+        changes.setdefault("download", False)  # a folder that the user has not named is only read
     finished = int(manifests[-1].stem.removeprefix("manifest-"))
     if changes.get("rounds", finished) + stored.finetune_rounds < finished:
         raise ConfigError(f"--rounds {config.rounds} must be at least {finished}: {folder} has so many rounds already")

@@ -77,8 +77,11 @@ def test_counts_and_flags_are_averaged_and_exported(tmp_path: Path) -> None:
     assert up[0] - up[1] >= 2 * 4 * 3 * 4  # and a header
     state = load_file(tmp_path / "run" / "final_model.safetensors")
     assert (int(state["steps"]), state["begun"].tolist()) == (6, [True, True])
-    export_run(tmp_path / "run", bits=8)
-    forms = [load(tmp_path / "run" / "export", kind) for kind in ("model", "payload", "quantised payload")]
+    export_run(tmp_path / "run", bits=8, model=options["model"])
+    forms = [
+        load(tmp_path / "run" / "export", kind, model=options["model"])
+        for kind in ("model", "payload", "quantised payload")
+    ]
     assert all(int(form.steps) == 6 and torch.equal(form.order, state["order"]) for form in forms)
 
 

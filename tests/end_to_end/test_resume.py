@@ -100,7 +100,7 @@ def test_half_written_files_do_no_harm(tmp_path: Path, whole: Path) -> None:
 
 
 def test_resume_by_path_and_moved(tmp_path: Path, whole: Path) -> None:
-    """--resume PATH needs no other option, also after the folder has been renamed."""
+    """--resume PATH needs no option but that of the user's own model, also after the folder has been renamed."""
     stop_after(tmp_path, "run", 3)
     moved = tmp_path / "elsewhere" / "renamed"
     moved.parent.mkdir()

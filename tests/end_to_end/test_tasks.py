@@ -153,11 +153,12 @@ def test_continued(whole: Path, tmp_path: Path) -> None:
 
 def test_exported(whole: Path, tmp_path: Path) -> None:
     """The exported model says the same, and is measured by the same metrics."""
-    report = export_run(whole / "numbers", tmp_path / "export", bits=8)
+    own = {name: RUNS["numbers"][name] for name in ("dataset", "model")}
+    report = export_run(whole / "numbers", tmp_path / "export", bits=8, **own)
     assert report["run_test_r2"] == pytest.approx(report["files"]["model.safetensors"]["test_r2"], abs=1e-6)
     data = waves(tmp_path)
     with torch.no_grad():
-        said = load(tmp_path / "export")(data.test.x).double().numpy()
+        said = load(tmp_path / "export", model=own["model"])(data.test.x).double().numpy()
     assert np.allclose(said, _outputs(whole / "numbers", 1, data.test), atol=1e-6)
     structure = json.loads((tmp_path / "export" / "structure.json").read_text())
     assert structure["target"] == list(data.target)

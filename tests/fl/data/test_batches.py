@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from compression.spec import SpecError
 from fl.common.errors import ConfigError
 from fl.data.augment import Augment
-from fl.data.batches import batch_sizes, count_steps, iterate_batches
+from fl.data.batches import batch_sizes, count_samples, count_steps, iterate_batches
 from fl.data.dataset import Split
 from fl.data.normalise import Identity, Normaliser, make_normaliser
 
@@ -161,6 +161,23 @@ def test_batch_sizes(samples, batch_size, sizes):
     assert batch_sizes(samples, batch_size) == sizes
     got = batches(numbered(max(samples, 1)), torch.arange(samples), batch_size=batch_size, epochs=2)
     assert [len(y) for _, y in got] == 2 * sizes
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(0, 3), st.integers(0, 30))
+def test_counts_are_those_of_the_batches(samples, batch_size, epochs, steps):
+    """Oracle: the list of the batches' sizes, as often as it takes."""
+    sizes = batch_sizes(samples, batch_size)
+    assert count_steps(samples, batch_size, epochs, None) == epochs * len(sizes)
+    assert count_samples(samples, batch_size, epochs, None) == epochs * samples
+    assert count_samples(samples, batch_size, None, steps) == sum((sizes * (steps + 1))[:steps])
+
+
+def test_a_client_may_claim_any_number_of_samples():
+    """Whole numbers of which no list could be made. Oracle: 7 * 10^17 batches of 8, and a shorter one."""
+    samples = 56 * 10**17 + 3
+    assert count_steps(samples, 8, 2, None) == 2 * (7 * 10**17 + 1)
+    assert count_samples(samples, 8, 1, None) == samples
 
 
 @settings(max_examples=40, deadline=None)

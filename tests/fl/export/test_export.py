@@ -60,6 +60,12 @@ def tied(classes: int, in_channels: int) -> nn.Module:
     return nn.Sequential(*start, first, nn.ReLU(), second, nn.ReLU(), nn.Linear(48, classes))
 
 
+def _own(name: str) -> str | None:
+    """The model of one of the runs, where it is a function of this module."""
+    model: str | None = _RUNS[name].get("model")
+    return model
+
+
 def inputs(export: Path, count: int) -> Tensor:
     """Inputs that the export never saw."""
     structure = read_structure(export)
@@ -73,7 +79,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
     found = {}
     for name, options in _RUNS.items():
         run_here(folder, name, **{**_RUN, **options})
-        found[name] = (folder / name, export_run(folder / name, bits=None if "qat" in options else 8))
+        bits = None if "qat" in options else 8
+        found[name] = (folder / name, export_run(folder / name, bits=bits, model=_own(name)))
     return found
 
 
@@ -83,7 +90,7 @@ def test_every_file_gives_the_model_back(runs: dict[str, Any], name: str) -> Non
     folder, report = runs[name]
     export, state = folder / "export", load_file(folder / "final_model.safetensors")
     for kind in ("model", "payload"):
-        read = load(export, kind)
+        read = load(export, kind, model=_own(name))
         assert not read.training
         assert all(torch.equal(read.state_dict()[key], state[key]) for key in state)
     stored = quantise(read, 8)
@@ -92,7 +99,7 @@ def test_every_file_gives_the_model_back(runs: dict[str, Any], name: str) -> Non
         assert integers[key].dtype == torch.int8
         assert torch.equal(integers[key], tensor)
         assert torch.equal(integers[key + ".scale"], stored.scales[key])
-    forms = [load(export, kind).state_dict() for kind in ("quantised", "quantised payload")]
+    forms = [load(export, kind, model=_own(name)).state_dict() for kind in ("quantised", "quantised payload")]
     assert all(torch.equal(forms[0][key], forms[1][key]) for key in state)
     assert report == json.loads((export / "export.json").read_text())
     on_disk = {path.name: path.stat().st_size for path in export.iterdir()}
@@ -140,7 +147,7 @@ def test_a_pruned_model_is_small_on_disk(runs: dict[str, Any]) -> None:
 def test_the_smaller_model_computes_the_same(runs: dict[str, Any], name: str) -> None:
     """For inputs that the export never saw; with as many parameters and channels as the report says."""
     folder, report = runs[name]
-    whole, small = load(folder / "export"), load_small(folder / "export")
+    whole, small = (make(folder / "export", model=_own(name)) for make in (load, load_small))
     x = inputs(folder / "export", 8)
     with torch.no_grad():
         expected = whole(x)
@@ -244,7 +251,7 @@ def test_payloads() -> None:
 def test_layers_that_share_weights(runs: dict[str, Any]) -> None:
     """A tensor with two names is in every file under both; where no channel can be removed, the report says why."""
     folder, report = runs["tied"]
-    model = load(folder / "export", "quantised payload")
+    model = load(folder / "export", "quantised payload", model=_own("tied"))
     assert model[3].weight is model[5].weight
     assert {"3.weight", "5.weight"} <= load_file(folder / "export" / "quantised.safetensors").keys()
     assert "small.safetensors" not in report["files"]
@@ -276,6 +283,29 @@ def test_mistakes_are_one_line(
     assert words in told
     assert told.startswith("error: ")
     assert told.count("\n") == 1
+
+
+def test_a_folder_names_no_code_that_is_called(runs: dict[str, Any], tmp_path: Path) -> None:
+    """Neither to export a run nor to load what was exported: only a function that is named once more is called.
+
+    Oracle: the folder that `shutil.rmtree` would have deleted, with all that is in it.
+    """
+    victim, hostile = tmp_path / "victim", tmp_path / "hostile"
+    (victim / "kept").mkdir(parents=True)
+    hostile.mkdir()
+    options = json.loads((runs["plain"][0] / "config.json").read_text())
+    for own in ({"dataset": "shutil:rmtree", "data_dir": str(victim)}, {"model": "shutil:rmtree"}):
+        (hostile / "config.json").write_text(json.dumps({**options, **own}))
+        name = next(iter(own))
+        with pytest.raises(ConfigError, match=f"names --{name} shutil:rmtree, .* again if you trust it"):
+            export_run(hostile)
+        with pytest.raises(ConfigError, match=f"--{name} other:function differs from shutil:rmtree"):
+            export_run(hostile, **{name: "other:function"})
+    structure = json.loads((runs["plain"][0] / "export" / "structure.json").read_text())
+    (hostile / "structure.json").write_text(json.dumps({**structure, "model": "shutil:rmtree"}))
+    with pytest.raises(ConfigError, match="say model='shutil:rmtree' if you trust it"):
+        load(hostile)
+    assert (victim / "kept").is_dir()
 
 
 def test_wrong_folders_and_kinds(runs: dict[str, Any], tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_auto_starts_afresh_where_there_is_no_checkpoint_and_a_path_is_refused(t
             continue_options(Config(resume=str(tmp_path / name)), frozenset())
 
 
-@pytest.mark.parametrize("text", ["{", '{"colour": 3}', "[]"])
+@pytest.mark.parametrize("text", ["{", '{"colour": 3}', "[]", '{"finetune_rounds": "x"}'])
 def test_a_damaged_config_is_named(folder, text):
     """One sentence with the path of the file."""
     (folder / "config.json").write_text(text)
@@ -81,6 +81,47 @@ def test_a_foreign_hook_cannot_be_resumed(folder):
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(STORED, hook="a:b"))))
     with pytest.raises(ConfigError, match="--hook a:b"):
         continue_options(Config(resume=str(folder)), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dataset", "shutil:rmtree"),
+        ("model", "package.module:function"),
+        ("uplink", "my_codecs:codec"),
+        ("downlink", "my_codecs:codec"),
+        ("deepspeed_config", "/elsewhere/deepspeed.json"),
+    ],
+)
+def test_a_run_folder_names_no_code_that_is_executed(folder, name, value):
+    """What can execute code counts only if the user says it again, with the same value; the sentence says what to repeat."""
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(STORED, **{name: value}))))
+    flag = f"--{name.replace('_', '-')}"
+    with pytest.raises(ConfigError, match=f"config.json names {flag} {value}, .*: say {flag} {value} again"):
+        continue_options(Config(resume=str(folder)), frozenset({"resume"}))
+    again = Config(resume=str(folder), **{name: value})
+    assert getattr(continue_options(again, frozenset({"resume", name}))[0], name) == value
+    with pytest.raises(ConfigError, match=f"{flag} other:function differs from {value}"):
+        continue_options(dataclasses.replace(again, **{name: "other:function"}), frozenset({"resume", name}))
+
+
+def test_the_users_own_files_are_no_code(folder):
+    """csv:PATH looks like module:function where the path has no ending."""
+    (folder / "config.json").write_text(
+        json.dumps(dataclasses.asdict(dataclasses.replace(STORED, dataset="csv:table")))
+    )
+    assert continue_options(Config(resume=str(folder)), frozenset({"resume"}))[0].dataset == "csv:table"
+
+
+def test_nothing_is_downloaded_into_a_folder_that_only_config_json_names(folder):
+    """A data folder that the user has named, or that the defaults name, may be written to as ever."""
+    stored = dataclasses.replace(STORED, data_dir="/elsewhere")
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(stored)))
+    found, _ = continue_options(Config(resume=str(folder)), frozenset({"resume"}))
+    assert (found.data_dir, found.download) == ("/elsewhere", False)
+    for own in ({"data_dir": "/elsewhere"}, {"download": True}):
+        found, _ = continue_options(Config(resume=str(folder), **own), frozenset({"resume", *own}))
+        assert (found.data_dir, found.download) == ("/elsewhere", True)
 
 
 RANKS = Ranks(0, 1, 0, 1, torch.device("cpu"), torch.device("cpu"), "python", 1)
