@@ -6,6 +6,7 @@ their own.
 
 import os
 import re
+import shlex
 import sys
 import zlib
 from dataclasses import dataclass
@@ -109,14 +110,29 @@ def start_all_of_accelerate() -> None:
     """
     if not _is_one_of_many():
         return
-    parent = Path(_PARENT)
-    words = parent.read_text(errors="surrogateescape").split("\0")[:-1] if parent.is_file() else []
+    words = _parent_words()
     ends = [at for at, word in enumerate(words[:5]) if re.search(r"(^|/)(accelerate-)?launch(\.py)?$|\.launch$", word)]
     if ends and "--multi_gpu" not in words and "--multi-gpu" not in words:
         rest = [word for word in words[ends[0] + 1 :] if word != "--cpu"]
         sys.stderr.write("accelerate launch: one process came; starting all of them, as with --multi_gpu\n")
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *rest])
+
+
+def command_with(*options: str) -> str:
+    """The command line that starts this program again, under torchrun or Accelerate if they started it, with these options
+    alone; to be copied into a shell."""
+    own = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    parent = _parent_words() if "TORCHELASTIC_RUN_ID" in os.environ else []
+    if sys.argv[0] in parent:
+        own = parent[: parent.index(sys.argv[0]) + 1]
+    return shlex.join([*own, *options])
+
+
+def _parent_words() -> list[str]:
+    """The command line of the process that started this one; empty where it cannot be read."""
+    parent = Path(_PARENT)
+    return parent.read_text(errors="surrogateescape").split("\0")[:-1] if parent.is_file() else []
 
 
 def _is_one_of_many() -> bool:

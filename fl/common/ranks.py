@@ -69,6 +69,13 @@ class Ranks:
         table[self.rank] = number
         return bool((self.sum(table) == number).all())
 
+    def largest(self, number: int) -> int:
+        """The largest number that any rank passes; collective."""
+        table = torch.tensor(number)
+        if self.world_size > 1:
+            dist.all_reduce(table, dist.ReduceOp.MAX)
+        return int(table)
+
     def wait_for_all(self) -> None:
         """Return when every rank has got here. (A barrier of its own would pick a device; this one is on the CPU.)"""
         self.sum(torch.zeros(1))

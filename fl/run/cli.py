@@ -18,7 +18,8 @@ from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.launch import start_all_of_accelerate
 from fl.common.mode import MODES
 from fl.common.paths import expanded
-from fl.common.terminal import end_with_mistake, lasting_output
+from fl.common.stopping import Stopped, stopping
+from fl.common.terminal import end_with_mistake, lasting_output, say
 from fl.common.yaml_file import load_yaml, parse_yaml
 from fl.data import DATASETS
 from fl.models import MODELS
@@ -95,17 +96,22 @@ def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> tuple[
 
 
 @lasting_output()
+@stopping.on_signals()
 def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = None) -> None:
-    """The program: parse, run, show the result; a user's mistake is one line on stderr and exit status 2."""
+    """The program: parse, run, show the result; a user's mistake is one line on stderr and exit status 2.
+
+    A signal ends it after the round that runs, with one line that says how to go on, and exit status 130 or 143.
+    """
     start_all_of_accelerate()
     try:
         config, explicit = parse(sys.argv[1:] if argv is None else argv, defaults)
         from .loop import run
 
         summary = run(config, explicit=explicit)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; --resume with the run folder goes on after the last checkpoint\n")
-        raise SystemExit(130) from None
+    except Stopped as end:
+        if str(end):
+            say(str(end))
+        raise SystemExit(end.status) from None
     except (ConfigError, SpecError, DataError, RoundError, NonFiniteError) as error:
         end_with_mistake(error)
     if summary and not config.quiet:

@@ -19,6 +19,7 @@ from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
 from fl.common.ranks import Ranks, join_ranks
 from fl.common.seeds import kept_generators
+from fl.common.stopping import Stopped, stopping
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
 from fl.common.terminal import lasting_output, try_to_write
 from fl.output.checkpoint import Checkpoints, Manifest
@@ -59,7 +60,8 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
     """Run to the end and return the contents of summary.json (on rank 0; an empty dict on the others).
 
     `explicit`: names of the options that the user gave. Raises ConfigError, DataError or RoundError, each with one
-    sentence for the user. A program that calls this keeps its own random streams and torch's settings.
+    sentence for the user, and Stopped if a signal that `stopping` heard on any rank asked for it. A program that calls
+    this keeps its own random streams and torch's settings.
     """
     with usual_surroundings(), kept_generators():
         return _run(config, explicit)
@@ -95,13 +97,17 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
             worker.config = dataclasses.replace(worker.config, run_name=name)
             held.enter_context(locked(folder, ranks, is_new=True))
         try:
-            return _Run(worker, rounds, folder, digest, resumed=resumed).go()
+            one = _Run(worker, rounds, folder, digest, resumed=resumed)
+            summary = one.go()
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
             goes_on = Checkpoints(folder, ranks).next_round() >= 0
             remedy = f"--resume {folder} goes on after the last checkpoint" if goes_on else "begin the run again"
             raise RoundError(f"{folder} cannot be written to ({error.strerror}): make room, then {remedy}") from None
+    if one.stopped is not None:
+        raise one.stopped
+    return summary
 
 
 def make_rounds(worker: Worker) -> Rounds:
@@ -129,7 +135,10 @@ class _Run:
         self.checkpoints = Checkpoints(folder, self.ranks)
         self.states = ClientStates(self.checkpoints.folder, self.ranks, rounds)
         self.tested: Evaluation | None = None  # the test split, after the last round
+        self.stopped: Stopped | None = None
+        self._can_go_on = self.config.hook is None
         manifest = self._load() if resumed else None
+        stopping.note_saved(str(folder) if resumed else None)
         self.first_round = 0 if manifest is None else manifest.next_round
         share_model(self.ranks, worker.state)
         self.books: Books | None = None
@@ -154,20 +163,25 @@ class _Run:
         quiet = self.config.quiet or not self.ranks.is_server
         rounds = range(self.first_round, self.config.all_rounds)
         try:
-            with tqdm(
-                total=self.config.all_rounds,
-                initial=self.first_round,
-                unit="round",
-                disable=quiet,
-                desc=self.folder.name,
-            ) as bar:
+            with (
+                stopping.after_the_round(),
+                tqdm(
+                    total=self.config.all_rounds,
+                    initial=self.first_round,
+                    unit="round",
+                    disable=quiet,
+                    desc=self.folder.name,
+                ) as bar,
+            ):
                 for number in rounds:
                     metrics = self._round(number)
                     if metrics:
                         shown = {"loss": metrics["train_loss"], "val": metrics[self.worker.task.score.columns[0]]}
                         bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items() if value is not None})
                     bar.update()
-            return self._finish()
+                    if self.stopped is not None:
+                        break
+            return self._finish() if self.stopped is None else {}
         except Exception as error:
             if self.books is not None:
                 self.books.log.error("%s: %s", type(error).__name__, error)
@@ -191,7 +205,11 @@ class _Run:
         self.rounds.end(number, judged.score(self.worker.task) if is_due else None)
         self.states.end_round(result.trained if self.rounds.has_client_state else ())
         every = self.config.checkpoint_every
-        self._add(number, page, started, saves=every > 0 and (is_last or _is_due(number, every)))
+        saves = every > 0 and (is_last or _is_due(number, every))
+        status = self.ranks.largest(stopping.status)  # all ranks stop after the same round
+        self._add(number, page, started, saves=saves or (status > 0 and self._can_go_on))
+        if status:
+            self.stopped = self._stop(status, number + 1)
         self.tested = judged.test
         return page.metrics
 
@@ -224,10 +242,20 @@ class _Run:
             state = {"rounds": self.rounds.state_dict(), "costs": self.costs.state_dict()} if books is not None else {}
             files = self.states.save(number + 1)
             self.checkpoints.save(number + 1, state=state, client_files=files, record=add)
+            if self._can_go_on:
+                stopping.note_saved(str(self.folder))
         elif books is not None:
             add()
         if books is not None:
             books.trackers.log(page.metrics)
+
+    def _stop(self, status: int, finished: int) -> Stopped:
+        """Rank 0 says after how many rounds, and how to go on."""
+        if self.books is None:
+            return Stopped(status, "")
+        sentence = f"stopped by a signal after {finished} of {self.config.all_rounds} rounds; {stopping.remedy}"
+        self.books.log.warning("%s", sentence)
+        return Stopped(status, sentence)
 
     def _load(self) -> Manifest:
         """Continue from the newest checkpoint, and return what it consists of."""
