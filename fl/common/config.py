@@ -292,13 +292,21 @@ def stored_options(folder: Path) -> Config:
     return config
 
 
+def code_options(config: Config) -> dict[str, str]:
+    """The options, as flags, whose values can execute code or write files."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value, pattern = getattr(config, field.name), field.metadata["code"]
+        if pattern and value and re.fullmatch(pattern, value):
+            found[f"--{field.name.replace('_', '-')}"] = value
+    return found
+
+
 def refuse_stored_code(folder: Path, stored: Config, given: Mapping[str, Any]) -> None:
     """ConfigError if an option of the run in `folder` can execute code or write files, and is not among the options `given`
     anew with the same value."""
-    for field in dataclasses.fields(stored):
-        value, pattern = getattr(stored, field.name), field.metadata["code"]
-        if pattern and value and re.fullmatch(pattern, value) and given.get(field.name) != value:
-            flag = f"--{field.name.replace('_', '-')}"
+    for flag, value in code_options(stored).items():
+        if given.get(flag[2:].replace("-", "_")) != value:
             raise ConfigError(
                 f"{folder / 'config.json'} names {flag} {value}, which can execute code or write files: say {flag} {value} "
                 "again if you trust it"

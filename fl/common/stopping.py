@@ -5,6 +5,7 @@ Nothing but the standard library is imported here, so that Ctrl-C is heard while
 
 import contextlib
 import os
+import shlex
 import signal
 import threading
 import time
@@ -75,10 +76,10 @@ class Stopping:
         finally:
             self._finishes = False
 
-    def note_saved(self, folder: str | None) -> None:
-        """There is a checkpoint in this run folder; None: a run begins that has none yet."""
-        again = command_with("--resume", folder) if folder and self._listens else f"--resume {folder}"
-        self.remedy = f"to go on: {again}" if folder else _BEGIN
+    def note_saved(self, *options: str) -> None:
+        """There is a checkpoint, and these options go on from it; none: a run begins that has no checkpoint yet."""
+        again = command_with(*options) if self._listens else shlex.join(options)
+        self.remedy = f"to go on: {again}" if options else _BEGIN
 
     def _listen(self, reader: int) -> None:
         while number := os.read(reader, 1):

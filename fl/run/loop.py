@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from fl.comm.message import share_model
-from fl.common.config import Config
+from fl.common.config import Config, code_options
 from fl.common.errors import ConfigError, RoundError
 from fl.common.files import write_json, write_tensors
 from fl.common.mode import mode_of
@@ -138,7 +138,8 @@ class _Run:
         self.stopped: Stopped | None = None
         self._can_go_on = self.config.hook is None
         manifest = self._load() if resumed else None
-        stopping.note_saved(str(folder) if resumed else None)
+        self._resumes = ["--resume", str(folder), *(word for one in code_options(self.config).items() for word in one)]
+        stopping.note_saved(*(self._resumes if resumed else ()))
         self.first_round = 0 if manifest is None else manifest.next_round
         share_model(self.ranks, worker.state)
         self.books: Books | None = None
@@ -243,7 +244,7 @@ class _Run:
             files = self.states.save(number + 1)
             self.checkpoints.save(number + 1, state=state, client_files=files, record=add)
             if self._can_go_on:
-                stopping.note_saved(str(self.folder))
+                stopping.note_saved(*self._resumes)
         elif books is not None:
             add()
         if books is not None:

@@ -32,6 +32,7 @@ from tests.support import (
 )
 
 _SHORT: dict[str, Any] = {**OPTIONS, "rounds": 5}
+_CODE = ["--model", _SHORT["model"]]  # what a run folder alone must not name
 _TIMED = {"clients_per_round": 3, "profiles": "mix:good=0.5+2g=0.5"}
 _STEP = {"clients": 1, "clients_per_round": 1, "downlink": "none", "server": "fedavg"}
 
@@ -83,7 +84,7 @@ def test_the_round_is_finished_and_nothing_is_lost(tmp_path: Path, number: int, 
     folder = tmp_path / "run"
     assert [row["round"] for row in rows(folder)] == ["0", "1", "2"]
     assert str(end.value).startswith("stopped by a signal after 3 of 5 rounds; to go on: ")
-    assert str(end.value).endswith(f" --resume {folder}")
+    assert str(end.value).endswith(shlex.join(["--resume", str(folder), *_CODE]))
     assert str(end.value) in (folder / "run.log").read_text()
     resume_here(tmp_path, "run")
     assert_same_run(folder, tmp_path / "whole")
@@ -154,7 +155,7 @@ def test_when_it_does_not_wait(
     process.join()
     assert process.exitcode == status
     words = {"AGAIN": "nothing was saved yet: begin again"}
-    words["RESUME"] = f"to go on: {shlex.join(['python', 'main.py', '--resume', str(tmp_path / 'run')])}"
+    words["RESUME"] = f"to go on: {shlex.join(['python', 'main.py', '--resume', str(tmp_path / 'run'), *_CODE])}"
     told = [" ".join(words.get(word, word) for word in line.split()) for line in said]
     assert (tmp_path / "stderr").read_text().splitlines() == told
 
@@ -183,6 +184,8 @@ def test_ctrl_c_under_torchrun(tmp_path: Path) -> None:
     told = process.communicate()[1]
     lines = [line for line in told.splitlines() if "to go on" in line]
     assert len(lines) == 1, told
-    assert lines[0].endswith(shlex.join([*command[: -len(flags(**options))], "--resume", str(tmp_path / "run")])), told
+    assert lines[0].endswith(
+        shlex.join([*command[: -len(flags(**options))], "--resume", str(tmp_path / "run"), *_CODE])
+    ), told
     assert told.count("Traceback") == 1, told  # torchrun's own
     assert "SignalException" in told
