@@ -1,9 +1,11 @@
 """Files written whole or not at all: JSON and tensors."""
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -19,14 +21,29 @@ def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
     return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """The first `bytes` bytes of a file, by their SHA-256 in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of some bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
     return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically."""
-    write_bytes(path, _to_bytes(tensors))
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write a safetensors file atomically; returns its SHA-256."""
+    data = _to_bytes(tensors)
+    write_bytes(path, data)
+    return sha256(data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -115,13 +115,20 @@ class Ranks:
                 raise
         return self.broadcast(payload, source)
 
-    def share_json(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on rank 0, as JSON keeps it, on every rank; if it raises there, every rank raises."""
+    def share_json(self, make: Callable[[], Any], source: int = 0) -> Any:
+        """What `make` returns on rank `source`, as JSON keeps it, on every rank; if it raises there, every rank raises."""
 
         def encoded() -> Tensor:
             return torch.frombuffer(bytearray(json.dumps(make()).encode()), dtype=torch.uint8).to(self.device)
 
-        return json.loads(self.share(encoded).cpu().numpy().tobytes())
+        return json.loads(self.share(encoded, source).cpu().numpy().tobytes())
+
+    def first_text(self, text: str) -> str:
+        """The text of the first rank whose text is not empty, on every rank; collective."""
+        has = torch.zeros(self.world_size, dtype=torch.int64)
+        has[self.rank] = bool(text)
+        found = self.sum(has).nonzero()
+        return str(self.share_json(lambda: text, int(found[0]))) if len(found) else ""
 
 
 @contextlib.contextmanager

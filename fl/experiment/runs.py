@@ -15,6 +15,7 @@ from fl.common.files import write_json
 from fl.common.paths import expanded
 from fl.common.ranks import Ranks, join_ranks
 from fl.common.terminal import try_to_write
+from fl.output.checkpoint import saved_rounds
 from fl.run.checks import resolve
 from fl.run.loop import run as run_to_the_end
 from fl.training.engine import choose_engine
@@ -117,7 +118,7 @@ def _is_finished(run: Run, ranks: Ranks) -> bool:
     except ConfigError as error:
         raise ConfigError(f"arms, '{run.arm.name}': {error}") from None
     ended = (run.folder / "summary.json").exists()
-    if not ended and not list((run.folder / "checkpoints").glob("manifest-*.json")):
+    if not ended and not saved_rounds(run.folder):
         return False  # nothing there, or a run that failed before it had anything to keep
     stored = stored_options(run.folder)
     name = first_difference(stored, wanted)

@@ -9,10 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
+from fl.common.errors import RoundError
 from fl.common.files import State, join_state, split_state, write_tensors
 from fl.common.ranks import Ranks
 
-from .checkpoint import load_tensors
+from .checkpoint import Stored, load_tensors
 
 IN_MEMORY = 64_000_000
 """Bytes of idle clients' states that a rank keeps in memory; a round's own are there besides."""
@@ -46,17 +49,17 @@ class ClientStates:
         self._here: dict[int, None] = {}  # clients whose state is in memory, the least recently used first
         self._busy: set[int] = set()  # trained in the round that is not over yet
         self._changed: set[int] = set()  # since the last checkpoint, on any rank
-        self._waiting: set[int] = set()  # changed, and in a file that no checkpoint names yet
-        self._files: dict[int, str] = {}
+        self._waiting: dict[int, Stored] = {}  # changed, and in a file that no checkpoint names yet
+        self._files: dict[int, Stored] = {}
         self._parks = rounds.attach_states(self)
 
     def fetch(self, client: int) -> None:
         """Have the state of `client`, hosted here, in memory before it trains."""
         self._busy.add(client)
         if client not in self._here:
-            name = _waiting_name(client) if client in self._waiting else self._files.get(client)
-            if name is not None:
-                self._rounds.load_client_state(client, join_state(load_tensors(self.folder / name)))
+            stored = self._waiting.get(client, self._files.get(client))
+            if stored is not None:
+                self._rounds.load_client_state(client, join_state(load_tensors(self.folder, stored)))
         self._here.pop(client, None)
         self._here[client] = None
         self._make_room()
@@ -66,33 +69,51 @@ class ClientStates:
         for client in changed:
             self._changed.add(client)
             if self._ranks.hosts(client):
-                self._waiting.discard(client)
+                self._waiting.pop(client, None)
                 self._here.setdefault(client, None)
         self._busy = set()
         self._make_room()
 
-    def save(self, next_round: int) -> dict[int, str]:
-        """Write the states that changed since the last call; the file of every client, the same on every rank."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for client in self._changed:
-            self._files[client] = f"client-{client:06d}-{next_round:06d}.safetensors"
-            if not self._ranks.hosts(client):
-                continue
-            path = self.folder / self._files[client]
-            if client in self._waiting:
-                os.replace(self.folder / _waiting_name(client), path)
-            else:
-                write_tensors(path, split_state(self._rounds.client_state(client))[0])
-        self._changed, self._waiting = set(), set()
+    def save(self, next_round: int) -> dict[int, Stored]:
+        """Write the states that changed since the last call; the file of every client, the same on every rank. Collective,
+        and if a rank fails, every rank raises.
+        """
+        changed = sorted(self._changed)
+        told = torch.zeros(
+            len(changed) + 1, 32, dtype=torch.int32
+        )  # SHA-256 of each file, and how many ranks have failed
+        names = [f"client-{client:06d}-{next_round:06d}.safetensors" for client in changed]
+        problem = None
+        try:
+            for row, client in enumerate(changed):
+                if self._ranks.hosts(client):
+                    told[row] = torch.tensor([*bytes.fromhex(self._write(client, names[row]))])
+        except OSError as error:
+            told[-1, 0], problem = 1, error
+        self._ranks.sum(told)
+        if told[-1, 0]:
+            raise problem or RoundError("a rank failed to write its clients' states, and says why")
+        for row, client in enumerate(changed):
+            self._files[client] = Stored(names[row], bytes(told[row].tolist()).hex())
+        self._changed, self._waiting = set(), {}
         return dict(self._files)
+
+    def _write(self, client: int, name: str) -> str:
+        """Write the client's state to this file; returns its SHA-256."""
+        waiting = self._waiting.get(client)
+        if waiting is not None:
+            os.replace(self.folder / waiting.name, self.folder / name)
+            return waiting.sha256
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return write_tensors(self.folder / name, split_state(self._rounds.client_state(client))[0])
 
     def close(self) -> None:
         """The run is over: states that no checkpoint is to name are needed no more."""
-        for client in self._waiting:
-            (self.folder / _waiting_name(client)).unlink(missing_ok=True)
+        for waiting in self._waiting.values():
+            (self.folder / waiting.name).unlink(missing_ok=True)
 
-    def load(self, files: dict[int, str]) -> None:
-        """Go on from a checkpoint's files; each is read, so that a damaged one is told now."""
+    def load(self, files: dict[int, Stored]) -> None:
+        """Go on from a checkpoint's files."""
         self._files = dict(files)
         for client in filter(self._ranks.hosts, files):
             self.fetch(client)
@@ -108,12 +129,7 @@ class ClientStates:
         idle = [client for client in self._here if client not in self._busy]
         for client in idle[: max(0, len(self._here) - room)]:
             if client in self._changed and client not in self._waiting:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_tensors(self.folder / _waiting_name(client), split_state(self._rounds.client_state(client))[0])
-                self._waiting.add(client)
+                name = f"client-{client:06d}-waiting.safetensors"
+                self._waiting[client] = Stored(name, self._write(client, name))
             self._rounds.load_client_state(client, {})
             del self._here[client]
-
-
-def _waiting_name(client: int) -> str:
-    return f"client-{client:06d}-waiting.safetensors"

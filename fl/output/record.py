@@ -2,12 +2,15 @@
 
 import contextlib
 import csv
+import hashlib
+import io
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from fl.common.errors import DataError
+from fl.common.files import Beginning, sha256
 from fl.training.evaluate import COLUMNS as SCORES
 from fl.training.evaluate import client_columns
 from fl.training.tasks import Task
@@ -52,24 +55,20 @@ _ERRORS = "backslashreplace"  # names of layers and files may hold what is no UT
 
 
 class Table:
-    """A csv file that only grows; every row is on disk when `append` returns."""
+    """A csv file that only grows; what was appended is on disk when `flush` returns."""
 
-    def __init__(self, path: Path, columns: tuple[str, ...], keep_bytes: int | None) -> None:
-        """Start afresh, or keep the first `keep_bytes` bytes of the file that is there; DataError if it has fewer."""
+    def __init__(self, path: Path, columns: tuple[str, ...], keep: Beginning | None) -> None:
+        """Start afresh, or go on after the beginning `keep` of the file that is there; DataError as `read_beginning`."""
         self.path = path
-        self.columns = columns
-        if keep_bytes is None:
-            self._file = open(path, "w", newline="", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115 - it stays open for the whole run
-            csv.writer(self._file).writerow(columns)
-        else:
-            if not path.is_file() or path.stat().st_size < keep_bytes:
-                raise DataError(
-                    f"{path} lacks rows of the rounds before the checkpoint: bring it back, or start a new run"
-                )
-            with open(path, "r+b") as file:
-                file.truncate(keep_bytes)
-            self._file = open(path, "a", newline="", encoding="utf-8", errors=_ERRORS)  # noqa: SIM115
-        self._writer = csv.DictWriter(self._file, columns)
+        kept = b"" if keep is None else read_beginning(path, keep)
+        if keep is not None:
+            os.truncate(path, keep.bytes)
+        self._file = open(path, "wb" if keep is None else "ab")  # noqa: SIM115 - it stays open for the whole run
+        self._rows = io.StringIO(newline="")
+        self._writer = csv.DictWriter(self._rows, columns)
+        self._bytes, self._sha256 = len(kept), hashlib.sha256(kept)
+        if keep is None:
+            self._writer.writeheader()
         self.flush()
 
     def append(self, row: dict[str, Any]) -> None:
@@ -78,18 +77,42 @@ class Table:
 
     def flush(self) -> None:
         """Force what was appended to disk."""
+        data = self._rows.getvalue().encode("utf-8", _ERRORS)
+        self._rows.seek(0)
+        self._rows.truncate()
+        self._bytes += len(data)
+        self._sha256.update(data)
+        self._file.write(data)
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def size(self) -> int:
-        """Length of the file in bytes."""
+    def so_far(self) -> Beginning:
+        """All that the file holds."""
         self.flush()
-        return self.path.stat().st_size
+        return Beginning(self._bytes, self._sha256.hexdigest())
 
     def close(self) -> None:
         """Flush and close the file."""
         self.flush()
         self._file.close()
+
+
+def read_beginning(path: Path, beginning: Beginning) -> bytes:
+    """The beginning of a file of the record; DataError if the file no longer begins like this."""
+    data = path.read_bytes()[: beginning.bytes] if path.is_file() else b""
+    if sha256(data) != beginning.sha256:
+        what = (
+            "is missing"
+            if not path.exists()
+            else "has changed"
+            if len(data) == beginning.bytes
+            else "lacks what it held"
+        )
+        raise DataError(
+            f"{path} {what} since the last checkpoint (a spreadsheet program changes a table that it saves): bring the file "
+            "back as it was, or start a new run"
+        )
+    return data
 
 
 class _LogFile(logging.FileHandler):
@@ -109,26 +132,30 @@ class Record:
         self,
         folder: Path,
         task: Task,
-        keep: dict[str, int] | None = None,
+        keep: dict[str, Beginning] | None = None,
         *,
         layers: bool = False,
         client_eval: bool = False,
     ) -> None:
-        """Start a record in `folder`, or go on with the one there, whose files are cut to the lengths in `keep`.
+        """Start a record in `folder`, or go on with the one there, whose files are cut to the beginnings in `keep`;
+        DataError, and nothing has changed, if a file there does not begin like this.
 
         There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`.
         """
         self.folder = folder
-        self._before_last: dict[str, int] = {}  # lengths of the files that `last_round` ends
+        self._before_last: dict[str, Beginning] = {}  # the files that `last_round` ends
         self.last_round: dict[str, Any] = {}
-        keep = keep or {}
         self.score = task.score
-        columns = metrics_columns(task, clients=client_eval)
-        self.metrics = Table(folder / "metrics.csv", columns, keep.get("metrics"))
-        self.clients = Table(folder / "clients.csv", CLIENTS, keep.get("clients"))
-        self.layers = Table(folder / "layers.csv", LAYERS, keep.get("layers")) if layers else None
-        scores = Table(folder / "client_eval.csv", SCORES, keep.get("client_eval")) if client_eval else None
-        self.client_eval = scores
+        for name, beginning in (keep or {}).items():
+            read_beginning(folder / name, beginning)  # all of them, before the first is cut
+
+        def table(name: str, columns: tuple[str, ...]) -> Table:
+            return Table(folder / name, columns, None if keep is None else keep[name])
+
+        self.metrics = table("metrics.csv", metrics_columns(task, clients=client_eval))
+        self.clients = table("clients.csv", CLIENTS)
+        self.layers = table("layers.csv", LAYERS) if layers else None
+        self.client_eval = table("client_eval.csv", SCORES) if client_eval else None
         self.log = logging.getLogger("leanfed")
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
@@ -142,7 +169,7 @@ class Record:
 
         A checkpoint is taken before these rows, and has them both in `last_round`.
         """
-        self._before_last = {name: self._tables()[name].size() for name in ("metrics", "clients")}
+        self._before_last = {table.path.name: table.so_far() for table in (self.metrics, self.clients)}
         self.last_round = {"ended": ended, "going_on": going_on}
 
     def restore_last_round(self, rows: Rows) -> None:
@@ -180,22 +207,17 @@ class Record:
             metrics["time_s"],
         )
 
-    def sizes(self) -> dict[str, int]:
-        """Lengths of the csv files in bytes, for a checkpoint."""
-        return {**{name: table.size() for name, table in self._tables().items()}, **self._before_last}
+    def so_far(self) -> dict[str, Beginning]:
+        """What of the csv files is a checkpoint's."""
+        return {**{table.path.name: table.so_far() for table in self._tables()}, **self._before_last}
 
-    def _tables(self) -> dict[str, Table]:
-        tables = {
-            "metrics": self.metrics,
-            "clients": self.clients,
-            "layers": self.layers,
-            "client_eval": self.client_eval,
-        }
-        return {name: table for name, table in tables.items() if table is not None}
+    def _tables(self) -> list[Table]:
+        tables = (self.metrics, self.clients, self.layers, self.client_eval)
+        return [table for table in tables if table is not None]
 
     def close(self) -> None:
         """Close all files."""
-        for table in self._tables().values():
+        for table in self._tables():
             table.close()
         self.log.removeHandler(self._handler)
         self._handler.close()

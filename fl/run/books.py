@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fl.common.files import Beginning, sha256
 from fl.common.terminal import say
 from fl.output.checkpoint import Manifest
 from fl.output.record import Record
@@ -32,7 +33,7 @@ class Books:
     """Opened at the beginning of a run, on rank 0; `page` for each round, `add` when all else of it is done."""
 
     def __init__(self, worker: Worker, rounds: Rounds, costs: Costs, folder: Path, manifest: Manifest | None) -> None:
-        """`manifest`: of the checkpoint that the run goes on from."""
+        """`manifest`: of the checkpoint that the run goes on from. DataError if the record is not what it was then."""
         config = worker.config
         self._worker = worker
         self._rounds = rounds
@@ -45,6 +46,8 @@ class Books:
             layers=config.prune != "none",
             client_eval=config.client_eval > 0,
         )
+        partition = (folder / "partition.json").read_bytes()
+        self._partition = Beginning(len(partition), sha256(partition))
         self.log = self.record.log
         first = 0 if manifest is None else manifest.next_round
         told_anew = None  # the row of the round that ended the run before more rounds were asked for
@@ -59,8 +62,7 @@ class Books:
         for note in worker.notes:
             self.log.info("data: %s", note)
         for sentence in worker.left_out:
-            self.log.warning("data: %s", sentence)
-            say(f"data: {sentence}")
+            self.warn(f"data: {sentence}")
         self.trackers = Trackers(config, folder, first - (told_anew is not None))
         if told_anew is not None:
             self.trackers.log(told_anew)
@@ -99,17 +101,25 @@ class Books:
             self.record.end_run((page.metrics, page.clients), page.onward)
         return page
 
-    def add(self, page: Page, started: float) -> tuple[dict[str, int], dict[str, Any]]:
-        """Write a page; lengths of the tables, and the last round, for a checkpoint. `started`: when the round did."""
+    def add(self, page: Page, started: float) -> tuple[dict[str, Beginning], dict[str, Any]]:
+        """Write a page; how far the record is a checkpoint's, and the last round, for the checkpoint.
+
+        `started`: when the round did.
+        """
         page.metrics["time_s"] = page.onward[0]["time_s"] = time.perf_counter() - started
         self.record.add_round(page.metrics, page.clients, page.layers, page.scores)
-        return self.record.sizes(), self.record.last_round
+        return {**self.record.so_far(), "partition.json": self._partition}, self.record.last_round
 
     def tell(self, line: str) -> None:
         """A line for the log, and for the terminal unless it is to be quiet."""
         self.log.info(line)
         if not self._quiet:
             say(line)
+
+    def warn(self, sentence: str) -> None:
+        """A warning for the log, and always for the terminal."""
+        self.log.warning("%s", sentence)
+        say(sentence)
 
     def close(self) -> None:
         """Close all files."""
@@ -124,8 +134,7 @@ class Books:
                 f"round {number}: client {', '.join(stuck)} took no step, since no loss scale keeps the gradients finite in "
                 "fp16: use --precision bf16 or fp32, or a lower --lr"
             )
-            self.log.warning(line)
-            say(line)
+            self.warn(line)
 
     def _busiest_rank_s(self, result: RoundResult) -> float:
         ranks = self._worker.ranks

@@ -18,6 +18,7 @@ from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
+from fl.output.checkpoint import saved_rounds
 from fl.training.worker import Worker
 
 from .lock import only_writer, writer
@@ -41,8 +42,8 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
         return config, None
     auto = config.resume == "auto"
     folder = Path(config.output_dir) / (config.run_name or "") if auto else Path(config.resume).resolve()
-    manifests = sorted((folder / "checkpoints").glob("manifest-*.json"))
-    if not manifests:
+    saved = saved_rounds(folder)
+    if not saved:
         if auto and (folder / "summary.json").exists():
             raise ConfigError(f"--resume auto: {folder} holds a finished run without checkpoints; choose another name")
         if auto:
@@ -71,7 +72,7 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
     refuse_stored_code(folder, stored, {name: getattr(config, name) for name in explicit})
     if "data_dir" not in changes and config.data_dir != stored.data_dir:
         changes.setdefault("download", False)  # a folder that the user has not named is only read
-    finished = int(manifests[-1].stem.removeprefix("manifest-"))
+    finished = saved[-1]
     if changes.get("rounds", finished) + stored.finetune_rounds < finished:
         raise ConfigError(f"--rounds {config.rounds} must be at least {finished}: {folder} has so many rounds already")
     depends = (
@@ -127,9 +128,7 @@ def locked(folder: Path | None, ranks: Ranks, *, is_new: bool = False) -> Iterat
             if folder is None:
                 return
             held.enter_context(only_writer(folder))
-            if is_new and (
-                (folder / "summary.json").exists() or list((folder / "checkpoints").glob("manifest-*.json"))
-            ):
+            if is_new and ((folder / "summary.json").exists() or saved_rounds(folder)):
                 raise ConfigError(f"another process has begun {folder} in the meantime; give the command again")
 
         ranks.share_json(lock)

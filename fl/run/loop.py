@@ -14,7 +14,7 @@ from tqdm import tqdm
 from fl.comm.message import share_model
 from fl.common.config import Config, code_options
 from fl.common.errors import ConfigError, RoundError
-from fl.common.files import write_json, write_tensors
+from fl.common.files import Beginning, write_json, write_tensors
 from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
 from fl.common.ranks import Ranks, join_ranks
@@ -137,18 +137,24 @@ class _Run:
         self.tested: Evaluation | None = None  # the test split, after the last round
         self.stopped: Stopped | None = None
         self._can_go_on = self.config.hook is None
-        manifest = self._load() if resumed else None
+        manifest, warning = self._load() if resumed else (None, "")
         self._resumes = ["--resume", str(folder), *(word for one in code_options(self.config).items() for word in one)]
         stopping.note_saved(*(self._resumes if resumed else ()))
         self.first_round = 0 if manifest is None else manifest.next_round
         share_model(self.ranks, worker.state)
         self.books: Books | None = None
-        if self.ranks.is_server:
-            write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
-            if not resumed:
+
+        def open_books() -> None:
+            if manifest is None:
                 keep_first_weights(self.config, folder)
                 self._write_partition(samples_sha256)
             self.books = Books(worker, rounds, self.costs, folder, manifest)
+            if manifest is not None and warning:
+                self.books.warn(warning)
+                self.checkpoints.drop_newer(manifest)
+            write_json(folder / "config.json", dataclasses.asdict(dataclasses.replace(self.config, resume=None)))
+
+        self.ranks.share_json(open_books)
 
     def _write_partition(self, samples_sha256: str) -> None:
         parts: dict[str, Any] = {
@@ -235,7 +241,7 @@ class _Run:
         """Write the round down, with a checkpoint around it if it is due."""
         books = self.books
 
-        def add() -> tuple[dict[str, int], dict[str, Any]]:
+        def add() -> tuple[dict[str, Beginning], dict[str, Any]]:
             assert books is not None  # this is rank 0
             return books.add(page, started)
 
@@ -258,16 +264,15 @@ class _Run:
         self.books.log.warning("%s", sentence)
         return Stopped(status, sentence)
 
-    def _load(self) -> Manifest:
-        """Continue from the newest checkpoint, and return what it consists of."""
-        manifest = self.checkpoints.latest()
-        assert manifest is not None
+    def _load(self) -> tuple[Manifest, str]:
+        """Continue from the newest checkpoint that is whole; what it consists of, and what is wrong with newer ones."""
+        manifest, warning = self.checkpoints.latest()
         state = self.checkpoints.load(manifest)
         refuse_other_model(self.worker, state["rounds"]["model"])
         self.rounds.load_state_dict(state["rounds"])
         self.costs.load_state_dict(state["costs"])
         self.states.load(manifest.client_files)
-        return manifest
+        return manifest, warning
 
     def _finish(self) -> dict[str, Any]:
         self.states.close()

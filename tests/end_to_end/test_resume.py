@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from torch import nn
 
-from fl.common.errors import ConfigError, DataError
+from fl.common.errors import ConfigError, DataError, RoundError
 from tests.support import TIMES, on_ranks, resume_here, rows, run_here
 
 OPTIONS: dict[str, Any] = {
@@ -322,3 +323,45 @@ def test_a_file_of_an_option_that_has_changed_is_refused(tmp_path: Path, option:
     path.write_text(text)
     resume_here(tmp_path, "cut")
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
+def _damaged(rank: int, world_size: int, folder: Path) -> None:
+    options = {**OPTIONS, "lr_schedule": "constant", "clients_per_round": 4}
+    run_here(folder, "whole", **options)
+    run_here(folder, "run", **{**options, "rounds": 9})
+    newest = folder / "run" / "checkpoints" / "client-000001-000009.safetensors"
+    if rank == 0:
+        data = newest.read_bytes()
+        newest.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    dist.barrier()
+    resume_here(folder, "run", rounds=12)
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(tmp_path: Path) -> None:
+    """One bit of a state that rank 1 of two reads: both go back a round, and end in the bits of a run without damage."""
+    on_ranks(2, _damaged, tmp_path)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    log = (tmp_path / "run" / "run.log").read_text()
+    assert "client-000001-000009.safetensors is damaged" in log
+    assert "the run goes on from the checkpoint before, and round 8 is trained again" in log
+
+
+def _edited(rank: int, world_size: int, folder: Path, name: str) -> None:
+    with pytest.raises((DataError, RoundError)) as caught:
+        resume_here(folder, "run", rounds=15)
+    assert (f"{name} has changed" if rank == 0 else "rank 0 failed, and says why") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "partition.json"])
+def test_an_edited_record_is_told_before_training(tmp_path: Path, name: str) -> None:
+    """A digit of a table, a letter of partition.json: refused on every rank, and nothing else has changed."""
+    run_here(tmp_path, "run", **{**OPTIONS, "lr_schedule": "constant"})
+    path = tmp_path / "run" / name
+    text = path.read_bytes()
+    path.write_bytes(
+        text.replace(b"0.2", b"0.3", 1) if name == "metrics.csv" else text.replace(b'"labels"', b'"lebals"')
+    )
+    before = contents(tmp_path)
+    on_ranks(2, _edited, tmp_path, name)
+    after = contents(tmp_path)
+    assert {key for key in after if after[key] != before.get(key)} <= {"run/lock.json"}

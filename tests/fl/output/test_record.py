@@ -36,7 +36,7 @@ def test_a_continued_record_drops_rows_after_the_checkpoint(tmp_path):
     """Rows 0 and 1 were written, the checkpoint knows of row 0: row 1 is written anew."""
     record = Record(tmp_path, TASK)
     record.add_round(row(0, 0.1, 0.1), [])
-    sizes = record.sizes()
+    sizes = record.so_far()
     record.add_round(row(1, 0.2, 0.2), [])
     record.close()
     record = Record(tmp_path, TASK, sizes)
@@ -46,18 +46,34 @@ def test_a_continued_record_drops_rows_after_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "clients.csv"])
-@pytest.mark.parametrize("left", [None, b"", b"round,"])
-def test_a_table_that_lost_rows_is_not_continued(tmp_path, name, left):
-    """Nor filled up with zero bytes: what it held cannot be told."""
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda data: None, "is missing"),
+        (lambda data: b"", "lacks what it held"),
+        (lambda data: data[: len(data) // 2], "lacks what it held"),
+        (lambda data: data[data.index(b"\n") + 1 :], "lacks what it held"),
+        (lambda data: data.replace(b"\r\n", b"\n"), "lacks what it held"),
+        (lambda data: data.replace(b"\r\n", b"\n") + b"1,2,3\n", "has changed"),
+        (lambda data: data[:-3] + b"7" + data[-2:], "has changed"),
+        (lambda data: b"\0" * len(data), "has changed"),
+    ],
+)
+def test_a_table_that_is_not_what_it_was_is_not_continued(tmp_path, name, damage, says):
+    """Rows lost, a first line lost, other ends of lines, another digit. Told by name, and no file has changed."""
     record = Record(tmp_path, TASK)
-    record.add_round(row(0, 0.1, 0.1), [])
-    sizes = record.sizes()
+    record.add_round(row(0, 0.1, 0.1), [{"round": 0, "client": 2, "staleness": 1}])
+    kept = record.so_far()
+    record.add_round(row(1, 0.1, 0.1), [])
     record.close()
+    damaged = damage((tmp_path / name).read_bytes()[: kept[name].bytes])
     (tmp_path / name).unlink()
-    if left is not None:
-        (tmp_path / name).write_bytes(left)
-    with pytest.raises(DataError, match=f"{name} lacks rows"):
-        Record(tmp_path, TASK, sizes)
+    if damaged is not None:
+        (tmp_path / name).write_bytes(damaged)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match=f"{name} {says} since the last checkpoint"):
+        Record(tmp_path, TASK, kept)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_layers_are_a_table_of_their_own(tmp_path):
@@ -67,14 +83,14 @@ def test_layers_are_a_table_of_their_own(tmp_path):
         path.mkdir()
         record = Record(path, TASK, layers=layers)
         record.add_round(row(0, 0.1, 0.1), [], [{"round": 0, "layer": "a"}, {"round": 0, "layer": "b"}])
-        sizes = record.sizes()
+        sizes = record.so_far()
         record.add_round(row(1, 0.2, 0.2), [], [{"round": 1, "layer": "a"}])
         record.close()
         Record(path, TASK, sizes, layers=layers).close()
     lines = (folder / "layers.csv").read_text().splitlines()
     assert lines == [",".join(LAYERS), "0,a,,,,,,", "0,b,,,,,,"]
     assert not (plain / "layers.csv").exists()
-    assert "layers" not in sizes
+    assert "layers.csv" not in sizes
 
 
 def test_summary_chooses_the_best_round_on_validation_alone(tmp_path):
@@ -100,14 +116,14 @@ def test_a_regression_has_its_own_score(tmp_path):
         values.update(client_r2=None if val is None else 0.25 * round_)
         values.update(dict.fromkeys(("val_loss", "test_loss"), None if val is None else 1.0))
         record.add_round(values, [], None, [{"round": round_, "client": 0, "samples": 4, "score": 0.5, "loss": 2.0}])
-    sizes = record.sizes()
+    sizes = record.so_far()
     record.close()
     summary = write_summary(tmp_path, model_sha256="x", parameters=7, extra={})
     assert (summary["best_val_round"], summary["best_val_r2"], summary["best_val_test_r2"]) == (1, -0.5, 0.1)
     assert (summary["final_test_r2"], summary["final_test_mae"], summary["final_client_r2"]) == (0.3, 12.0, 0.5)
     assert not [name for name in summary if "accuracy" in name]
     assert (tmp_path / "client_eval.csv").read_text().splitlines()[1] == "0,0,4,0.5,2.0"
-    assert sizes["client_eval"] == (tmp_path / "client_eval.csv").stat().st_size
+    assert sizes["client_eval.csv"].bytes == (tmp_path / "client_eval.csv").stat().st_size
     assert "val_r2 -0.5000, test_r2 0.1000" in (tmp_path / "run.log").read_text()
 
 
