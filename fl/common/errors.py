@@ -22,6 +22,11 @@ class RoundError(RuntimeError):
     """A round could not be completed on some rank; model, residuals and ledger are as they were before it."""
 
 
+class DiskError(RoundError):
+    """A file of the run folder cannot be written or read: the disk is full, read-only, or gone. The options are right, and
+    what was saved before is whole."""
+
+
 @contextlib.contextmanager
 def explained(option: str) -> Iterator[None]:
     """Around a call of a library that this option describes: whatever the library raises becomes a ConfigError.

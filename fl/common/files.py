@@ -1,10 +1,12 @@
 """Files written whole or not at all: JSON and tensors."""
 
+import contextlib
 import copy
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,11 @@ from urllib.parse import quote, unquote
 from safetensors.torch import load, load_file, save
 from torch import Tensor
 
+from .errors import DiskError
 from .names import readable
 from .tensors import to_host
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what nothing but a disk says
 
 
 def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
@@ -54,20 +59,49 @@ def write_json(path: Path, value: Any) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(path.name + f".{os.getpid()}.part")
+    with naming(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:  # a full disk, say, on which the part must not stay
+            temporary.unlink(missing_ok=True)
+            raise
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """In this block an OSError is about this file: the system does not say which one it could not write."""
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # a full disk, say, on which the part must not stay
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+
+
+@contextlib.contextmanager
+def disk_told(folder: Path, remedy: Callable[[], str]) -> Iterator[None]:
+    """In this block an OSError about a file in `folder` becomes a DiskError that says the way on; others stay what they
+    are."""
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        yield
+    except OSError as error:
+        names = [
+            Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+        ]
+        path = next((name for name in names if folder in (name, *name.parents)), None)
+        if path is None and (names or error.errno not in _DISK):
+            raise
+        first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        what = f"{path or folder} cannot be used ({error.strerror})"
+        raise DiskError(f"{what}: {first}, then {remedy()}") from None
 
 
 State = dict[str, Any]

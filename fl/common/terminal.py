@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from compression.errors import NonFiniteError
 
-from .errors import LaunchError
+from .errors import DiskError, LaunchError
 from .launch import is_first_here
 
 _PATIENCE_S = 10.0
@@ -25,7 +25,7 @@ def say(sentence: str) -> None:
 
 
 def end_with_mistake(error: Exception) -> NoReturn:
-    """A user's mistake is one line on standard error and exit status 2, on whichever ranks it is found.
+    """A user's mistake is one line on standard error and exit status 2, on whichever ranks it is found; the disk's is 1.
 
     Most are found on every rank, and the first on each machine tells of them at once. The others wait: a launcher ends all
     ranks when one is gone, and the first must have spoken by then. Who is still there afterwards is alone with the mistake.
@@ -33,7 +33,7 @@ def end_with_mistake(error: Exception) -> NoReturn:
     if not is_first_here() and not isinstance(error, (LaunchError, NonFiniteError)):
         time.sleep(_PATIENCE_S)
     sys.stderr.write(f"error: {error}\n")
-    raise SystemExit(2) from None
+    raise SystemExit(1 if isinstance(error, DiskError) else 2) from None
 
 
 def try_to_write(what: str, write: Callable[[], object], remedy: str) -> None:

@@ -85,7 +85,7 @@ class Checkpoints:
         manifest = Manifest(next_round, Stored(server_file, ""), client_files, {}, {})
 
         def write() -> None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder, self.ranks)
             tensors, manifest.state = split_state(state)
             manifest.server_file = Stored(server_file, write_tensors(self.folder / server_file, tensors))
             manifest.record, manifest.last_round = record()
@@ -150,6 +150,12 @@ class Checkpoints:
             mine = self.ranks.hosts(int(client[1])) if client else self.ranks.is_server
             if ours and mine and path.name not in named and path.is_file():
                 path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, ranks: Ranks) -> None:
+    """Make the folder of the checkpoints. FileNotFoundError if rank 0's run folder is gone; a rank of a machine that does
+    not share it has one of its own."""
+    folder.mkdir(parents=not ranks.is_server, exist_ok=True)
 
 
 def saved_rounds(folder: Path) -> list[int]:

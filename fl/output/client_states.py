@@ -4,6 +4,7 @@ A state is as large as the model, and every client that ever took part has one. 
 memory; a client that takes part again has its own read from its file before it trains.
 """
 
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import Protocol
 
 import torch
 
-from fl.common.errors import RoundError
 from fl.common.files import State, join_state, split_state, write_tensors
 from fl.common.ranks import Ranks
 
-from .checkpoint import Stored, load_tensors
+from .checkpoint import Stored, load_tensors, make_folder
 
 IN_MEMORY = 64_000_000
 """Bytes of idle clients' states that a rank keeps in memory; a round's own are there besides."""
@@ -75,26 +75,24 @@ class ClientStates:
         self._make_room()
 
     def save(self, next_round: int) -> dict[int, Stored]:
-        """Write the states that changed since the last call; the file of every client, the same on every rank. Collective,
-        and if a rank fails, every rank raises.
+        """Write the states that changed since the last call; the file of every client, the same on every rank. Collective;
+        the OSError of one rank is raised on all.
         """
         changed = sorted(self._changed)
-        told = torch.zeros(
-            len(changed) + 1, 32, dtype=torch.int32
-        )  # SHA-256 of each file, and how many ranks have failed
         names = [f"client-{client:06d}-{next_round:06d}.safetensors" for client in changed]
-        problem = None
+        digests = torch.zeros(len(changed), 32, dtype=torch.uint8)
+        problem = ""
         try:
             for row, client in enumerate(changed):
                 if self._ranks.hosts(client):
-                    told[row] = torch.tensor([*bytes.fromhex(self._write(client, names[row]))])
+                    digests[row] = torch.tensor([*bytes.fromhex(self._write(client, names[row]))])
         except OSError as error:
-            told[-1, 0], problem = 1, error
-        self._ranks.sum(told)
-        if told[-1, 0]:
-            raise problem or RoundError("a rank failed to write its clients' states, and says why")
+            problem = json.dumps([error.errno, error.strerror, error.filename])
+        if problem := self._ranks.first_text(problem):
+            raise OSError(*json.loads(problem))
+        self._ranks.sum(digests)
         for row, client in enumerate(changed):
-            self._files[client] = Stored(names[row], bytes(told[row].tolist()).hex())
+            self._files[client] = Stored(names[row], bytes(digests[row].tolist()).hex())
         self._changed, self._waiting = set(), {}
         return dict(self._files)
 
@@ -104,7 +102,7 @@ class ClientStates:
         if waiting is not None:
             os.replace(self.folder / waiting.name, self.folder / name)
             return waiting.sha256
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, self._ranks)
         return write_tensors(self.folder / name, split_state(self._rounds.client_state(client))[0])
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl.common.errors import DataError
-from fl.common.files import Beginning, sha256
+from fl.common.files import Beginning, naming, sha256
 from fl.training.evaluate import COLUMNS as SCORES
 from fl.training.evaluate import client_columns
 from fl.training.tasks import Task
@@ -82,9 +82,10 @@ class Table:
         self._rows.truncate()
         self._bytes += len(data)
         self._sha256.update(data)
-        self._file.write(data)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            self._file.write(data)
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def so_far(self) -> Beginning:
         """All that the file holds."""
@@ -93,8 +94,11 @@ class Table:
 
     def close(self) -> None:
         """Flush and close the file."""
-        self.flush()
-        self._file.close()
+        try:
+            self.flush()
+        finally:
+            with contextlib.suppress(OSError):  # what `flush` has told already
+                self._file.close()
 
 
 def read_beginning(path: Path, beginning: Beginning) -> bytes:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
+from fl.common.files import disk_told
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
 from fl.output.checkpoint import saved_rounds
@@ -121,16 +122,23 @@ def _make(config: Config) -> str:
 @contextlib.contextmanager
 def locked(folder: Path | None, ranks: Ranks, *, is_new: bool = False) -> Iterator[None]:
     """In this block no other process writes to the run folder, if there is one; collective. ConfigError if one does, or
-    if one has since this process found no run there (`is_new`)."""
-    with contextlib.ExitStack() as held:
+    if one has since this process found no run there (`is_new`). DiskError if, in the block, the folder cannot be used.
+    """
+    if folder is None:
+        ranks.share_json(lambda: None)
+        yield
+        return
 
-        def lock() -> None:
-            if folder is None:
-                return
-            held.enter_context(only_writer(folder))
-            if is_new and ((folder / "summary.json").exists() or saved_rounds(folder)):
-                raise ConfigError(f"another process has begun {folder} in the meantime; give the command again")
+    def lock() -> None:
+        held.enter_context(only_writer(folder))
+        if is_new and ((folder / "summary.json").exists() or saved_rounds(folder)):
+            raise ConfigError(f"another process has begun {folder} in the meantime; give the command again")
 
+    def remedy() -> str:
+        is_begun = saved_rounds(folder)
+        return f"--resume {folder} goes on after the last checkpoint" if is_begun else "begin the run again"
+
+    with disk_told(folder, remedy), contextlib.ExitStack() as held:
         ranks.share_json(lock)
         yield
 
@@ -179,8 +187,12 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """What partition.json says of the run's beginning; empty without such a file. ConfigError if it is damaged."""
     path = folder / "partition.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        kinds = {"samples_sha256": str, "files_sha256": dict}
+        wrong = [name for name, kind in kinds.items() if name in found and not isinstance(found[name], kind)]
+        if not isinstance(found, dict) or wrong:
+            raise ValueError(f"it holds no {' and '.join(wrong) or 'JSON object'}")
+    except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"--resume {folder}: {path} is damaged ({error}): bring it back, or start a new run"
         ) from None

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import platform
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from fl.comm.message import share_model
 from fl.common.config import Config, code_options
-from fl.common.errors import ConfigError, RoundError
+from fl.common.errors import ConfigError
 from fl.common.files import Beginning, write_json, write_tensors
 from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
@@ -96,15 +95,8 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
             folder, name = create_folder(config, ranks)
             worker.config = dataclasses.replace(worker.config, run_name=name)
             held.enter_context(locked(folder, ranks, is_new=True))
-        try:
-            one = _Run(worker, rounds, folder, digest, resumed=resumed)
-            summary = one.go()
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise
-            goes_on = Checkpoints(folder, ranks).next_round() >= 0
-            remedy = f"--resume {folder} goes on after the last checkpoint" if goes_on else "begin the run again"
-            raise RoundError(f"{folder} cannot be written to ({error.strerror}): make room, then {remedy}") from None
+        one = _Run(worker, rounds, folder, digest, resumed=resumed)
+        summary = one.go()
     if one.stopped is not None:
         raise one.stopped
     return summary

@@ -155,9 +155,18 @@ def test_a_log_on_a_full_disk(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_damaged_partition_json_is_told_in_one_sentence(tmp_path):
-    """As a disk that was full, or a hand, may leave it; a run without the file is an old one."""
+def test_without_partition_json_nothing_is_known(tmp_path):
+    """The checkpoint says that there was one."""
     assert begun_with(tmp_path) == {}
-    (tmp_path / "partition.json").write_text('{"labels": [')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", "7", '"samples_sha256"', '["files_sha256"]', '{"labels": [', "[" * 100_000]
+    + [f'{{"{name}": {value}}}' for name in ("samples_sha256", "files_sha256") for value in ("7", "[]", "null")],
+)
+def test_a_damaged_partition_json_is_told_in_one_sentence(tmp_path, text):
+    """As a disk that was full, or a hand, may leave it."""
+    (tmp_path / "partition.json").write_text(text)
     with pytest.raises(ConfigError, match=r"partition\.json is damaged"):
         begun_with(tmp_path)

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import resource
+import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +15,10 @@ import fl.common.files
 import fl.output.report
 import fl.run.books
 import fl.run.loop
-from fl.common.errors import ConfigError, RoundError
+from fl.common.errors import ConfigError, DiskError
 from fl.output.report import write_report
-from tests.support import QUICK, resume_here, rows, run_here
+from fl.run.cli import main
+from tests.support import QUICK, on_ranks, resume_here, rows, run_here
 
 OPTIONS: dict[str, Any] = {"limit_train": 40, "clients": 2, "rounds": 2, "batch_size": 10}
 
@@ -77,14 +80,75 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_here(tmp_path, "whole", **OPTIONS)
     with monkeypatch.context() as patched:
         patched.setattr(fl.run.loop, "write_tensors", failing(OSError(errno.ENOSPC, "No space left on device")))
-        with pytest.raises(RoundError) as caught:
+        with pytest.raises(DiskError) as caught:
             run_here(tmp_path, "a", **OPTIONS)
     folder = tmp_path / "a"
     assert str(caught.value) == (
-        f"{folder} cannot be written to (No space left on device): make room, then --resume {folder} goes on after the last "
+        f"{folder} cannot be used (No space left on device): make room, then --resume {folder} goes on after the last "
         "checkpoint"
     )
     assert resume_here(tmp_path, "a")["model_sha256"] == whole["model_sha256"]
+
+
+def _limited(rank: int, world_size: int, folder: Path, most: int) -> None:
+    """A run of which rank 1 cannot write files of more than `most` bytes, as the kernel enforces."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, usual[1]))
+    with pytest.raises(DiskError, match=r"checkpoints/client-\d+-000001.safetensors cannot be used \(File too large\)"):
+        run_here(folder, "a", **OPTIONS, uplink="topk:0.1")
+    resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+
+
+def test_a_rank_that_cannot_write(tmp_path: Path) -> None:
+    """All ranks say which file and why; nothing half-written is left."""
+    on_ranks(2, _limited, tmp_path, 10_000)
+    assert not [path for path in (tmp_path / "a").rglob("*") if path.name.endswith(".part") or "manifest" in path.name]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_run_folder_that_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounds: int) -> None:
+    """In the last round, and in one that others follow: one sentence, and the folder is not made anew."""
+    from fl.training.trainer import ClientTrainer
+
+    train = ClientTrainer.train
+
+    def deleting(self: Any, job: Any, model: Any) -> Any:
+        shutil.rmtree(tmp_path / "a", ignore_errors=True)
+        return train(self, job, model)
+
+    monkeypatch.setattr(ClientTrainer, "train", deleting)
+    with pytest.raises(
+        DiskError, match=r"a/checkpoints cannot be used \(No such file or directory\): .* begin the run again"
+    ):
+        run_here(tmp_path, "a", **{**OPTIONS, "rounds": rounds})
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_disks_mistakes_end_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The options are right; the lock cannot be written."""
+    run_here(tmp_path, "a", **OPTIONS)
+    (tmp_path / "a" / "lock.json").unlink()
+    (tmp_path / "a" / "lock.json").mkdir()
+    with pytest.raises(SystemExit) as caught:
+        main(["--resume", str(tmp_path / "a")])
+    assert caught.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {tmp_path}/a/lock.json cannot be used (Is a directory): mend that, then --resume {tmp_path}/a goes on "
+        "after the last checkpoint"
+    )
+
+
+def test_other_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's or data set's own file is not the run folder's: its error stays what it is."""
+    from fl.training.trainer import ClientTrainer
+
+    def reading(*_: Any) -> Any:
+        return (tmp_path / "mine").read_text()
+
+    monkeypatch.setattr(ClientTrainer, "train", reading)
+    with pytest.raises(FileNotFoundError, match="mine"):
+        run_here(tmp_path, "a", **OPTIONS)
 
 
 @pytest.mark.parametrize(
