@@ -228,6 +228,21 @@ def refuse_other_files(config: Config, folder: Path) -> None:
             )
 
 
+def lasting_options(config: Config) -> dict[str, Any]:
+    """The options that a run keeps to its end, by name."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE | {"rounds"}}
+
+
+def refuse_other_options(config: Config, folder: Path, saved: Mapping[str, Any]) -> None:
+    """ConfigError if config.json no longer says what it did when these options were saved with a checkpoint."""
+    for name, value in lasting_options(config).items():
+        if name in saved and saved[name] != value:
+            raise ConfigError(
+                f"--resume {folder}: {folder / 'config.json'} has {name} {value}, the checkpoint was made with "
+                f"{saved[name]}: bring the file back as it was, or start a new run"
+            )
+
+
 def keep_first_weights(config: Config, folder: Path) -> None:
     """Copy the file of `--init` into the run folder: masks and rewinding go by it also when the run goes on."""
     if config.init is not None:

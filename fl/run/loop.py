@@ -45,9 +45,11 @@ from .folder import (
     create_folder,
     files_sha256,
     keep_first_weights,
+    lasting_options,
     locked,
     refuse_other_files,
     refuse_other_model,
+    refuse_other_options,
     refuse_other_samples,
     samples_sha256,
     with_first_weights,
@@ -238,7 +240,10 @@ class _Run:
             return books.add(page, started)
 
         if saves:
-            state = {"rounds": self.rounds.state_dict(), "costs": self.costs.state_dict()} if books is not None else {}
+            state = {}
+            if books is not None:
+                state = {"rounds": self.rounds.state_dict(), "costs": self.costs.state_dict()}
+                state["options"] = lasting_options(self.config)
             files = self.states.save(number + 1)
             self.checkpoints.save(number + 1, state=state, client_files=files, record=add)
             if self._can_go_on:
@@ -260,6 +265,7 @@ class _Run:
         """Continue from the newest checkpoint that is whole; what it consists of, and what is wrong with newer ones."""
         manifest, warning = self.checkpoints.latest()
         state = self.checkpoints.load(manifest)
+        refuse_other_options(self.config, self.folder, state["options"])
         refuse_other_model(self.worker, state["rounds"]["model"])
         self.rounds.load_state_dict(state["rounds"])
         self.costs.load_state_dict(state["costs"])

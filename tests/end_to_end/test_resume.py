@@ -365,3 +365,16 @@ def test_an_edited_record_is_told_before_training(tmp_path: Path, name: str) -> 
     on_ranks(2, _edited, tmp_path, name)
     after = contents(tmp_path)
     assert {key for key in after if after[key] != before.get(key)} <= {"run/lock.json"}
+
+
+def test_an_edited_config_is_told_before_training(tmp_path: Path, whole: Path) -> None:
+    """Another learning rate in config.json, which no option contradicts: refused by its name, and nothing has changed."""
+    shutil.copytree(whole, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "lr": 0.06}))
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match=r"config\.json has lr 0\.06, the checkpoint was made with 0\.05"):
+        resume_here(tmp_path, "run")
+    assert {name: text for name, text in contents(tmp_path).items() if "lock" not in name} == {
+        name: text for name, text in before.items() if "lock" not in name
+    }
