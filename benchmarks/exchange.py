@@ -18,7 +18,7 @@ from common import machine, real_update, show, timed
 from compression import make_codec
 from fl.clock.adaptive import Fractions
 from fl.comm.encoder import CodecSchedule, Encoder
-from fl.comm.message import apply_change, decode_model, encode_buffers
+from fl.comm.message import SECTIONS, Bounds, Rejection, apply_change, decode_model, encode_buffers
 from fl.comm.transport import Transport
 from fl.common.config import ServerOptions
 from fl.common.ranks import Ranks
@@ -58,6 +58,11 @@ def selection(values: torch.Tensor) -> None:
     show(f"Selection, {n:,} floats; {machine()}", columns, rows)
 
 
+def refuse(rejection: Rejection) -> None:
+    """No message of a benchmark may be rejected."""
+    raise RuntimeError(rejection.reason)
+
+
 def on_rank(rank: int, store: str) -> None:
     """One of the two ranks of the exchange."""
     torch.set_num_threads(1)
@@ -78,6 +83,8 @@ def on_rank(rank: int, store: str) -> None:
         server = Server(state, make_optimizer, codec, error_feedback=True, make_aggregator=lambda: Mean(state))
         encoder = Encoder(CodecSchedule(spec), "residual", Fractions(), state.layout, 0)
         transport = Transport(ranks, state.parameters.numel() + state.buffers.numel())
+        most = dict.fromkeys(SECTIONS, 2**40)
+        bounds = Bounds(update.samples, state.parameters.numel(), most)
         uploads, steps = [], []
         for repeat in range(REPEATS + 1):
             fresh = dataclasses.replace(update, client=rank, values=update.values.clone())
@@ -87,7 +94,7 @@ def on_rank(rank: int, store: str) -> None:
             encoded = time.perf_counter()
             if rank == 0:
                 server.aggregator.reset()
-            for received in transport.gather([0, 1], iter([message])):
+            for received in transport.gather([0, 1], iter([message]), lambda _, bounds=bounds: bounds, refuse):
                 decoded = decode_model(received.sections, "update", state, codec)
                 server.aggregator.add(*decoded, received.report.samples)
 

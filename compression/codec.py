@@ -18,6 +18,12 @@ from .wire import Kind, Sparse, read, write
 Memory = Mapping[str, Tensor]
 
 
+def most_bytes(kept: int) -> int:
+    """No payload of `kept` coordinates is longer: each takes at most a value and an index of 4 bytes, and what an entropy
+    coder may add stays below as much again."""
+    return 4096 + 12 * kept
+
+
 class Codec(ABC):
     """What to send, how precisely, and how to write it down.
 
@@ -61,6 +67,10 @@ class Codec(ABC):
     def density(self) -> float | None:
         """The fraction of coordinates kept; None if the codec has no such parameter."""
         return None
+
+    def most_bytes(self, layout: Layout) -> int:
+        """No payload of a vector of `layout` is longer: a bound, not tight, for who must find memory for it."""
+        return most_bytes(layout.total)
 
     def with_density(self, density: float) -> "Codec":
         """The same codec with another kept fraction; SpecError if it has none."""
@@ -123,6 +133,9 @@ class SparseCodec(Codec):
     @property
     def density(self) -> float | None:
         return None if self.selector is None else self.selector.density
+
+    def most_bytes(self, layout: Layout) -> int:
+        return most_bytes(layout.total if self.selector is None else self.selector.most_kept(layout))
 
     def with_density(self, density: float) -> Codec:
         if self.selector is None or self.selector.density is None:

@@ -51,6 +51,7 @@ class Sender:
         self._residual, self._velocity = Residuals(), Residuals()
         self._factors: dict[str, Tensor] = {}
         self._pending: list[tuple[Layout, Tensor | None, Tensor | None, dict[str, Tensor]]] = []
+        self._kept: Any = None  # the snapshot before what is pending
 
     def encode(
         self, update: Tensor, layout: Layout, key: int = 0, *, within: Tensor | None = None
@@ -63,6 +64,8 @@ class Sender:
         decoded + new residual == update + old residual, bit for bit; a rounded value leaves the rounding error behind.
         Raises NonFiniteError if the sum holds NaN or infinity, and then remembers nothing of it.
         """
+        if self._kept is None:
+            self._kept = self.snapshot()
         velocity = None
         if self.feedback == "none":
             total = update
@@ -99,20 +102,22 @@ class Sender:
             if velocity is not None:
                 self._velocity.store(layout, velocity)
             self._factors = {**self._factors, **factors}
-        self._pending = []
+        self._pending, self._kept = [], None
         return free
 
     def forget(self) -> None:
         """What was encoded since the last `keep()` has not arrived."""
-        self._pending = []
+        if self._kept is not None:
+            self.restore(self._kept)
 
     def snapshot(self) -> Any:
         """Everything remembered, for `restore`; nothing is copied."""
-        return self._residual.snapshot(), self._velocity.snapshot(), self._factors, list(self._pending)
+        memory = self._residual.snapshot(), self._velocity.snapshot(), self._factors
+        return *memory, list(self._pending), self._kept
 
     def restore(self, before: Any) -> None:
         """Be again as at a `snapshot`."""
-        residual, velocity, self._factors, pending = before
+        residual, velocity, self._factors, pending, self._kept = before
         self._residual.restore(residual)
         self._velocity.restore(velocity)
         self._pending = list(pending)
@@ -141,7 +146,7 @@ class Sender:
         self._residual.load_state_dict(parts["residual"])
         self._velocity.load_state_dict(parts["velocity"])
         self._factors = parts["factor"]
-        self._pending = []
+        self._pending, self._kept = [], None
 
 
 def _inside(memory: Tensor, within: Tensor | None) -> Tensor:

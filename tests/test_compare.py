@@ -43,7 +43,9 @@ def make_run(
     each_flops = flops if isinstance(flops, tuple) else [flops and float(flops) / clients] * clients
     with open(folder / "metrics.csv", "w", newline="") as file:
         columns = "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,val_macro_f1,test_loss,"
-        columns += "test_accuracy,test_macro_f1,clients,samples,uplink_bytes,downlink_bytes,uplink_dense_bytes,"
+        columns += (
+            "test_accuracy,test_macro_f1,clients,rejected,samples,uplink_bytes,downlink_bytes,uplink_dense_bytes,"
+        )
         columns += "downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm,sparsity,mask_bytes,virtual_time_s,"
         writer = csv.DictWriter(file, f"{columns}train_flops,client_memory_bytes".split(","), restval="")
         writer.writeheader()

@@ -50,6 +50,10 @@ class Selector(ABC):
         `key` decides what is random, and nothing else: a selector that is not `seeded` ignores it.
         """
 
+    def most_kept(self, layout: Layout) -> int:
+        """The most coordinates of a vector of `layout` that can be selected: all, where that depends on its values."""
+        return layout.total
+
     def at_least(self, x: Tensor, threshold: float) -> Tensor:
         """Ascending positions of the coordinates with a magnitude of at least `threshold` that are not zero."""
         if kernels.available(x.device):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..bits import flat_nonzero
+from ..layout import Layout
 from ..spec import SpecError, Stage
 from .base import ScopedSelector, kept_count, no_positions, parse_density, parse_scope
 from .sample import kth_largest, margin, sampled_magnitudes
@@ -26,6 +27,9 @@ class TopK(ScopedSelector):
 
     def with_density(self, density: float) -> "TopK":
         return TopK(density, per_layer=self.per_layer)
+
+    def most_kept(self, layout: Layout) -> int:
+        return sum(kept_count(self.ratio, n) for n in (layout.sizes if self.per_layer else [layout.total]))
 
     def pick(self, x: Tensor, key: int) -> Tensor:
         """See `ScopedSelector`.

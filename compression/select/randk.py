@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..draws import random_positions
+from ..layout import Layout
 from ..spec import Stage
 from .base import ScopedSelector, kept_count, no_positions, parse_density
 
@@ -26,6 +27,9 @@ class RandK(ScopedSelector):
 
     def with_density(self, density: float) -> "RandK":
         return RandK(density)
+
+    def most_kept(self, layout: Layout) -> int:
+        return kept_count(self.ratio, layout.total)
 
     def pick(self, x: Tensor, key: int) -> Tensor:
         n = x.numel()

@@ -2,7 +2,7 @@
 
 In a round, in this order, `client` being one that the rank hosts:
 
-a client's rank     begin, correction in every local step, on_client; its update is encoded; sent
+a client's rank     begin, correction in every local step, on_client; its update is encoded; sent, or forget if it fails
 rank 0              receive for each client in cohort order, on_server, and after the server's step broadcast
 every rank          apply_broadcast where there is one, then commit, or rollback if the round has failed
 
@@ -48,6 +48,9 @@ class Algorithm:
 
     def sent(self, client: int, decoded: Sparse) -> None:
         """Take the update of `client` as the server will decode it; not to be changed before `commit`."""
+
+    def forget(self, client: int) -> None:
+        """What `client` has sent since the last `commit` does not count, and was not received."""
 
     def commit(self) -> None:
         """The round has succeeded: what was sent and received counts."""

@@ -62,6 +62,9 @@ class FedDyn(Algorithm):
     def sent(self, client: int, decoded: Sparse) -> None:
         self._sent[client] = decoded
 
+    def forget(self, client: int) -> None:
+        self._sent.pop(client, None)
+
     def rollback(self) -> None:
         self._sent = {}
         if self._next is not None:

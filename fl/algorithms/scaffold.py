@@ -58,6 +58,10 @@ class Scaffold(Algorithm):
         if length > 0:
             self._sent[client] = (decoded, 1 / length, self._common)
 
+    def forget(self, client: int) -> None:
+        self._sent.pop(client, None)
+        self._begun.pop(client, None)
+
     def rollback(self) -> None:
         self._sent, self._begun = {}, {}
         self._clear()

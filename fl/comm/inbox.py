@@ -9,7 +9,7 @@ from torch import Tensor
 from fl.models.state import ModelState
 from fl.models.submodel import Submodel
 
-from .message import SECTIONS, ClientReport, Message
+from .message import SECTIONS, ClientReport, Message, Rejection
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,15 @@ class Pending:
 class Inbox:
     """The messages of clients in flight.
 
-    `reports`: by client, the same on every rank. On rank 0 also `pending`, the messages by client and number of its start,
+    `reports`: by client, the same on every rank, and `rejections` of those whose update does not count: their time is up
+    when it would have arrived. On rank 0 also `pending`, the messages by client and number of its start,
     and `versions` of the global model, [n], that clients in flight started from, if models are mixed.
     """
 
     def __init__(self, state: ModelState) -> None:
         self.state = state
         self.reports: dict[int, ClientReport] = {}
+        self.rejections: dict[int, Rejection] = {}
         self.pending: dict[tuple[int, int], Pending] = {}
         self.versions: dict[int, Tensor] = {}
         self.commit()
@@ -38,6 +40,17 @@ class Inbox:
         """A message does not arrive, or is discarded."""
         self.pending.pop((client, number), None)
 
+    def sent_bytes(self, client: int) -> int:
+        """Bytes that a client sends, or has sent."""
+        if client in self.rejections:
+            return self.rejections[client].sent_bytes
+        return self.reports[client].uplink_bytes
+
+    def forget(self, client: int) -> None:
+        """The client is no longer in flight."""
+        self.reports.pop(client, None)
+        self.rejections.pop(client, None)
+
     def keep_versions(self, versions: Iterable[int]) -> None:
         """Forget every other version: no client in flight started from it."""
         wanted = set(versions)
@@ -45,12 +58,13 @@ class Inbox:
 
     def commit(self) -> None:
         """The round has succeeded."""
-        self._before = dict(self.reports), dict(self.pending), dict(self.versions)
+        self._before = dict(self.reports), dict(self.rejections), dict(self.pending), dict(self.versions)
 
     def rollback(self) -> None:
         """The round has failed: everything as it was at the last `commit`."""
-        reports, pending, versions = self._before
-        self.reports, self.pending, self.versions = dict(reports), dict(pending), dict(versions)
+        reports, rejections, pending, versions = self._before
+        self.reports, self.rejections = dict(reports), dict(rejections)
+        self.pending, self.versions = dict(pending), dict(versions)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on, on rank 0."""
@@ -60,6 +74,7 @@ class Inbox:
         }
         return {
             "reports": [[client, *report.row()] for client, report in sorted(self.reports.items())],
+            "rejections": [[each.client, each.reason, each.sent_bytes] for _, each in sorted(self.rejections.items())],
             "pending": pending,
             "versions": {str(version): model for version, model in self.versions.items()},
         }
@@ -67,6 +82,7 @@ class Inbox:
     def load_state_dict(self, state: Mapping[str, Any], *, buffers: Tensor | None, is_server: bool) -> None:
         """Continue from `state_dict()`; `buffers`: those that every message is about (`Submodel.buffers`)."""
         self.reports = {client: ClientReport.of_row(client, row) for client, *row in state["reports"]}
+        self.rejections = {client: Rejection(client, *rest) for client, *rest in state["rejections"]}
         if is_server:
             device, layout = self.state.parameters.device, self.state.layout
             for start, sections in state["pending"].items():

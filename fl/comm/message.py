@@ -1,5 +1,6 @@
-"""Messages: a client's named sections with its report, and the server's answer."""
+"""Messages: a client's named sections with its report, why there is none, and the server's answer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,6 +31,7 @@ class ClientReport:
     kept: int
     sizes: Mapping[str, int] = field(default_factory=dict)
     moved: bool = True
+    halved: bool = False
 
     @property
     def uplink_bytes(self) -> int:
@@ -39,17 +41,46 @@ class ClientReport:
     def row(self) -> list[float]:
         """The numbers that travel, all exact in float64: [COLUMNS]."""
         sizes = [self.sizes.get(name, 0) for name in SECTIONS]
-        return [self.samples, self.train_loss, self.train_s, self.kept, self.moved, *sizes]
+        return [self.samples, self.train_loss, self.train_s, self.kept, self.moved, self.halved, *sizes]
 
     @classmethod
     def of_row(cls, client: int, row: Sequence[float]) -> "ClientReport":
         """The inverse of `row`."""
-        samples, loss, seconds, kept, moved, *sizes = row
+        samples, loss, seconds, kept, moved, halved, *sizes = row
         sent = {name: int(size) for name, size in zip(SECTIONS, sizes, strict=True) if size}
-        return cls(client, int(samples), loss, seconds, int(kept), sent, bool(moved))
+        return cls(client, int(samples), loss, seconds, int(kept), sent, bool(moved), bool(halved))
 
 
-COLUMNS = 5 + len(SECTIONS)
+COLUMNS = 6 + len(SECTIONS)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The largest numbers that a client's report can rightly hold: samples, coordinates kept, and bytes of each section."""
+
+    samples: int
+    kept: int
+    sizes: Mapping[str, int]
+
+
+def read_report(client: int, row: Sequence[float], bounds: Bounds) -> ClientReport:
+    """The report that a peer sent as `row`, float64 [COLUMNS]; PayloadError for numbers that cannot be true."""
+    samples, loss, seconds, kept, moved, halved, *sizes = row
+    counts = {
+        "samples": (samples, 1, bounds.samples),
+        "coordinates kept": (kept, 0, bounds.kept),
+        "in the place of a truth value": (moved, 0, 1),
+        "in the place of another": (halved, 0, 1),
+        **{f"bytes of {name}": (size, 0, bounds.sizes[name]) for name, size in zip(SECTIONS, sizes, strict=True)},
+    }
+    for what, (number, low, high) in counts.items():
+        if not (low <= number <= high and number == int(number)):
+            raise PayloadError(f"it reports {number:.15g} {what}, which must be a whole number from {low} to {high}")
+    if not math.isfinite(loss):
+        raise PayloadError(f"it reports a training loss of {loss:g}: lower the learning rate, or clip the gradient")
+    if not 0 <= seconds < math.inf:
+        raise PayloadError(f"it reports {seconds:g} seconds of training")
+    return ClientReport.of_row(client, row)
 
 
 @dataclass(frozen=True)
@@ -58,6 +89,19 @@ class Message:
 
     report: ClientReport
     sections: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A client whose update does not count: the reason, and the bytes that it sent all the same.
+
+    `error`: what was raised, on the rank where it was.
+    """
+
+    client: int
+    reason: str
+    sent_bytes: int = 0
+    error: BaseException | None = None
 
 
 def join(sections: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

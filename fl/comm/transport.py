@@ -6,20 +6,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from compression import PayloadError
 from fl.common.errors import RoundError
 from fl.common.ranks import Ranks
 
-from .message import COLUMNS, PUBLISHED, SECTIONS, ClientReport, Message, join, split
+from .message import (
+    COLUMNS,
+    PUBLISHED,
+    SECTIONS,
+    Bounds,
+    ClientReport,
+    Message,
+    Rejection,
+    join,
+    read_report,
+    split,
+)
 
 _WAITING_BYTES = 512_000_000
+_REASON_BYTES = 500
 
 
 class Transport:
     """Payloads point to point to rank 0, in cohort order whatever the ranks.
 
-    Sizes travel first, in one small all-reduce, when every rank has trained its clients: gloo starts a transfer only
-    when the receiver asks for its exact size, so sending earlier would not overlap with training. A cohort is taken in
-    batches, of one client a rank or of as many as 512 MB hold even if dense, so that waiting payloads stay bounded.
+    Reports travel first, in one small all-gather in which a rank speaks for its own clients alone, when every rank has
+    trained its clients: gloo starts a transfer only when the receiver asks for its exact size, so sending earlier would
+    not overlap with training. A cohort is taken in batches, of one client a rank or of as many as 512 MB hold even if
+    dense, so that waiting payloads stay bounded.
     """
 
     def __init__(self, ranks: Ranks, coordinates: int) -> None:
@@ -27,56 +41,106 @@ class Transport:
         self.ranks = ranks
         many = max(ranks.world_size, _WAITING_BYTES // max(1, 4 * coordinates))
         self._batch = many if ranks.world_size > 1 else 1
-        self.reports: list[ClientReport] = []  # of the last cohort, the same on every rank
+        self.reports: list[ClientReport] = []
+        """Those of the last cohort whose messages were sent, in its order; the same on every rank."""
 
-    def gather(self, clients: Sequence[int], messages: Iterator[Message]) -> Iterator[Message]:
-        """Yield the message of each of `clients` in their order, on rank 0 alone. Collective.
+    def gather(
+        self,
+        clients: Sequence[int],
+        outcomes: Iterator[Message | Rejection],
+        bounds: Callable[[int], Bounds],
+        reject: Callable[[Rejection], None],
+    ) -> Iterator[Message]:
+        """Yield the message of each of `clients` that has one, in their order, on rank 0 alone. Collective.
 
-        `messages`: those of the clients that this rank hosts, in the same order, made (that is, trained) as they are asked
-        for. If that fails on any rank, every rank raises: the error itself, or RoundError. The caller must not raise
-        between messages: the other ranks would wait for ever.
+        `outcomes`: those of the clients that this rank hosts, in the same order, made (that is, trained) as they are asked
+        for. If that raises on any rank, every rank raises: the error itself, or RoundError. `reject` is told on every
+        rank of each client without a message, and of each whose report exceeds its `bounds`, whose payload is not sent; it
+        may raise, on every rank alike. The caller must not raise between messages: the other ranks would wait for ever.
         """
         self.reports = []
         sending: list[tuple[list[dist.Work], list[Tensor]]] = []
         for start in range(0, len(clients), self._batch):
             batch = clients[start : start + self._batch]
-            own: dict[int, Message] = {}
+            own: dict[int, Message | Rejection] = {}
             failure: Exception | None = None
             try:
                 for client in filter(self.ranks.hosts, batch):
-                    own[client] = next(messages)
+                    own[client] = next(outcomes)
             except Exception as error:
                 failure = error
-            reports = self._tell_sizes(batch, own, failure)
+            told = self._exchange(batch, own, failure, bounds)
+            for rejection in told:
+                if isinstance(rejection, Rejection):
+                    reject(rejection)
+            reports = [report for report in told if isinstance(report, ClientReport)]
             self.reports += reports
+            messages = {report.client: own[report.client] for report in reports if report.client in own}
+            sent = {client: message for client, message in messages.items() if isinstance(message, Message)}
             if self.ranks.is_server:
-                yield from self._receive(reports, own)
-            elif own:
-                sending.append(self._send(batch, own))
+                yield from self._receive(reports, sent)
+            elif sent:
+                sending.append(self._send(reports, sent))
         for works, _ in sending:
             for work in works:
                 work.wait()
 
-    def _tell_sizes(
-        self, batch: Sequence[int], own: Mapping[int, Message], failure: Exception | None
-    ) -> list[ClientReport]:
-        table = torch.zeros(1 + len(batch), COLUMNS, dtype=torch.float64)
+    def _exchange(
+        self,
+        batch: Sequence[int],
+        own: Mapping[int, Message | Rejection],
+        failure: Exception | None,
+        bounds: Callable[[int], Bounds],
+    ) -> list[ClientReport | Rejection]:
+        """The report of each client of a batch, or why there is none; the same on every rank, but for the errors."""
+        table = torch.zeros(1 + len(batch), 1 + COLUMNS, dtype=torch.float64)
         table[0, 0] = failure is not None
         for row, client in enumerate(batch, start=1):
-            if client in own:
-                table[row] = torch.tensor(own[client].report.row(), dtype=torch.float64)
-        self.ranks.sum(table)
+            outcome = own.get(client)
+            table[row, 0] = isinstance(outcome, Rejection)
+            if isinstance(outcome, Message):
+                table[row, 1:] = torch.tensor(outcome.report.row(), dtype=torch.float64)
+        tables = self.ranks.gather(table)
         if failure is not None:
             raise failure
-        if float(table[0, 0]):
+        if tables[:, 0, 0].any():
             raise RoundError("a client failed in this round; its rank says why")
-        return [ClientReport.of_row(client, row) for client, row in zip(batch, table[1:].tolist(), strict=True)]
+        rows = {client: tables[self.ranks.owner(client), row] for row, client in enumerate(batch, start=1)}
+        rejected = [client for client, row in rows.items() if row[0]]
+        told: dict[int, ClientReport | Rejection] = dict(self._tell_reasons(rejected, own))
+        for client in rows.keys() - told.keys():
+            try:
+                told[client] = read_report(client, rows[client][1:].tolist(), bounds(client))
+            except PayloadError as error:
+                told[client] = Rejection(client, str(error))
+        return [told[client] for client in batch]
 
-    def _send(self, batch: Sequence[int], own: Mapping[int, Message]) -> tuple[list[dist.Work], list[Tensor]]:
+    def _tell_reasons(
+        self, rejected: Sequence[int], own: Mapping[int, Message | Rejection]
+    ) -> Iterator[tuple[int, Rejection]]:
+        """Why the `rejected` clients of all ranks have no message, on every rank."""
+        if not rejected:
+            return
+        texts = torch.zeros(len(rejected), _REASON_BYTES, dtype=torch.uint8)
+        for text, client in zip(texts, rejected, strict=True):
+            outcome = own.get(client)
+            if isinstance(outcome, Rejection):
+                reason = outcome.reason.encode(errors="backslashreplace")[:_REASON_BYTES]
+                text[: len(reason)] = torch.frombuffer(bytearray(reason), dtype=torch.uint8) if reason else 0
+        gathered = self.ranks.gather(texts)
+        for row, client in enumerate(rejected):
+            reason = gathered[self.ranks.owner(client), row].numpy().tobytes().rstrip(b"\0")
+            outcome = own.get(client)
+            error = outcome.error if isinstance(outcome, Rejection) else None
+            yield client, Rejection(client, reason.decode(errors="replace"), error=error)
+
+    def _send(
+        self, reports: Sequence[ClientReport], own: Mapping[int, Message]
+    ) -> tuple[list[dist.Work], list[Tensor]]:
         payloads = {
-            tag: join(own[client].sections, SECTIONS).to(self.ranks.wire_device)
-            for tag, client in enumerate(batch)
-            if client in own
+            tag: join(own[report.client].sections, SECTIONS).to(self.ranks.wire_device)
+            for tag, report in enumerate(reports)
+            if report.client in own
         }
         operations = [dist.P2POp(dist.isend, payload, 0, tag=tag) for tag, payload in payloads.items()]
         # With NCCL a payload's memory must stay until its Work is done.

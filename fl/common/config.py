@@ -60,6 +60,9 @@ class DataOptions:
     clients_per_round: int | None = option(
         None, "clients sampled each round (default: all); buffered and async: clients at work at once", low=1
     )
+    min_clients: int | None = option(
+        None, "clients of a round whose updates must count; it goes on without others that fail (default: all)", low=1
+    )
     sampling: str = option(
         "uniform",
         "who takes part: uniform, samples, power:D, diurnal:PERIOD[s],SHARE, or a CSV file of who is up when",

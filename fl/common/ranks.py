@@ -63,11 +63,23 @@ class Ranks:
             dist.all_reduce(table)
         return table
 
+    def gather(self, table: Tensor) -> Tensor:
+        """The small CPU tensors of all ranks, [world_size, ...], each of the same shape; collective."""
+        tables = [table]
+        if self.world_size > 1:
+            tables = [torch.empty_like(table) for _ in range(self.world_size)]
+            dist.all_gather(tables, table)
+        return torch.stack(tables)
+
+    def tell(self, table: Tensor) -> Tensor:
+        """Rank 0's small CPU tensor on every rank, in place; collective."""
+        if self.world_size > 1:
+            dist.broadcast(table, 0)
+        return table
+
     def all_agree(self, number: int) -> bool:
         """Whether every rank passes the same number; collective."""
-        table = torch.zeros(self.world_size, dtype=torch.int64)
-        table[self.rank] = number
-        return bool((self.sum(table) == number).all())
+        return bool((self.gather(torch.tensor(number)) == number).all())
 
     def largest(self, number: int) -> int:
         """The largest number that any rank passes; collective."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from compression import Layout
+from compression.wire import Sparse
 from fl.common.errors import ConfigError
 from fl.common.tensors import to_host
 
@@ -80,6 +81,12 @@ class ModelState:
         """Take over the trainable parameters of `model`, bit for bit."""
         own = model.state_dict(keep_vars=True)
         self.layout.gather([own[name] for name in self.layout.names], self.parameters)
+
+    def has_negative_variance(self, buffers: Sparse) -> bool:
+        """Whether any of these `buffers`, of all m, is a running variance below 0."""
+        values = buffers.dense()
+        views = zip(self.buffer_layout.names, self.buffer_layout.views(values), strict=True)
+        return any(name.endswith("running_var") and view.numel() and float(view.min()) < 0 for name, view in views)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whole model by name, on the CPU."""

@@ -26,7 +26,8 @@ class Update:
     """What a client made of the global model.
 
     `values`: fp32 [n], global minus local parameters (the pseudo-gradient), zero where the client holds nothing.
-    `buffers`: fp32 [m], its own buffers, or those [b] of its submodel. `moved`: whether it has taken a step.
+    `buffers`: fp32 [m], its own buffers, or those [b] of its submodel. `moved`: whether it has taken a step. `halved`:
+    whether its batches went through the model in halves, since whole ones did not fit into memory.
     """
 
     client: int
@@ -36,3 +37,4 @@ class Update:
     train_loss: float
     train_s: float
     moved: bool = True
+    halved: bool = False

@@ -20,6 +20,7 @@ from .layers import LAYERS
 _BEFORE = ("round", "time_s", "train_s", "exchange_s", "eval_s", "train_loss")
 _AFTER = (
     "clients",
+    "rejected",
     "samples",
     "uplink_bytes",
     "downlink_bytes",
@@ -39,7 +40,7 @@ COMMON = (*_BEFORE, "val_loss", *_AFTER)
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
 CLIENTS = (
     *("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes"),
-    *(*TIMES, "staleness", "capability", "uplink_share"),
+    *(*TIMES, "staleness", "capability", "uplink_share", "rejected"),
 )
 
 

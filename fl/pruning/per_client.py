@@ -104,9 +104,17 @@ class ClientMasks(PrunedPlan):
         """A mask that the server does not know yet."""
         return {"mask": self._told.pop(client)} if client in self._told else {}
 
-    def receive(self, client: int, sections: Mapping[str, Tensor], weight: int) -> None:
+    def learn_submodel(self, client: int, sections: Mapping[str, Tensor]) -> None:
         if "mask" in sections:
             self._learn(client, sections["mask"].clone())
+
+    def forget(self, client: int) -> None:
+        self._told.pop(client, None)
+        for name in self.changing:
+            before, now = self._before[name], getattr(self, name)
+            now.pop(client, None)
+            if client in before:
+                now[client] = before[client]
 
     def held(self, client: int) -> int:
         return self._counts.get(client, self.state.layout.total)

@@ -105,9 +105,15 @@ class SubmodelPlan:
         """After local training: the sections, uint8, that `client`, hosted here, sends beside its update."""
         return {}
 
+    def learn_submodel(self, client: int, sections: Mapping[str, Tensor]) -> None:
+        """On rank 0: learn what `client` holds from the sections that it sent; PayloadError if they are damaged."""
+
     def receive(self, client: int, sections: Mapping[str, Tensor], weight: int) -> None:
-        """On rank 0: take the sections of a client, `weight` being its own in the mean; PayloadError if they are
-        damaged."""
+        """On rank 0: take the other sections of a client whose update counts with `weight` in the mean; PayloadError if
+        they are damaged."""
+
+    def forget(self, client: int) -> None:
+        """What `client` has learnt or sent since `begin` does not count."""
 
     def learn(self, mean_update: Tensor) -> None:
         """On rank 0: the mean update of the round, fp32 [n]."""

@@ -97,11 +97,15 @@ class PruneFLMask(SharedMask):
             return
         squares = _SQUARES.decode(sections["squares"], self.state.layout.total, self.state.layout)
         if squares.values.numel() and float(squares.values.min()) < 0:
-            raise PayloadError(f"client {client} sent squared gradients of which some are negative")
+            raise PayloadError("some of its squared gradients are negative")
         if self._incoming is None:
             self._incoming = torch.zeros_like(self.state.parameters)
         squares.add_to(self._incoming, weight)
         self._weight += weight
+
+    def forget(self, client: int) -> None:
+        super().forget(client)
+        self._own.pop(client, None)
 
     def commit(self) -> None:
         super().commit()

@@ -97,6 +97,9 @@ class SharedMask(PrunedPlan):
             return gradient(self.squares.total)
         return self.selector.scores(self.state.parameters, derive_key(self.inputs.seed))
 
+    def forget(self, client: int) -> None:
+        self._cohort.remove(client)
+
     def commit(self) -> None:
         super().commit()
         self._weights = None

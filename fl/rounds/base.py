@@ -63,6 +63,11 @@ class Rounds(ABC):
         """Whether clients keep anything between rounds."""
         return False
 
+    @property
+    def left_out(self) -> list[int]:
+        """The clients that failed so often that they are not asked again, ascending."""
+        return []
+
     def wait_s(self, client: int, now: float) -> float:
         """Virtual seconds until a client that was drawn at second `now` is up."""
         return 0.0

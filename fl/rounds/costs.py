@@ -52,7 +52,9 @@ class Costs:
     def charge(self, number: int, result: RoundResult, ending: Ending | None = None) -> tuple[Entry, Entry]:
         """Charge a round that succeeded. Returns its entry, with `ending` as the last round, and the entry if more
         rounds follow."""
-        charged, flops = charge_bytes(self.ledger, result), self._train_flops(result)
+        charged, rejected = charge_bytes(self.ledger, result)
+        flops = self._train_flops(result)
+        dropped = [*result.dropped, *rejected]
         columns = result.columns or [{}] * len(result.reports)
         if self.clock:
             works = [
@@ -78,11 +80,11 @@ class Costs:
             }
             for report, each, own in zip(result.reports, flops, columns, strict=True)
         ]
-        going_on = self._entry(number, common, rows, charged, result.dropped)
+        going_on = self._entry(number, common, rows, charged, dropped)
         if ending is None:
             return going_on, going_on
         ended = self._ended(charged, result.reports, ending)
-        return self._entry(number, common, rows, ended, [*result.dropped, *ending.unfinished]), going_on
+        return self._entry(number, common, rows, ended, [*dropped, *ending.unfinished]), going_on
 
     def _ended(
         self, charged: Sequence[ClientBytes], reports: Sequence[ClientReport], ending: Ending
@@ -107,7 +109,7 @@ class Costs:
             {**row, "uplink_bytes": each.uplink_bytes, "downlink_bytes": each.downlink_bytes}
             for row, each in zip(rows, charged, strict=True)
         ]
-        # A client whose update was dropped, or is still to come, has no samples and never arrived.
+        # A client whose update was dropped or rejected, or is still to come, has no samples and never arrived.
         clients += [
             {
                 "round": number,
@@ -116,10 +118,11 @@ class Costs:
                 "samples": 0,
                 "uplink_bytes": each.upload_bytes,
                 "downlink_bytes": each.download_bytes,
+                "rejected": each.rejected or None,
             }
             for each in dropped
         ]
-        metrics = dict(common)
+        metrics = {**common, "rejected": sum(bool(each.rejected) for each in dropped)}
         for name in ("uplink_bytes", "downlink_bytes"):
             metrics[name] = sum(row[name] for row in clients)
         whole = self.ledger.model_bytes
@@ -179,14 +182,14 @@ class Costs:
             self.clock.clock.load_state_dict(state["clock"])
 
 
-def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
-    """Bytes that each client sent and received, in the order of the reports."""
+def charge_bytes(ledger: Ledger, result: RoundResult) -> tuple[list[ClientBytes], list[Dropped]]:
+    """Bytes that each client sent and received, in the order of the reports, and those of rejected clients."""
     whole, held, reports = ledger.model_bytes, result.held, result.reports
     if result.charges:
         return [
             ClientBytes(report.client, report.uplink_bytes, begin, whole, whole * (begin > 0), begin)
             for report, begin in zip(reports, (each.download_bytes for each in result.charges), strict=True)
-        ]
+        ], []
     mask, before = held.new_mask, (0, 0)
     if mask.mask_bytes:
         before = ledger.new_mask(mask.mask_bytes, mask.rewound_bytes, mask.chooser)
@@ -199,11 +202,17 @@ def charge_bytes(ledger: Ledger, result: RoundResult) -> list[ClientBytes]:
         if report.client == mask.chooser:
             sent, received, downloads = sent + mask.mask_bytes, received + before[0], max(downloads, before[1])
         rows.append(ClientBytes(report.client, sent, received, whole, whole * downloads, received))
+    rejected = []
+    for each in result.rejected:
+        received, _ = ledger.download(each.client, held.sizes.get(each.client))
+        chose = each.client == mask.chooser
+        sent, received = each.sent_bytes + chose * mask.mask_bytes, received + chose * before[0]
+        rejected.append(Dropped(each.client, received, sent, each.reason))
     ledger.publish(result.published)
     peers = result.peers
     if peers is None:
-        return rows
-    return [ledger.between_peers(row, peers.exchanges, peers.received_bytes[row.client]) for row in rows]
+        return rows, rejected
+    return [ledger.between_peers(row, peers.exchanges, peers.received_bytes[row.client]) for row in rows], rejected
 
 
 def _clock(config: Config, wait_s: Callable[[int, float], float]) -> RoundClock | None:

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from compression import make_codec
-from compression.codec import BUFFERS
-from compression.wire import dense_bytes
+from compression import Codec, NonFiniteError, PayloadError, make_codec
+from compression.codec import BUFFERS, most_bytes
+from compression.wire import Sparse, dense_bytes
 from fl.clock.adaptive import Fractions, Time, uplink_fractions
 from fl.comm.encoder import CodecSchedule, Encoder
-from fl.comm.message import ClientReport, Message, apply_change, decode_model, encode_buffers
+from fl.comm.message import Bounds, ClientReport, Message, Rejection, apply_change, decode_model, encode_buffers
 from fl.comm.transport import Transport
+from fl.common.errors import RoundError
 from fl.common.seeds import derive_seed
-from fl.models.update import Job
+from fl.models.submodel import Submodel
+from fl.models.update import Job, Update
 from fl.output.client_states import ClientStates
 from fl.output.layers import LayerCounts
 from fl.pruning.build import make_plan
@@ -27,14 +30,19 @@ from fl.training.static_batchnorm import ask_statistics, norms
 from fl.training.worker import Worker
 
 from .base import Participant, Rounds
+from .rejections import Rejections
 from .result import Held
 from .sampling import Sampler
+
+_LARGEST_NORM = 1e30
+"""Sums of updates below it, weighted by their samples, stay finite in fp32."""
 
 
 class FederatedRounds(Rounds):
     """The parts of a round with a server, and its stages.
 
     The stages: `messages` on the clients' ranks, `receive` for each message and `step` on rank 0, then `apply` on all.
+    `gather` is the first two, and goes on without clients that fail, as far as `rejections` lets it.
     """
 
     def __init__(self, worker: Worker, sampler: Sampler) -> None:
@@ -62,68 +70,146 @@ class FederatedRounds(Rounds):
                 config.aggregate, state, apart=self.plan.differs, damped=self.plan.damped
             ),
         )
-        self.participants: list[Participant] = [self.encoder, self.algorithm, self.plan, self.server, self.sampler]
+        self.rejections = Rejections(self.ranks, config.min_clients)
+        self.participants: list[Participant] = [
+            *(self.encoder, self.algorithm, self.plan, self.server, self.sampler, self.rejections)
+        ]
         self.held = Held()
         self._fetch: Callable[[int], object] = lambda client: None
-        self._failure: Exception | None = None
         self.late: list[Time] = []
         """Clients that the server gave up on since the last round, with their busy time."""
 
-    def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message]:
-        """The messages of the clients that this rank hosts. Each client trains from `version` when its message is asked
-        for.
+    def gather(self, numbers: Mapping[int, int], version: int, take: Callable[[Message], object]) -> list[ClientReport]:
+        """Train these clients (see `messages`) and let rank 0 `take` their messages, in this order. Collective.
+
+        Returns the reports of those whose updates count, the same on every rank. A client fails if its training does, or
+        if its report or message is refused: it is as if it had not been asked, and its residual is as before.
+        """
+        refused: dict[int, str] = {}
+        failure: Exception | None = None
+        already, clients = len(self.rejections.of_round), list(numbers)
+        bounds = {client: self._bounds(client, version) for client in clients}
+        for message in self.transport.gather(
+            clients, self.messages(numbers, version), bounds.__getitem__, self.rejections.reject
+        ):
+            try:
+                if failure is None:
+                    take(message)
+            except (PayloadError, MemoryError) as error:
+                refused[message.report.client] = str(error) or "it does not fit into memory"
+            except Exception as error:  # raised below, where every rank waits
+                failure = error
+        accepted = self._tell_refused(refused, failure)
+        for rejection in self.rejections.of_round[already:]:
+            for each in (self.encoder, self.algorithm, self.plan):
+                each.forget(rejection.client)
+        self.rejections.accepted(accepted)
+        return accepted
+
+    def _tell_refused(self, refused: Mapping[int, str], failure: Exception | None) -> list[ClientReport]:
+        """Rank 0 tells which messages it has `refused`, and why; the reports of the others. Every rank raises on a
+        `failure`."""
+        reports = self.transport.reports
+        table = torch.tensor(
+            [*(report.client in refused for report in reports), failure is not None], dtype=torch.uint8
+        )
+        *flags, failed = self.ranks.tell(table).tolist()
+        if failure is not None:
+            raise failure
+        if failed:
+            raise RoundError("rank 0 failed in this round, and says why")
+        for report, flag in zip(reports, flags, strict=True):
+            if flag:
+                reason = refused.get(report.client, "rank 0 refuses its message")
+                self.rejections.reject(Rejection(report.client, reason, report.uplink_bytes))
+        return [report for report, flag in zip(reports, flags, strict=True) if not flag]
+
+    def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message | Rejection]:
+        """The messages of the clients that this rank hosts, or why they have none. Each client trains from `version` when
+        its message is asked for.
 
         `numbers`: client -> the `number` of its `Job`, which seeds its random choices. `version`: of the global model.
         """
-        jobs = (
-            self._prepare(client, number, version) for client, number in numbers.items() if self.ranks.hosts(client)
-        )
-        for job, update in self.trainer.train_many(jobs, self.corrections):
-            update.values = self.algorithm.on_client(job.client, update.values)
-            sections, residual_mask = self.plan.sections(job.client), self.plan.residual_mask(job.client)
-            message, decoded = self.encoder.encode(job, update, sections, residual_mask)
-            self.algorithm.sent(job.client, decoded)
-            yield message
+
+        def hosted() -> Iterator[int]:
+            for client in filter(self.ranks.hosts, numbers):
+                self._fetch(client)
+                yield client
+
+        def prepare(client: int) -> tuple[Job, LocalModel]:
+            return self._prepare(client, numbers[client], version)
+
+        for client, trained in self.trainer.train_many(hosted(), prepare, self.corrections):
+            try:
+                if isinstance(trained, BaseException):
+                    raise trained
+                outcome: Message | Rejection = self._encode(*trained)
+            except NonFiniteError as error:
+                outcome = Rejection(client, str(error))
+            except (Exception, SystemExit) as error:
+                outcome = Rejection(client, f"{type(error).__name__}: {error}", error=error)
+            yield outcome
+
+    def _encode(self, job: Job, update: Update) -> Message:
+        update.values = self.algorithm.on_client(job.client, update.values)
+        sections, residual_mask = self.plan.sections(job.client), self.plan.residual_mask(job.client)
+        message, decoded = self.encoder.encode(job, update, sections, residual_mask)
+        self.algorithm.sent(job.client, decoded)
+        return message
+
+    def _bounds(self, client: int, version: int) -> Bounds:
+        """The largest report that `client` can rightly send."""
+        n, m = self.state.parameters.numel(), self.state.buffers.numel()
+        codec = self.encoder.codec(Job(client, version, version))
+        sizes = {
+            "mask": most_bytes(n),
+            "squares": most_bytes(n),
+            "update": codec.most_bytes(self.state.layout),
+            "buffers": most_bytes(m),
+        }
+        return Bounds(len(self.worker.parts[client]), n, sizes)
 
     def _prepare(self, client: int, number: int, version: int) -> tuple[Job, LocalModel]:
-        self._fetch(client)
         model = self.plan.local(client, version)
         self.local_plan.begin(client, len(self.worker.parts[client]), self.state.parameters, version)
         return Job(client, number, version, self.plan.submodel(client)), model
 
     def begin(self) -> None:
         """On rank 0: before the first message of a round."""
-        self._failure = None
         layers = LayerCounts(self.state.layout) if self.worker.config.prune != "none" else None
         self.held = Held(buffers=self.plan.published.buffer_count(self.state.buffers.numel()), layers=layers)
         if self.ranks.is_server:
             self.server.aggregator.reset()
 
     def receive(self, message: Message, number: int) -> None:
-        """On rank 0: decode a client's message and aggregate it. An error is raised later, by `step`, for which every
-        rank waits."""
-        if self._failure is None:
-            try:
-                self._receive(message, number)
-            except Exception as error:
-                self._failure = error
-
-    def _receive(self, message: Message, number: int) -> None:
+        """On rank 0: decode a client's message and aggregate it. PayloadError before anything of it counts."""
         report, client = message.report, message.report.client
         weight, steps = self.local_plan.weight(report.samples), self.local_plan.steps(report.samples)
-        self.plan.receive(client, message.sections, weight)
+        self.plan.learn_submodel(client, message.sections)
         submodel = self.plan.submodel(client)
-        codec = self.encoder.codec(Job(client, number, number, submodel))
-        update, buffers = decode_model(message.sections, "update", self.state, codec, submodel)
+        update, buffers = self.decode(message, submodel, self.encoder.codec(Job(client, number, number, submodel)))
+        self.plan.receive(client, message.sections, weight)
         self.held.add(update, submodel, self.worker.engine.model)
         self.algorithm.receive(client, update, steps, self.local_plan.lr(number))
         self.server.aggregator.add(update, buffers, weight, submodel)
 
+    def decode(self, message: Message, submodel: Submodel, codec: Codec) -> tuple[Sparse, Sparse | None]:
+        """On rank 0: the update and the buffers in a client's message; PayloadError for what no training ends in."""
+        update, buffers = decode_model(message.sections, "update", self.state, codec, submodel)
+        for name, values in (("update", update.values), ("buffers", None if buffers is None else buffers.values)):
+            norm = 0.0 if values is None else float(torch.linalg.vector_norm(values))
+            if not norm <= _LARGEST_NORM:
+                raise PayloadError(
+                    f"the norm of its {name} is {norm:g}, and above {_LARGEST_NORM:g} no step can be taken: lower the "
+                    "learning rate, or clip the gradient"
+                )
+        if buffers is not None and self.state.has_negative_variance(buffers):
+            raise PayloadError("its BatchNorm statistics hold a negative variance")
+        return update, buffers
+
     def step(self, number: int, reports: Sequence[ClientReport]) -> dict[str, Tensor]:
         """On rank 0: the server's step on the received updates, whose reports these are. Returns the sections to
         publish."""
-        if self._failure is not None:
-            raise self._failure
         mean = self.server.aggregator.result()
         samples = [report.samples for report in reports]
         weights, steps = (
@@ -201,6 +287,10 @@ class FederatedRounds(Rounds):
             return 0, 0
         return dense_bytes(self.state.buffers.numel()), dense_bytes(self.state.parameters.numel())
 
+    @property
+    def left_out(self) -> list[int]:
+        return self.rejections.left_out
+
     def end(self, number: int, val_score: float | None) -> None:
         self.plan.observe(number, val_score)
 
@@ -228,6 +318,7 @@ class FederatedRounds(Rounds):
             "algorithm": self.algorithm.server_state(),
             "plan": self.plan.state_dict(),
             "sampler": self.sampler.state_dict(),
+            "rejections": self.rejections.state_dict(),
             "fractions": [each.state_dict() for each in self.fractions],
         }
 
@@ -237,6 +328,7 @@ class FederatedRounds(Rounds):
         self.algorithm.load_server_state(state["algorithm"])
         self.plan.load_state_dict(state["plan"])
         self.sampler.load_state_dict(state["sampler"])
+        self.rejections.load_state_dict(state["rejections"])
         for each, own in zip(self.fractions, state["fractions"], strict=True):
             each.load_state_dict(own)
         if self.ranks.is_server:

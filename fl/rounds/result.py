@@ -7,7 +7,7 @@ from torch import nn
 
 from compression.wire import Sparse
 from fl.comm.ledger import SubmodelSize
-from fl.comm.message import COLUMNS, ClientReport
+from fl.comm.message import ClientReport, Rejection
 from fl.common.ranks import Ranks
 from fl.models.submodel import Submodel
 from fl.output.layers import LayerCounts
@@ -16,12 +16,13 @@ from fl.pruning.plan import NewMask
 
 @dataclass(frozen=True)
 class Dropped:
-    """A client whose update was dropped, or had not arrived when the run ended: the bytes that it downloaded and sent all
-    the same."""
+    """A client whose update was dropped or rejected, or had not arrived when the run ended: the bytes that it downloaded
+    and sent all the same. `rejected`: the reason, if it was."""
 
     client: int
     download_bytes: int
     upload_bytes: int
+    rejected: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class RoundResult:
 
     `published`: bytes of each section that the server sent. `columns`: further columns of clients.csv, for each report;
     `charges` likewise, where clients come and go in their own time. `trained`: the clients whose state is new; `now`: when
-    the server stepped, in virtual seconds, where the rounds know.
+    the server stepped, in virtual seconds, where the rounds know. `rejected`: clients whose updates do not count and that
+    are still to be charged; those of rounds in virtual time are among the `dropped`.
     """
 
     reports: list[ClientReport]
@@ -82,6 +84,7 @@ class RoundResult:
     columns: list[dict[str, float]] = field(default_factory=list)
     charges: list[Charge] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
     now: float | None = None
     peers: Peers | None = None
 
@@ -90,8 +93,6 @@ def gather_reports(
     ranks: Ranks, report: ClientReport, received_bytes: int
 ) -> tuple[list[ClientReport], dict[int, int]]:
     """The report of every rank's client, and the bytes that each received from the others. Collective."""
-    table = torch.zeros(ranks.world_size, COLUMNS + 1, dtype=torch.float64)
-    table[ranks.rank] = torch.tensor([*report.row(), received_bytes], dtype=torch.float64)
-    rows = ranks.sum(table).tolist()
+    rows = ranks.gather(torch.tensor([*report.row(), received_bytes], dtype=torch.float64)).tolist()
     reports = [ClientReport.of_row(client, row[:-1]) for client, row in enumerate(rows)]
     return reports, {client: int(row[-1]) for client, row in enumerate(rows)}

@@ -1,5 +1,6 @@
 """Rounds that wait for all of their clients."""
 
+from fl.comm.message import ClientReport
 from fl.common.errors import RoundError
 
 from .base import transaction
@@ -13,33 +14,34 @@ class SyncRounds(FederatedRounds):
     def run(self, number: int) -> RoundResult:
         cohort = self.cohort(number)
         with transaction(self.participants):
+            self.rejections.begin(number, len(cohort))
             self.plan.begin(number, cohort)  # the submodel of each client
             self.begin()
-            messages = self.messages(dict.fromkeys(cohort, number), number)
-            for message in self.transport.gather(cohort, messages):
-                self.receive(message, number)
-            published = self.apply(self.transport.share(lambda: self.step(number, self.transport.reports)))
-            self.sampler.observe(self.transport.reports)
-        return self._result(cohort, published)
+            reports = self.gather(dict.fromkeys(cohort, number), number, lambda message: self.receive(message, number))
+            published = self.apply(self.transport.share(lambda: self.step(number, reports)))
+            self.sampler.observe(reports)
+            return self._result(cohort, reports, published)
 
     def cohort(self, number: int) -> list[int]:
         """The clients of a round, ascending; the same on every rank."""
         config = self.worker.config
-        free, now = range(config.clients or 0), self.sampler.now
-        cohort = self.sampler.draw(free, config.clients_per_round or 0, number, now=now)
-        if not cohort:
+        free, now = self.rejections.present(range(config.clients or 0)), self.sampler.now
+        cohort = self.sampler.draw(free, min(len(free), config.clients_per_round or 0), number, now=now)
+        if not cohort and free:
             raise RoundError(f"round {number}: no client is up, or will be: --sampling {config.sampling}")
         return cohort
 
-    def _result(self, cohort: list[int], published: dict[str, int]) -> RoundResult:
+    def _result(self, cohort: list[int], reports: list[ClientReport], published: dict[str, int]) -> RoundResult:
+        clients = [report.client for report in reports]
         if self.ranks.is_server:
             self.held.sizes, self.held.new_mask = self.plan.sizes(cohort), self.plan.new_mask
-            self.held.mean = sum(self.plan.held(client) for client in cohort) / len(cohort)
+            self.held.mean = sum(self.plan.held(client) for client in clients) / len(clients)
         return RoundResult(
-            self.transport.reports,
-            cohort,
+            reports,
+            clients,
             self.held,
             published,
             self.server.update_norm,
-            columns=[self.columns(client) for client in cohort],
+            columns=[self.columns(client) for client in clients],
+            rejected=list(self.rejections.of_round),
         )

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compression import Codec
 from fl.clock.adaptive import Time
 from fl.clock.clock import InFlight, Start, columns
 from fl.clock.simulator import Arrival
 from fl.comm.inbox import Inbox, Pending
 from fl.comm.ledger import Ledger
-from fl.comm.message import decode_model
+from fl.comm.message import Message, decode_model
+from fl.models.submodel import Submodel
 from fl.training.cost import samples_trained
 from fl.training.worker import Worker
 
@@ -53,7 +55,8 @@ class TimedRounds(FederatedRounds):
                     self._start(client)
                 arrival = self.schedule.next(self, arrived)
                 if arrival is not None:
-                    arrived = self.schedule.add(self, arrived, self._take(arrival))
+                    taken = self._take(arrival)
+                    arrived = arrived if taken is None else self.schedule.add(self, arrived, taken)
                 elif self.schedule.is_over(self, arrived):
                     break
             self.close()
@@ -62,13 +65,16 @@ class TimedRounds(FederatedRounds):
         return result
 
     def _open(self, number: int) -> None:
+        present = self.rejections.present(range(self.worker.config.clients or 0))
+        self.rejections.begin(number, min(len(present), self.worker.config.clients_per_round or 0))
         self.version, self.late = number, []
         self._untrained, self._trained, self._dropped = set(), set(), []
         self.schedule.open()
 
     def free(self) -> list[int]:
-        """The clients that are not in flight."""
-        return [client for client in range(self.worker.config.clients or 0) if client not in self.in_flight.starts]
+        """The clients that can be asked: not in flight, and not left out."""
+        present = self.rejections.present(range(self.worker.config.clients or 0))
+        return [client for client in present if client not in self.in_flight.starts]
 
     def draw(self, free: Sequence[int], count: int, *, purpose: str, number: int) -> list[int]:
         """`count` of the clients `free`, as the sampler draws them now."""
@@ -96,7 +102,7 @@ class TimedRounds(FederatedRounds):
             self._untrained.discard(client)
             self.encoder.forget(client)  # what it has not kept is as if it had not been asked
             self.inbox.drop(client, self.in_flight.number(client))
-            self.inbox.reports.pop(client, None)
+            self.inbox.forget(client)
             self.in_flight.give_up(client)
 
     def replace(self, old: Arrived) -> None:
@@ -105,10 +111,20 @@ class TimedRounds(FederatedRounds):
         self.inbox.drop(client, old.arrival.number)
         self._dropped.append(Dropped(client, old.start.download_bytes, old.report.uplink_bytes))
 
-    def _take(self, arrival: Arrival) -> Arrived:
-        """An arrival frees its client's place."""
-        client = arrival.client
-        return Arrived(arrival, self.in_flight.starts.pop(client), self.inbox.reports.pop(client))
+    def _take(self, arrival: Arrival) -> Arrived | None:
+        """An arrival frees its client's place; None if the update is rejected."""
+        client, inbox = arrival.client, self.inbox
+        start, report, rejection = (
+            self.in_flight.starts.pop(client),
+            inbox.reports.get(client),
+            inbox.rejections.get(client),
+        )
+        inbox.forget(client)
+        if report is not None:
+            return Arrived(arrival, start, report)
+        assert rejection is not None
+        self._dropped.append(Dropped(client, start.download_bytes, rejection.sent_bytes, rejection.reason))
+        return None
 
     def _step(self, number: int, arrived: Sequence[Arrived]) -> RoundResult:
         ages = [number - each.start.version for each in arrived]
@@ -141,8 +157,7 @@ class TimedRounds(FederatedRounds):
             by_age = weight(self.worker.config.staleness, age)
             pending = self.inbox.pending.pop((each.arrival.client, each.arrival.number))
             submodel, sections = pending.submodel, pending.message.sections
-            codec = submodel.codec(self.encoder.uplink.codec)
-            update, buffers = decode_model(sections, "update", self.state, codec, submodel)
+            update, buffers = decode_model(sections, "update", self.state, self._codec(submodel), submodel)
             self.held.add(update, submodel, self.worker.engine.model)
             own = self.local_plan.weight(each.report.samples)
             aggregator = self.server.aggregator
@@ -183,21 +198,30 @@ class TimedRounds(FederatedRounds):
         """Bytes of a client's upload, which the simulator asks for; the client is trained now if it has not been."""
         if client in self._untrained:
             self._train()
-        return self.inbox.reports[client].uplink_bytes
+        return self.inbox.sent_bytes(client)
 
     def _train(self) -> None:
         """Train all that have started from the present version, each on its rank. Collective."""
         if not self._untrained:
             return
         numbers = {client: self.in_flight.number(client) for client in sorted(self._untrained)}
-        for message in self.transport.gather(list(numbers), self.messages(numbers, self.version)):
-            client = message.report.client
-            self.inbox.pending[client, numbers[client]] = Pending(message, self.plan.submodel(client))
+
+        def take(message: Message) -> None:
+            submodel = self.plan.submodel(message.report.client)
+            self.decode(message, submodel, self._codec(submodel))  # refused now, while its residual can be kept
+            self.inbox.pending[message.report.client, numbers[message.report.client]] = Pending(message, submodel)
+
+        already = len(self.rejections.of_round)
+        reports = self.gather(numbers, self.version, take)
         if not self.schedule.drops:
             self.encoder.keep()  # a client may start again before the server takes its update
-        self.inbox.reports.update({report.client: report for report in self.transport.reports})
-        self._trained |= self._untrained
+        self.inbox.reports.update({report.client: report for report in reports})
+        self.inbox.rejections.update({each.client: each for each in self.rejections.of_round[already:]})
+        self._trained |= {report.client for report in reports}
         self._untrained = set()
+
+    def _codec(self, submodel: Submodel) -> Codec:
+        return submodel.codec(self.encoder.uplink.codec)
 
     @property
     def ledger(self) -> Ledger:
@@ -214,8 +238,9 @@ class TimedRounds(FederatedRounds):
 
     def _cost_so_far(self, client: int, start: Start) -> Dropped:
         """The bytes of a client in flight: each message as a whole as soon as it has begun."""
-        sent = self.inbox.reports[client].uplink_bytes if self.in_flight.uploads(client) else 0
-        return Dropped(client, start.download_bytes, sent)
+        sent = self.inbox.sent_bytes(client) if self.in_flight.uploads(client) else 0
+        rejection = self.inbox.rejections.get(client)
+        return Dropped(client, start.download_bytes, sent, rejection.reason if rejection else "")
 
     def state_dict(self) -> dict[str, Any]:
         own = {"in_flight": self.in_flight.state_dict(), "inbox": self.inbox.state_dict()}

@@ -1,6 +1,7 @@
 """A run's books on rank 0: tables, log, checkpoint's share of them, and what trackers and the terminal are told."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from fl.output.record import Record
 from fl.output.trackers import Trackers
 from fl.rounds.base import Rounds
 from fl.rounds.costs import Costs, Ending
+from fl.rounds.rejections import IN_A_ROW
 from fl.rounds.result import RoundResult
 from fl.training.evaluate import Evaluations
 from fl.training.worker import Worker
@@ -39,6 +41,7 @@ class Books:
         self._rounds = rounds
         self._costs = costs
         self._quiet = config.quiet
+        self._left_out = rounds.left_out  # said before
         self.record = Record(
             folder,
             worker.task,
@@ -79,6 +82,7 @@ class Books:
                 *(number, result.held.mean, new_mask.mask_bytes),
             )
         self._tell_stuck(number, result)
+        self._tell_halved(number, result)
         ending = Ending(self._rounds.query_bytes, self._rounds.unfinished()) if is_last else None
         entry, going_on = self._costs.charge(number, result, ending)
         train_s = self._busiest_rank_s(result)
@@ -90,6 +94,7 @@ class Books:
             "eval_s": seconds["eval_s"],
             **judged.columns(self._worker.task),
         }
+        self._tell_rejected(number, entry.clients)
         page = Page(
             {**measured, **entry.metrics},
             entry.clients,
@@ -126,15 +131,35 @@ class Books:
         self.trackers.close()
         self.record.close()
 
+    def _tell_rejected(self, number: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Say which updates do not count, and who is not asked again."""
+        for row in rows:
+            if row.get("rejected"):
+                self.warn(
+                    f"round {number} goes on without client {row['client']} on rank {row['rank']}: {row['rejected']}"
+                )
+        for client in self._rounds.left_out:
+            if client not in self._left_out:
+                self.warn(f"client {client} has failed {IN_A_ROW} times in a row, and is not asked again")
+        self._left_out = self._rounds.left_out
+
+    def _tell_halved(self, number: int, result: RoundResult) -> None:
+        """Say which clients' batches did not fit into memory."""
+        halved = [str(report.client) for report in result.reports if report.halved]
+        if halved:
+            self.warn(
+                f"round {number}: memory was too small for a batch of client {', '.join(halved)}, whose gradients were "
+                "added up over halves of it; BatchNorm saw the halves: a lower --batch-size avoids this"
+            )
+
     def _tell_stuck(self, number: int, result: RoundResult) -> None:
         """Say which clients have not moved."""
         stuck = [str(report.client) for report in result.reports if not report.moved]
         if stuck:
-            line = (
+            self.warn(
                 f"round {number}: client {', '.join(stuck)} took no step, since no loss scale keeps the gradients finite in "
                 "fp16: use --precision bf16 or fp32, or a lower --lr"
             )
-            self.warn(line)
 
     def _busiest_rank_s(self, result: RoundResult) -> float:
         ranks = self._worker.ranks

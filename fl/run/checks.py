@@ -144,6 +144,8 @@ def with_clients(config: Config, clients: int) -> Config:
     per_round = config.clients_per_round or clients
     if per_round > clients:
         raise ConfigError(f"--clients-per-round {per_round} is more than --clients {clients}")
+    if config.min_clients is not None and config.min_clients > per_round:
+        raise ConfigError(f"--min-clients {config.min_clients} is more than --clients-per-round {per_round}")
     mode = parse_mode(config.mode)
     if mode.latest and mode.buffer_size > clients:
         raise ConfigError(f"--mode {config.mode} counts clients: there are only --clients {clients}")

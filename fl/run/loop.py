@@ -310,6 +310,7 @@ class _Run:
             "launcher": self.ranks.launcher,
             "device": _device_name(self.ranks.device),
             "torch": torch.__version__,
+            "left_out": self.rounds.left_out,
         }
         return write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
 

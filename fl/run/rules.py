@@ -301,6 +301,14 @@ RULES: tuple[Rule, ...] = (
     _aggregate("--deadline {deadline:g}", lambda o: o.deadline and o.fewest_updates > 1,
      "every round needs {fewest_updates} updates, whenever they arrive; use --over-select"),
 
+    # Clients that fail.
+    ("--min-clients {min_clients} needs a server that sees each client's update:",
+     lambda o: o.min_clients is not None and not o.mode.sees_each_update,
+     "--mode must not be step, nor --exchange hook"),
+    ("--min-clients {min_clients}: --aggregate {aggregate} needs {fewest_updates} updates in a round,",
+     lambda o: o.min_clients is not None and o.mode.waits_for_all and o.min_clients < o.fewest_updates,
+     "so let as many remain"),
+
     # One momentum.
     _dgc(lambda o: o.optimizer != "sgd", "corrects plain SGD: --optimizer must be sgd"),
     _dgc(lambda o: o.momentum, "brings its own momentum: --momentum {momentum:g} must be 0"),

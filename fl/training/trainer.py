@@ -1,7 +1,7 @@
 """A client: global weights and its own data in, an update out."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 
@@ -47,13 +47,22 @@ class ClientTrainer:
         self.seed = seed
 
     def train_many(
-        self, jobs: Iterable[tuple[Job, LocalModel]], around: AbstractContextManager[object]
-    ) -> Iterator[tuple[Job, Update]]:
-        """Train the clients of these jobs, each `around` it, one after another and only as their updates are asked for."""
-        for job, model in jobs:
-            with around:
-                update = self.train(job, model)
-            yield job, update
+        self,
+        clients: Iterable[int],
+        prepare: Callable[[int], tuple[Job, LocalModel]],
+        around: AbstractContextManager[object],
+    ) -> Iterator[tuple[int, tuple[Job, Update] | BaseException]]:
+        """Train these clients, each `around` it, one after another and only as their updates are asked for: each client
+        with its job and update, or with what its training has raised."""
+        for client in clients:
+            trained: tuple[Job, Update] | BaseException
+            try:
+                job, model = prepare(client)
+                with around:
+                    trained = job, self.train(job, model)
+            except (Exception, SystemExit) as error:
+                trained = error
+            yield client, trained
 
     def train(self, job: Job, model: LocalModel) -> Update:
         """Train the job's client on its `model`, from the global model, which is only read."""

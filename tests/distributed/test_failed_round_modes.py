@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from compression import NonFiniteError, PayloadError
+from compression import NonFiniteError
 from fl.comm.message import Message
 from fl.common.errors import RoundError
 from fl.rounds.costs import Costs
@@ -138,8 +138,8 @@ def _spoil(rounds: Any, patch: pytest.MonkeyPatch) -> None:
     """The first bytes alone of every update arrive."""
     gather = rounds.transport.gather
 
-    def spoiling(clients: Any, messages: Any) -> Any:
-        for each in gather(clients, messages):
+    def spoiling(*arguments: Any) -> Any:
+        for each in gather(*arguments):
             yield Message(each.report, {**each.sections, "update": each.sections["update"][:5]})
 
     patch.setattr(rounds.transport, "gather", spoiling)
@@ -167,11 +167,11 @@ def _interrupt(rounds: Any, patch: pytest.MonkeyPatch) -> None:
 
 
 _PATCHES = {"spoiled": _spoil, "overflow": _overflow, "interrupt when published": _interrupt}
-_OWN = {
+_OWN: dict[str, type[BaseException] | tuple[type[BaseException], ...]] = {
     "raise in the first": ValueError,
     "raise in the last": ValueError,
-    "nan": NonFiniteError,
-    "spoiled": PayloadError,
+    "nan": (RoundError, NonFiniteError),  # the latter from who chooses the mask of all
+    "spoiled": RoundError,
     "overflow": NonFiniteError,
     "interrupt in training": KeyboardInterrupt,
     "interrupt when published": KeyboardInterrupt,

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from compression import NonFiniteError
-from fl.common.errors import ConfigError
+from fl.common.errors import ConfigError, RoundError
 from fl.experiment.__main__ import main
 from tests.end_to_end.experiments import FILE, perform, rows, write
 from tests.support import ROOT
@@ -17,7 +16,7 @@ from tests.support import ROOT
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path: Path) -> None:
     """A learning rate that diverges in the first round, then another one in the file: nothing has to be deleted."""
     keys: dict[str, Any] = {"seeds": [0], "arms": {"dense": {"uplink": "none"}}, "vary": ["uplink"]}
-    with pytest.raises(NonFiniteError, match="dense"):
+    with pytest.raises(RoundError, match="dense"):
         perform(tmp_path, keys={**keys, "base": {**FILE["base"], "lr": 1e30}})
     assert (tmp_path / "out" / "tiny" / "dense-seed0" / "config.json").exists()
     assert len(rows(perform(tmp_path, keys=keys))) == 1
@@ -26,7 +25,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path
 def test_a_run_that_diverges_does_not_stop_the_others(tmp_path: Path) -> None:
     """The first arm diverges, the second is in the tables, and the error names the first."""
     arms = {"wild": {"lr": 1e30}, "tame": {"lr": 0.05}}
-    with pytest.raises(NonFiniteError, match="arm 'wild', seed 0"):
+    with pytest.raises(RoundError, match="arm 'wild', seed 0"):
         perform(tmp_path, keys={"seeds": [0], "arms": arms, "vary": ["lr"], "target": {"val_accuracy": 0.1}})
     results = next(tmp_path.rglob("results.csv"))
     assert [row.split(",")[0] for row in results.read_text().splitlines()[1:]] == ["tame"]

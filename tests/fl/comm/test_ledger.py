@@ -37,7 +37,7 @@ def close_round(
         {"change": change_bytes, "buffers": buffers_bytes},
         peers=peers,
     )
-    rows = charge_bytes(ledger, result)
+    rows, _ = charge_bytes(ledger, result)
     return [row + ledger.closing(row.client) for row in rows] if is_last else rows
 
 

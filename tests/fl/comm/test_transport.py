@@ -1,6 +1,7 @@
 """Messages to rank 0 and its answer, between real ranks. Oracle: every rank can make all messages itself."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, combinations
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fl.comm.message import PUBLISHED, SECTIONS, ClientReport, Message
+from fl.comm.message import PUBLISHED, SECTIONS, Bounds, ClientReport, Message, Rejection
 from fl.comm.transport import Transport
 from fl.common.errors import RoundError
 from fl.common.ranks import Ranks
@@ -41,6 +42,14 @@ def _message(client: int) -> Message:
     sizes = {**{name: size for name, size in sizes.items() if size}, "update": 20 + client}
     sections = {name: _bytes(sizes[name], 10 * client + at) for at, name in enumerate(SECTIONS) if name in sizes}
     return Message(ClientReport(client, client + 1, client / 3, 0.1, 5 * client, sizes, client % 2 == 0), sections)
+
+
+def _bounds(client: int) -> Bounds:
+    return Bounds(samples=client + 1, kept=5 * client, sizes=dict.fromkeys(SECTIONS, 100))
+
+
+def _never(rejection: Rejection) -> None:
+    raise AssertionError(rejection)
 
 
 def _check(taken: list[Message], clients: list[int]) -> None:
@@ -79,7 +88,7 @@ def _gather(rank: int, world_size: int) -> None:
         transport, maker = Transport(ranks, 100), _Maker(ranks)
         transport._batch = batch
         taken = []
-        for message in transport.gather(_COHORT, maker.messages()):
+        for message in transport.gather(_COHORT, maker.messages(), _bounds, _never):
             begun = _COHORT[: (len(taken) // batch + 1) * batch]
             assert maker.made == [client for client in begun if ranks.hosts(client)], "no earlier than its batch"
             taken.append(message)
@@ -109,14 +118,16 @@ def _fail(rank: int, world_size: int) -> None:
             transport, maker, taken = Transport(ranks, 100), _Maker(ranks, broken), []
             transport._batch = batch
             with pytest.raises(ValueError if ranks.hosts(broken) else RoundError):
-                taken.extend(transport.gather(_COHORT, maker.messages()))
+                taken.extend(transport.gather(_COHORT, maker.messages(), _bounds, _never))
             whole = _COHORT[: _COHORT.index(broken) // batch * batch]
             _check(taken, whole if rank == 0 else [])
-            _check(list(transport.gather(_COHORT, _Maker(ranks).messages())), _COHORT if rank == 0 else [])
+            _check(
+                list(transport.gather(_COHORT, _Maker(ranks).messages(), _bounds, _never)), _COHORT if rank == 0 else []
+            )
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_a_client_that_fails_ends_it_on_every_rank(world_size: int) -> None:
+def test_a_rank_that_fails_ends_it_on_every_rank(world_size: int) -> None:
     """Every client in turn: the batches before its own have arrived, and the next cohort finds nothing on the wire."""
     on_ranks(world_size, _fail)
 
@@ -144,3 +155,61 @@ def _share(rank: int, world_size: int) -> None:
 def test_what_rank_0_publishes_is_the_same_everywhere(world_size: int) -> None:
     """All eight subsets of its sections, each after a failure, which every rank raises."""
     on_ranks(world_size, _share)
+
+
+def _reject(rank: int, world_size: int) -> None:
+    ranks, failed, liar = _ranks(rank, world_size), {0: "it fails", 8: "é" * 400}, 4
+
+    def outcomes() -> Iterator[Message | Rejection]:
+        for client in filter(ranks.hosts, _COHORT):
+            message = _message(client)
+            if client in failed:
+                yield Rejection(client, failed[client], error=ValueError(client))
+            elif client == liar:
+                yield Message(replace(message.report, samples=10**18), message.sections)
+            else:
+                yield message
+
+    for batch in (1, 3, len(_COHORT)):
+        transport = Transport(ranks, 100)
+        transport._batch = batch
+        told: list[Rejection] = []
+        taken = list(transport.gather(_COHORT, outcomes(), _bounds, told.append))
+        others = [client for client in _COHORT if client not in (*failed, liar)]
+        _check(taken, others if rank == 0 else [])
+        assert [report.client for report in transport.reports] == others
+        assert [(each.client, each.sent_bytes) for each in told] == [(0, 0), (4, 0), (8, 0)]
+        assert [each.reason for each in told][0::2] == ["it fails", "é" * 250]
+        assert told[1].reason == "it reports 1e+18 samples, which must be a whole number from 1 to 5"
+        for each in told:
+            owns_error = each.client in failed and ranks.hosts(each.client)
+            assert isinstance(each.error, ValueError) if owns_error else each.error is None
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_a_client_without_a_message_is_told_on_every_rank(world_size: int) -> None:
+    """Two that fail and one that claims too many samples send nothing; all else arrives, in batches of every size. A reason
+    is cut to 500 bytes of UTF-8."""
+    on_ranks(world_size, _reject)
+
+
+def _raise_alike(rank: int, world_size: int) -> None:
+    ranks = _ranks(rank, world_size)
+
+    def reject(rejection: Rejection) -> None:
+        raise RoundError(rejection.reason)
+
+    def outcomes() -> Iterator[Message | Rejection]:
+        for client in filter(ranks.hosts, _COHORT):
+            yield Rejection(client, "it fails") if client == 7 else _message(client)
+
+    transport = Transport(ranks, 100)
+    with pytest.raises(RoundError, match="it fails"):
+        list(transport.gather(_COHORT, outcomes(), _bounds, reject))
+    _check(list(transport.gather(_COHORT, _Maker(ranks).messages(), _bounds, _never)), _COHORT if rank == 0 else [])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_what_a_rejection_raises_ends_it_on_every_rank(world_size: int) -> None:
+    """And the next cohort finds nothing on the wire."""
+    on_ranks(world_size, _raise_alike)

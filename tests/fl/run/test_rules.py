@@ -98,6 +98,8 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"aggregate": "median", "exchange": "hook"}, "use server"),
     ({"aggregate": "median", **_SCAFFOLD}, "--algorithm scaffold does not go with --aggregate median"),
     ({"aggregate": "median", "prune": "magnitude:0.5,by=client"}, "use mean or clip"),
+    ({"min_clients": 2, "mode": "step"}, "--min-clients 2 needs a server that sees each client's update"),
+    ({"min_clients": 2, "aggregate": "krum:1"}, "--min-clients 2: --aggregate krum:1 needs 5 updates in a round"),
     ({"aggregate": "krum:1", "deadline": 2.0, **_TIMED}, "--deadline 2 does not go with --aggregate krum:1"),
     ({**_DGC, "optimizer": "adam"}, "--optimizer must be sgd"),
     ({**_DGC, "momentum": 0.5}, "--momentum 0.5 must be 0"),

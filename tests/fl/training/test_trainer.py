@@ -60,8 +60,9 @@ class _Around:
 
 
 def test_clients_train_one_after_another_as_they_are_asked_for() -> None:
-    """The second job is not looked at before its update is asked for; each is trained within the context and handed over
-    outside it; the updates are those of training them singly. One that fails leaves the context."""
+    """The second client is not prepared before its update is asked for; each is trained within the context and handed over
+    outside it; the updates are those of training them singly. One that fails leaves the context, and the next one
+    trains."""
     config = Config(precision="fp32", batch_size=4, lr=0.1, local_steps=2)
     data = Split(torch.randn(13, 3), torch.zeros(13, dtype=torch.int64))
     cpu = torch.device("cpu")
@@ -70,20 +71,22 @@ def test_clients_train_one_after_another_as_they_are_asked_for() -> None:
     parts = [torch.arange(10), torch.arange(10, 13)]
     trainer = ClientTrainer(config, data, parts, augment=Augment("none"), normalise=make_normaliser(data.x), seed=0)
     notes: list[str] = []
+    no_such_client = 2
 
-    def jobs() -> Any:
-        for client in (0, 1):
-            notes.append(f"job {client}")
-            yield Job(client, 0, 0), model
-        yield Job(2, 0, 0), model  # no such client
+    def prepare(client: int) -> Any:
+        notes.append(f"client {client}")
+        return Job(client, 0, 0), model
 
-    updates = trainer.train_many(jobs(), _Around(notes))
+    trained = trainer.train_many([0, no_such_client, 1], prepare, _Around(notes))
     assert notes == []
-    for client in (0, 1):
-        job, update = next(updates)
-        assert job == Job(client, 0, 0)
-        assert update.values.equal(trainer.train(job, model).values)
-        assert notes[3 * client :] == [f"job {client}", "enter", "leave"]
-    with pytest.raises(IndexError):
-        next(updates)
-    assert notes[6:] == ["enter", "leave"]
+    for at, client in enumerate((0, no_such_client, 1)):
+        told, outcome = next(trained)
+        assert told == client
+        assert notes[3 * at :] == [f"client {client}", "enter", "leave"]
+        if client == no_such_client:
+            assert isinstance(outcome, IndexError)
+        else:
+            assert not isinstance(outcome, BaseException)
+            job, update = outcome
+            assert job == Job(client, 0, 0)
+            assert update.values.equal(trainer.train(job, model).values)

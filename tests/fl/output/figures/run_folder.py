@@ -18,7 +18,7 @@ NAMES = [
     "dashboard.png",
 ]
 METRICS = (
-    "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,samples,"
+    "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,rejected,samples,"
     "uplink_bytes,downlink_bytes,uplink_dense_bytes,downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm,sparsity,mask_bytes,"
     "virtual_time_s,train_flops,client_memory_bytes"
 )
@@ -43,6 +43,7 @@ def make_run(folder: Path, *, rounds: int = 4, clients: int = 3, **cells: Any) -
                 "val_accuracy": 0.5 + 0.1 * min(t, 2) - 0.01 * t,
                 "test_accuracy": 0.4 + 0.1 * t,
                 "clients": clients,
+                "rejected": 0,
                 "samples": 300,
                 "uplink_bytes": (t + 1) * 1_000_000,
                 "downlink_bytes": DENSE,
