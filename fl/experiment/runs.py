@@ -11,7 +11,7 @@ from tqdm import tqdm
 from compression.errors import NonFiniteError
 from fl.common.config import Config, stored_options
 from fl.common.errors import ConfigError, DataError, RoundError
-from fl.common.files import write_json
+from fl.common.files import disk_told, write_json
 from fl.common.paths import expanded
 from fl.common.ranks import Ranks, join_ranks
 from fl.common.terminal import try_to_write
@@ -144,10 +144,11 @@ def _resolve(run: Run, ranks: Ranks) -> Config:
 
 
 def _execute(run: Run, ranks: Ranks) -> None:
-    if ranks.is_server:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_json(run.folder / "machine.json", {"cpu": _cpu_name()})
     try:
+        if ranks.is_server:
+            with disk_told(run.folder, lambda: "the same command goes on"):
+                run.folder.mkdir(parents=True, exist_ok=True)
+                write_json(run.folder / "machine.json", {"cpu": _cpu_name()})
         run_to_the_end(run.config, explicit=run.explicit)
     except (ConfigError, DataError, RoundError, NonFiniteError) as error:
         raise type(error)(f"arm '{run.arm.name}', seed {run.seed}: {error}") from None

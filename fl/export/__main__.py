@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fl.common.errors import ConfigError, DataError
-from fl.common.terminal import lasting_output
+from fl.common.errors import ConfigError, DataError, DiskError
+from fl.common.terminal import end_with_mistake, lasting_output
 from fl.training.tasks import SCORES
 
 from .write import export_run
@@ -47,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             dataset=options.dataset,
             model=options.model,
         )
-    except (ConfigError, DataError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+    except (ConfigError, DataError, DiskError) as error:
+        end_with_mistake(error)
     for name, file in report["files"].items():
         found = [(score.title, file[score.columns[1]]) for score in SCORES.values() if score.columns[1] in file]
         worth = "".join(f"  test {title} {value:.4f}" for title, value in found)

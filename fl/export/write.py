@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
-from fl.common.files import read_tensors, write_json, write_tensors
+from fl.common.files import disk_told, read_tensors, write_json, write_tensors
 from fl.common.paths import expand, expanded
 from fl.common.ranks import Ranks
 from fl.data import Split, load_dataset
@@ -58,7 +58,9 @@ def export_run(
     else:  # a folder that the user has not named is only read
         config = dataclasses.replace(config, download=False)
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    return _Export(folder, expanded(str(output or folder / "export")), config, bits).go()
+    output = expanded(str(output or folder / "export"))
+    with disk_told(output, lambda: "export again"):
+        return _Export(folder, output, config, bits).go()
 
 
 def _trusted(folder: Path, given: dict[str, str | None]) -> Config:

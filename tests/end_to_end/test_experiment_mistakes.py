@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fl.common.errors import ConfigError, RoundError
+from fl.common.errors import ConfigError, DiskError, RoundError
 from fl.experiment.__main__ import main
 from tests.end_to_end.experiments import FILE, perform, rows, write
 from tests.support import ROOT
@@ -52,6 +52,15 @@ def test_an_error_in_a_run_names_the_run(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"arm 'dense', seed 0: .*mnist") as caught:
         perform(tmp_path, keys=keys, data_dir=str(tmp_path / "none"))
     assert type(caught.value).__name__ == "DataError"
+
+
+def test_a_run_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    """A file has its name: one sentence, which names the arm."""
+    folder = tmp_path / "out" / "tiny" / "dense-seed0"
+    folder.parent.mkdir(parents=True)
+    folder.write_text("")
+    with pytest.raises(DiskError, match=r"arm 'dense', seed 0: .*dense-seed0 cannot be used \(File exists\)"):
+        perform(tmp_path, keys={"seeds": [0], "arms": {"dense": {"uplink": "none"}}, "vary": ["uplink"]})
 
 
 def test_a_target_of_another_task_is_refused_before_the_first_run(count: list[str], tmp_path: Path) -> None:

@@ -285,6 +285,19 @@ def test_mistakes_are_one_line(
     assert told.count("\n") == 1
 
 
+def test_a_folder_that_cannot_be_written_to(
+    runs: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file has its name: one line, and exit status 1, since the options are right."""
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit) as raised:
+        main([str(runs["plain"][0]), "--output", str(tmp_path / "out")])
+    assert raised.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'out'} cannot be used (File exists): mend that, then export again\n"
+    )
+
+
 def test_a_folder_names_no_code_that_is_called(runs: dict[str, Any], tmp_path: Path) -> None:
     """Neither to export a run nor to load what was exported: only a function that is named once more is called.
 
