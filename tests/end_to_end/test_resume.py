@@ -346,6 +346,20 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(tmp_path: Path)
     assert "the run goes on from the checkpoint before, and round 8 is trained again" in log
 
 
+def _elsewhere(rank: int, world_size: int, folder: Path) -> None:
+    with pytest.raises(DataError, match=r"server-000012.* cannot be read .*--output-dir must be a folder that all"):
+        resume_here(folder / str(rank), "run")
+
+
+def test_a_machine_that_lacks_the_files(tmp_path: Path, whole: Path) -> None:
+    """Rank 1 sees the manifests and not the server's files: both ranks say so, and neither goes on from an older one."""
+    for rank in (0, 1):
+        shutil.copytree(whole, tmp_path / str(rank) / "run")
+    for path in (tmp_path / "1").rglob("server-*"):
+        path.unlink()
+    on_ranks(2, _elsewhere, tmp_path)
+
+
 def _edited(rank: int, world_size: int, folder: Path, name: str) -> None:
     with pytest.raises((DataError, RoundError)) as caught:
         resume_here(folder, "run", rounds=15)
