@@ -45,7 +45,8 @@ def read_lines(option: str, path: Path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(read_text(path)[0], newline=""))
         return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
     except CANNOT_READ as error:
-        raise ConfigError(f"{option} {path}: not a readable csv file ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{option} {path}: not a readable csv file ({reason})") from None
 
 
 def _cells(where: str, row: list[str], columns: Sequence[str], clients: int) -> list[str]:

@@ -5,7 +5,6 @@ A component takes the narrowest group it needs (`TrainOptions`, say); `Config` i
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from compression.spec import FUNCTION, nearest
 
 from .errors import ConfigError
+from .files import read_json
 
 _WHOLE = "(.*)"
 _CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*(?:compute\s*=|sparse).*)?"
@@ -279,7 +279,7 @@ def stored_options(folder: Path) -> Config:
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path)
         moved = [no_such_option(name, ()) for name in values if name in MOVED]
         config = None if moved else Config(**values)
     except OSError as error:

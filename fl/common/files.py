@@ -1,4 +1,4 @@
-"""Files written whole or not at all: JSON and tensors."""
+"""Files read only if they are files, and written whole or not at all: JSON and tensors."""
 
 import contextlib
 import copy
@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,32 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def need_file(path: Path) -> None:
+    """OSError for a pipe or a device, of which reading might never end, and for what is not there."""
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind):
+        reason = os.strerror(errno.EISDIR) if stat.S_ISDIR(kind) else "it is a pipe or a device, not a file"
+        raise OSError(errno.EINVAL, reason, str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds; OSError as `need_file`."""
+    need_file(path)
+    return path.read_bytes()
+
+
+def read_json(path: Path, **options: Any) -> Any:
+    """What a JSON file holds, in any UTF; `options` are those of `json.loads`. OSError as `need_file`, ValueError for
+    what is not JSON."""
+    try:
+        return json.loads(read_bytes(path), **options)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
+    need_file(path)
     return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from .config import Config
 from .errors import ConfigError
+from .names import readable
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
@@ -21,6 +22,8 @@ def expand(path: str, where: str) -> str:
             raise ConfigError(f"{where} {path}: there is no environment variable {name}")
         return os.environ[name]
 
+    if "\0" in path:
+        raise ConfigError(f"{where} {readable(path)}: no path holds the character NUL")
     if "${" in _VARIABLE.sub("", path):
         raise ConfigError(f"{where} {path}: a variable is $NAME or ${{NAME}}")
     expanded = os.path.expanduser(_VARIABLE.sub(value, path))

@@ -14,8 +14,10 @@ from compression.errors import NonFiniteError
 
 from .errors import DiskError, LaunchError
 from .launch import is_first_here
+from .names import readable
 
 _PATIENCE_S = 10.0
+_SHOWN = 1000
 
 
 def say(sentence: str) -> None:
@@ -32,7 +34,9 @@ def end_with_mistake(error: Exception) -> NoReturn:
     """
     if not is_first_here() and not isinstance(error, (LaunchError, NonFiniteError)):
         time.sleep(_PATIENCE_S)
-    sys.stderr.write(f"error: {error}\n")
+    text = readable(str(error))
+    middle = f" ... {len(text) - 2 * _SHOWN} characters ... "  # a value may be as long as a file
+    sys.stderr.write(f"error: {text if len(text) <= 3 * _SHOWN else text[:_SHOWN] + middle + text[-_SHOWN:]}\n")
     raise SystemExit(1 if isinstance(error, DiskError) else 2) from None
 
 

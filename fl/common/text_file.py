@@ -10,12 +10,17 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
+
+from .files import read_bytes
 
 # What reading an absent, truncated or foreign file can raise; anything else is a bug here.
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError)
 
 CANNOT_READ = (*UNREADABLE, csv.Error, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 """What reading a file that is damaged, or no table, can raise."""
+
+_MOST_TIMES, _ALWAYS = 100, 100_000_000  # tables shrink to a tenth or so; and bytes that are harmless whatever the file
 
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
@@ -31,10 +36,11 @@ def read_text(path: Path) -> tuple[str, str]:
 
     One of CANNOT_READ where there is none.
     """
-    data = path.read_bytes()
-    for mark, unpack in _PACKED.items():
+    data = read_bytes(path)
+    for mark, unpacked in _PACKED.items():
         if data.startswith(mark):
-            data = unpack(data)
+            with unpacked(io.BytesIO(data)) as stream:
+                data = _within_bounds(stream, len(data))
             break
     encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None) or _unmarked(data[:1000])
     text = data.decode(encoding or "utf-8", "replace")
@@ -56,19 +62,36 @@ def _unmarked(head: bytes) -> str | None:
     return "utf-16-le" if high > low else "utf-16-be"
 
 
-def _unzip(data: bytes) -> bytes:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        if "[Content_Types].xml" in names:
-            raise ValueError("it is an Excel workbook: save it as csv")
-        if len(names) != 1:
-            raise ValueError(f"it is an archive of {len(names)} files: unpack it")
-        return archive.read(names[0])
+def refuse_bomb(packed: int, unpacked: int) -> None:
+    """ValueError for so many packed bytes that become so many more: a file that was made to fill the memory."""
+    if unpacked > max(_ALWAYS, _MOST_TIMES * packed):
+        raise ValueError(f"{packed} bytes unpack to {unpacked} or more: unpack it, if it is meant to be so large")
 
 
-_PACKED: dict[bytes, Callable[[bytes], bytes]] = {
-    b"\x1f\x8b": gzip.decompress,
-    b"BZh": bz2.decompress,
-    b"\xfd7zXZ\0": lzma.decompress,
-    b"PK\3\4": _unzip,
+def _within_bounds(stream: IO[bytes], packed: int) -> bytes:
+    """All that the stream unpacks to; ValueError as `refuse_bomb`, as soon as it is too much."""
+    parts: list[bytes] = []
+    size = 0
+    while part := stream.read(1 << 20):
+        parts.append(part)
+        size += len(part)
+        refuse_bomb(packed, size)
+    return b"".join(parts)
+
+
+def _only_member(file: IO[bytes]) -> IO[bytes]:
+    archive = zipfile.ZipFile(file)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    if "[Content_Types].xml" in names:
+        raise ValueError("it is an Excel workbook: save it as csv")
+    if len(names) != 1:
+        raise ValueError(f"it is an archive of {len(names)} files: unpack it")
+    return archive.open(names[0])
+
+
+_PACKED: dict[bytes, Callable[[IO[bytes]], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+    b"PK\3\4": _only_member,
 }

@@ -3,14 +3,15 @@
 YAML 1.1, PyYAML's own, reads 1e-3 as text, 010 as 8, 1:30 as 90 and off as false. Of it only 10_000 and << are kept.
 """
 
-import codecs
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .errors import ConfigError
+from .text_file import CANNOT_READ, read_text
 
 _CORE = {
     "null": ("~|null|Null|NULL|", "~nN\0"),
@@ -22,7 +23,7 @@ _CORE = {
     ),
     "merge": ("<<", "<"),
 }
-_MOST_NODES, _DEEPEST = 100_000, 100
+_MOST_NODES, _DEEPEST, _MOST_CHARACTERS = 100_000, 100, 1_000_000
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -71,8 +72,8 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
 
 
 def _refuse_twins(keys: list[str]) -> None:
-    for key in keys:
-        if keys.count(key) > 1:
+    for key, count in Counter(keys).items():
+        if count > 1:
             hint = "write <<: [*a, *b]" if key == "<<" else "keep one of them"
             raise ConfigError(f"the key '{key}' is given twice; {hint}")
 
@@ -81,10 +82,12 @@ def parse_yaml(text: str, *, texts: bool = False) -> Any:
     """What YAML text means, as plain Python values; `texts` as in `load_yaml`. ConfigError if it is not YAML."""
     try:
         depth = 0
-        for event in yaml.parse(text, _SafeLoader):
+        for count, event in enumerate(yaml.parse(text, _SafeLoader)):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > _DEEPEST:
                 raise ConfigError(f"is nested more than {_DEEPEST} deep")
+            if count > 2 * _MOST_NODES:  # each node has one event or two
+                raise ConfigError(f"has more than {_MOST_NODES} entries")
         return yaml.load(text, _Texts if texts else _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"is not YAML: {_in_one_line(error)}") from None
@@ -108,10 +111,13 @@ def load_yaml(path: Path, *, texts: bool = False) -> Any:
     `texts`: values as they are written, for who knows what is meant: 007 or off may be a name.
     """
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
+        text, remark = read_text(path)
     except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"is not text in UTF-8 (byte {error.start + 1}): save it in that encoding") from None
+        raise ConfigError(f"cannot be read ({error.strerror or error})") from None
+    except CANNOT_READ as error:
+        raise ConfigError(f"cannot be read ({error})") from None
+    if remark:
+        raise ConfigError("is not text in UTF-8: save it in that encoding")
+    if len(text) > _MOST_CHARACTERS:
+        raise ConfigError(f"has more than {_MOST_CHARACTERS} characters: options need less")
     return parse_yaml(text, texts=texts)

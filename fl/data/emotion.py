@@ -7,18 +7,17 @@ the labels, `classes` [7]. The public part is the validation split, the private 
 """
 
 import csv
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fl.common.errors import DataError
+from fl.common.files import need_file
 from fl.common.text_file import UNREADABLE
 
 from .dataset import Dataset, Split
-from .files import why_unreadable
+from .files import read_arrays, why_unreadable
 
 SIDE = 48
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -65,20 +64,21 @@ def _read(file: Path) -> Dataset:
         )
     except DataError as error:
         raise DataError(f"--dataset emotion: {file} is malformed ({error})") from None
-    except (*UNREADABLE, KeyError, zipfile.BadZipFile, zlib.error, csv.Error) as error:
+    except (*UNREADABLE, KeyError, csv.Error) as error:
         raise DataError(f"--dataset emotion: {file} cannot be read ({why_unreadable(error)})") from None
 
 
 def _from_archive(file: Path) -> tuple[list[Part], tuple[str, ...]]:
-    with np.load(file, allow_pickle=False) as archive:
-        parts = [(archive[f"x_{part}"], archive[f"y_{part}"]) for part in ("train", "public", "private")]
-        return parts, tuple(str(name) for name in archive["classes"].reshape(-1))
+    names = [f"{letter}_{part}" for part in ("train", "public", "private") for letter in "xy"]
+    *arrays, classes = read_arrays(file, (*names, "classes"))
+    return list(zip(arrays[::2], arrays[1::2], strict=True)), tuple(str(name) for name in classes.reshape(-1))
 
 
 def _from_csv(file: Path) -> tuple[list[Part], tuple[str, ...]]:
     images: dict[str, list[bytes]] = {usage: [] for usage in _USAGES}
     labels: dict[str, list[int]] = {usage: [] for usage in _USAGES}
-    with open(file, newline="", encoding="utf-8") as stream:
+    need_file(file)
+    with open(file, newline="", encoding="utf-8-sig") as stream:
         rows = csv.reader(stream)
         header = [cell.strip() for cell in next(rows, [])]
         if not set(header) >= {"emotion", "pixels", "Usage"}:

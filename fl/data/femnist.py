@@ -6,9 +6,6 @@ writes: folders `train` and `test` of JSON files, `{"users": [...], "user_data":
 "y": [...]}}}`.
 """
 
-import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,17 @@ import numpy as np
 import torch
 
 from fl.common.errors import DataError
+from fl.common.files import read_json
 from fl.common.text_file import UNREADABLE
 
 from .dataset import Dataset, Split
-from .files import why_unreadable
+from .files import read_arrays, why_unreadable
 
 SIDE = 28
 CLASSES = 62
 
-# Besides what any file can raise: what an archive, or JSON of another shape, can.
-_MALFORMED = (*UNREADABLE, KeyError, TypeError, OverflowError, zipfile.BadZipFile, zlib.error, AttributeError)
+# Besides what any file can raise: what JSON of another shape can.
+_MALFORMED = (*UNREADABLE, KeyError, TypeError, OverflowError, AttributeError)
 
 
 def load(data_dir: Path, download: bool) -> Dataset:
@@ -58,10 +56,7 @@ def _read(path: Path, reader: Any) -> Dataset:
 
 
 def _from_archive(path: Path) -> Dataset:
-    with np.load(path, allow_pickle=False) as archive:
-        names = ("x_train", "y_train", "x_test", "y_test", "writer_train")
-        x_train, y_train, x_test, y_test, writers = (archive[name] for name in names)
-    return _dataset(x_train, y_train, x_test, y_test, writers)
+    return _dataset(*read_arrays(path, ("x_train", "y_train", "x_test", "y_test", "writer_train")))
 
 
 def _from_leaf(root: Path) -> Dataset:
@@ -76,7 +71,7 @@ def _leaf_part(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     images, labels, users = [], [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path)
             for user in content["users"]:
                 own = content["user_data"][user]
                 images.append(_pixels(own["x"]))

@@ -1,13 +1,16 @@
 """Finding the files of a data set, fetching them once, and saying what is missing."""
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
 from fl.common.errors import DataError
-from fl.common.text_file import UNREADABLE
+from fl.common.files import need_file
+from fl.common.text_file import UNREADABLE, refuse_bomb
 
 T = TypeVar("T")
 
@@ -59,6 +62,20 @@ def obtain(
         f"--dataset {name}: no complete copy in {data_dir} or {data_dir / name}{reason}, and {failure}; "
         f"put these files in {data_dir / folder}: {wanted}"
     )
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of a NumPy archive by name, none of them pickled. KeyError for one that is absent, else one of UNREADABLE."""
+    need_file(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            members = archive.zip.infolist()
+            refuse_bomb(path.stat().st_size, sum(member.file_size for member in members))
+            return [archive[name] for name in names]
+    except (KeyError, *UNREADABLE):
+        raise
+    except Exception as error:  # what NumPy's and Python's readers raise depends on the damage
+        raise ValueError(f"it is damaged, or no NumPy archive: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:

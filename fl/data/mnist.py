@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fl.common.files import read_bytes
 from fl.common.torchvision_shim import import_torchvision
 
 from .dataset import Dataset, Split
@@ -48,8 +49,8 @@ def _split(folder: Path, part: str) -> Split:
 def _read(path: Path) -> np.ndarray:
     packed = path.with_name(path.name + ".gz")
     if not packed.exists():
-        return parse_idx(path.read_bytes(), path.name)
-    content = packed.read_bytes()
+        return parse_idx(read_bytes(path), path.name)
+    content = read_bytes(packed)
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != SUMS[packed.name]:
         raise ValueError(f"{packed.name} has the wrong MD5 sum")
     with gzip.open(io.BytesIO(content)) as stream:

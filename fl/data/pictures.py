@@ -1,7 +1,9 @@
 """Picture files as one array: decoded on several threads, with a progress bar where that takes long."""
 
+import contextlib
 import functools
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fl.common.errors import DataError
+from fl.common.files import need_file
 
 _MODES = {1: "L", 3: "RGB"}
 _GREY = ("1", "L", "LA")
@@ -33,6 +36,10 @@ _TURNS = {
 }
 """What sets a picture of this EXIF orientation upright, as Pillow names it."""
 _BAR_AFTER_S = 3.0
+_MOST_PIXELS = 64_000_000
+_ALONE_PIXELS = 4_000_000
+_alone = threading.Lock()
+"""For pictures of more than so many pixels, decoded one at a time: memory does not grow with the cores."""
 
 _bars: ContextVar[bool] = ContextVar("bars", default=True)
 
@@ -146,16 +153,23 @@ def _upright(image: Any) -> Any:
     return image.transpose(getattr(Image.Transpose, turn)) if turn else image
 
 
+def _is_large(image: Any) -> bool:
+    return image.width * image.height > _ALONE_PIXELS
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The picture, not decoded yet; whatever goes wrong in the block, the error names the file."""
     from PIL import Image
 
     try:
-        with Image.open(path, formats=_formats()) as image:
+        need_file(path)
+        with Image.open(path, formats=_formats()) as image, _alone if _is_large(image) else contextlib.nullcontext():
             yield image
     except DataError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise DataError(f"{path} has more than {_MOST_PIXELS // 10**6} million pixels: make it smaller first") from None
     except Exception as error:  # what Pillow's many readers raise depends on the damage
         lines = str(error).strip().splitlines()
         reason = "no such file" if isinstance(error, FileNotFoundError) else lines[0] if lines else type(error).__name__
@@ -173,7 +187,10 @@ def _for_each(task: Callable[[int], None], count: int) -> None:
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
         tqdm(total=count, unit="picture", desc="reading", disable=hidden, delay=_BAR_AFTER_S, leave=False) as bar,
     ):
-        # Pillow warns of a picture that would take very much memory, and refuses those of twice that size.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for _ in pool.map(task, range(count)):
-            bar.update()
+        usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
+        try:
+            for _ in pool.map(task, range(count)):
+                bar.update()
+        finally:
+            Image.MAX_IMAGE_PIXELS = usual

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from fl.common.errors import DataError
+from fl.common.text_file import CANNOT_READ, read_text
 
 from .dataset import Dataset, Split
 from .pictures import decode
@@ -71,6 +72,6 @@ def _split(pictures: list[tuple[Path, int]]) -> Split:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)[0]
+    except CANNOT_READ as error:
         raise DataError(f"--dataset tiny_imagenet: {path} cannot be read ({error})") from None

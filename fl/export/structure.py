@@ -1,7 +1,6 @@
 """structure.json: what is needed to build the network again, without the data and without the run."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import nn
 
 from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError, DataError
+from fl.common.files import read_json
 from fl.models import build_model
 
 STRUCTURE_FILE = "structure.json"
@@ -75,7 +75,7 @@ def read_structure(folder: str | Path) -> Structure:
     """The structure of an exported model; DataError if `folder` holds none that this program reads."""
     path = Path(folder) / STRUCTURE_FILE
     try:
-        structure = Structure(**json.loads(path.read_text()))
+        structure = Structure(**read_json(path))
     except OSError as error:
         raise DataError(f"{folder} holds no exported model: cannot read {path} ({error.strerror})") from None
     except (ValueError, TypeError) as error:

@@ -1,7 +1,6 @@
 """Writes a finished run's model in every form, and measures what each one is worth."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
-from fl.common.files import disk_told, read_tensors, write_json, write_tensors
+from fl.common.files import disk_told, read_json, read_tensors, write_json, write_tensors
 from fl.common.paths import expand, expanded
 from fl.common.ranks import Ranks
 from fl.data import Split, load_dataset
@@ -218,7 +217,7 @@ class _Export:
 
     def _summary(self) -> dict[str, Any]:
         path = self.folder / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
 
 def _counts(model: nn.Module) -> dict[str, int]:

@@ -9,7 +9,7 @@ from compression import Sender, make_codec
 from compression.spec import SpecError
 from fl.algorithms.make import parse_algorithm
 from fl.clock.adaptive import parse_uplink_shares
-from fl.clock.profiles import parse_profiles
+from fl.clock.profiles import parse_profiles, profiles
 from fl.comm.ddp_hooks import check_hook
 from fl.comm.encoder import CodecSchedule
 from fl.common.config import Config, check_types
@@ -146,6 +146,7 @@ def with_clients(config: Config, clients: int) -> Config:
         raise ConfigError(f"--clients-per-round {per_round} is more than --clients {clients}")
     if config.min_clients is not None and config.min_clients > per_round:
         raise ConfigError(f"--min-clients {config.min_clients} is more than --clients-per-round {per_round}")
+    profiles(config.profiles, clients, config.seed)  # a file that does not fit is refused now
     mode = parse_mode(config.mode)
     if mode.latest and mode.buffer_size > clients:
         raise ConfigError(f"--mode {config.mode} counts clients: there are only --clients {clients}")

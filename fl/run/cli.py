@@ -175,7 +175,7 @@ def _word(name: str, text: str | None) -> str:
     if bool in kinds:
         value = _SWITCHES.get((text or "").lower())
     elif text is not None and {int, float} & set(kinds):
-        value = parse_yaml(text) if re.fullmatch(r"[\w.+-]+", text) else text
+        value = parse_yaml(text) if re.fullmatch(r"[\w.+-]{1,400}", text) else text
         value = text if isinstance(value, bool) else value
     if not isinstance(value, (*kinds, int) if float in kinds else kinds):
         raise ConfigError(f"{flag} {'null' if text is None else text} must be {_in_words(kind)}")

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import json
 import re
 import shutil
 import time
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
-from fl.common.files import disk_told
+from fl.common.files import disk_told, read_json
 from fl.common.paths import paths_in
 from fl.common.ranks import Ranks
 from fl.output.checkpoint import saved_rounds
@@ -187,12 +186,12 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """What partition.json says of the run's beginning; empty without such a file. ConfigError if it is damaged."""
     path = folder / "partition.json"
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
         kinds = {"samples_sha256": str, "files_sha256": dict}
         wrong = [name for name, kind in kinds.items() if name in found and not isinstance(found[name], kind)]
         if not isinstance(found, dict) or wrong:
             raise ValueError(f"it holds no {' and '.join(wrong) or 'JSON object'}")
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(
             f"--resume {folder}: {path} is damaged ({error}): bring it back, or start a new run"
         ) from None

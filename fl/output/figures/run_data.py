@@ -1,7 +1,6 @@
 """What the figures need to know of a run, read back from its folder."""
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl.common.errors import DataError
+from fl.common.files import read_json
 from fl.training.tasks import Score, score_of
 
 from ..layers import LAYERS
@@ -191,7 +191,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except ValueError as error:
         raise DataError(f"{path} is not valid JSON ({error})") from None
     return value if isinstance(value, dict) else {}

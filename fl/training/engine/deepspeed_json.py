@@ -7,6 +7,7 @@ from typing import Any
 
 from compression.spec import nearest
 from fl.common.errors import ConfigError
+from fl.common.files import read_json
 
 from .precision import Precision
 
@@ -61,7 +62,7 @@ class DeepSpeedJson:
         if path is None:
             return cls({})
         try:
-            contents = json.loads(Path(path).read_text(encoding="utf-8"), object_pairs_hook=_no_duplicates)
+            contents = read_json(Path(path), object_pairs_hook=_no_duplicates)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--deepspeed-config {path}: not a readable JSON file ({error})") from None
         if not isinstance(contents, dict):

@@ -1,15 +1,17 @@
 """Nested states as tensors and JSON. Oracle: what goes in comes out again, whatever its names."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl.common.files import join_state, read_tensors, split_state, write_tensors
+from fl.common.files import join_state, read_bytes, read_json, read_tensors, split_state, write_tensors
 
 _NAMES = st.text(max_size=4) | st.sampled_from(["", "/", "a/b", "%", "%2F", ".", "..", "a.b", "é"])
 _JSON = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)
@@ -65,3 +67,20 @@ def test_odd_names_on_disk(tmp_path: Path) -> None:
     state = {"%/.": {"": torch.ones(1)}, "": torch.zeros(2, dtype=torch.uint8), "é\n": torch.ones(0)}
     write_tensors(tmp_path / "state", split_state(state)[0])
     assert _plain(join_state(read_tensors(tmp_path / "state"))) == _plain(state)
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, a device without an end, a folder, and nothing at all: all OSError, at once."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "none"):
+        for read in (read_bytes, read_json, read_tensors):
+            with pytest.raises(OSError, match=r"pipe or a device|Is a directory|No such file"):
+                read(path)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{", b"\xff", b"", b'{"a": ' + b"9" * 5000 + b"}"])
+def test_json_that_is_none(tmp_path: Path, content: bytes) -> None:
+    """ValueError, whatever is wrong; nested without end too."""
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"."):
+        read_json(tmp_path / "a.json")

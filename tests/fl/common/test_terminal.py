@@ -89,3 +89,14 @@ def test_the_first_rank_of_a_machine_tells_of_a_mistake_before_another_ends(
     with pytest.raises(SystemExit) as ended:
         end_with_mistake(error)
     assert (ended.value.code, heard) == (2, told)
+
+
+def test_a_value_as_long_as_a_file_is_told_in_part(capsys: pytest.CaptureFixture[str]) -> None:
+    """A million digits, in several lines: one line, from which the option and what would be right can be read."""
+    with pytest.raises(SystemExit):
+        end_with_mistake(ConfigError(f"--rounds {'9' * 500_000}\n{'9' * 500_000} must be a whole number"))
+    told = capsys.readouterr().err
+    assert told.startswith("error: --rounds 999")
+    assert told.endswith(" must be a whole number\n")
+    assert len(told) < 3000
+    assert told.count("\n") == 1

@@ -1,6 +1,7 @@
 """YAML as version 1.2 means it; files from other systems, and files that mean harm."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -54,12 +55,14 @@ _MERGES = "\n".join(
         (b"a: [\n", "not YAML.* in line 2"),
         (b"\ta: 1", "not YAML.* in line 1"),
         (b"a: caf\xe9", "not text in UTF-8"),
-        (b"a: 1\x00", "not YAML"),
+        (b"a: 1\x00", "cannot be read .it is no text."),
         (b"a: !!python/object/apply:os.system [x]", "not YAML"),
         (b"a: 1\n---\nb: 2", "another document"),
         (b"? [a]\n: 1", "not YAML"),
         (_BOMB.encode(), "more than 100000 entries"),
         (_MERGES.encode(), "more than 100000 entries"),
+        (b"a: [" + 300_000 * b"x," + b"]", "more than 100000 entries"),
+        (b"a: " + 1_000_000 * b"x", "more than 1000000 characters"),
         (b"a: &a [*a]", "stands inside"),
         (100_000 * b"[", "nested more than 100 deep"),
         (300 * b"[" + 300 * b"]", "nested more than 100 deep"),
@@ -77,6 +80,6 @@ def test_what_is_wrong_is_said_in_one_sentence(tmp_path, data, words, texts):
 
 def test_a_file_that_is_not_there_or_a_folder(tmp_path):
     """One sentence too."""
-    for path in (tmp_path, tmp_path / "none.yaml"):
+    for path in (tmp_path, tmp_path / "none.yaml", Path("/dev/zero")):
         with pytest.raises(ConfigError, match="cannot be read"):
             load_yaml(path)

@@ -1,6 +1,7 @@
 """Pictures from files. Oracles: pixels written without loss and read back; shapes and shades by hand."""
 
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -220,13 +221,35 @@ def test_a_tiff_is_turned_once(tmp_path: Path) -> None:
 
 
 def test_a_picture_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More pixels than Pillow's limit, where it only warns: refused in one sentence, before they are decoded."""
-    path = save(tmp_path / "bomb.png", shades(8, 8))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    with pytest.raises(
-        DataError, match=r"bomb\.png cannot be read as a picture \(Image size \(64 pixels\) exceeds limit"
-    ):
-        decode([path], size=8, channels=1, fit=True)
+    """More pixels than are decoded, and more than twice as many: refused in one sentence, and Pillow's own limit stays."""
+    monkeypatch.setattr(pictures, "_MOST_PIXELS", 40)
+    usual = Image.MAX_IMAGE_PIXELS
+    for side in (8, 80):
+        path = save(tmp_path / "bomb.png", shades(side, side))
+        with pytest.raises(DataError, match=r"bomb\.png has more than 0 million pixels: make it smaller first"):
+            decode([path], size=8, channels=1, fit=True)
+    assert usual == Image.MAX_IMAGE_PIXELS
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four threads each with a picture beyond the limit. Oracle: how many are inside the decoder at once; the pixels."""
+    inside, most = [], []
+    original = pictures._upright
+
+    def watched(image: Image.Image) -> Image.Image:
+        inside.append(image)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.pop()
+        return original(image)
+
+    monkeypatch.setattr(pictures.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(pictures, "_ALONE_PIXELS", 40)
+    monkeypatch.setattr(pictures, "_upright", watched)
+    pixels = [shades(8, 8, seed=seed) for seed in range(4)]
+    paths = [save(tmp_path / f"{number}.png", each) for number, each in enumerate(pixels)]
+    assert np.array_equal(decode(paths, size=8, channels=1, fit=True)[:, 0].numpy(), np.stack(pixels))
+    assert most == [1, 1, 1, 1]
 
 
 def test_another_program_is_never_asked(tmp_path: Path) -> None:

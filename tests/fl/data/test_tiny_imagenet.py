@@ -77,7 +77,7 @@ def test_missing(tmp_path: Path) -> None:
         ("val/val_annotations.txt", b"val_9.JPEG\tn01\n", "val_9.JPEG cannot be read as a picture (no such file)"),
         ("val/val_annotations.txt", b"", "test split must not be empty"),
         ("wnids.txt", b"n09\n", "no folder of any class"),
-        ("words.txt", b"\xff\xfe", "words.txt cannot be read"),
+        ("words.txt", b"n01\tcat\0", "words.txt cannot be read"),
         ("train/n01/images/n01_1.JPEG", b"no picture", "n01_1.JPEG cannot be read as a picture"),
     ],
 )
