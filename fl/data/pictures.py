@@ -1,9 +1,7 @@
 """Picture files as one array: decoded on several threads, with a progress bar where that takes long."""
 
-import contextlib
 import functools
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +36,7 @@ _TURNS = {
 _BAR_AFTER_S = 3.0
 _MOST_PIXELS = 64_000_000
 _ALONE_PIXELS = 4_000_000
-_alone = threading.Lock()
-"""For pictures of more than so many pixels, decoded one at a time: memory does not grow with the cores."""
+"""Pictures of more than so many pixels are decoded one at a time, on one thread: memory does not grow with the cores."""
 
 _bars: ContextVar[bool] = ContextVar("bars", default=True)
 
@@ -86,15 +83,19 @@ def decode(
     With `fit` pictures of any shape are turned upright, as their camera noted, scaled until the shorter side has `size`
     pixels, and cut to the middle square; without, they must have that size. Of animations the first frame is taken, what
     is transparent shows the colour `background`, and pictures with transparency that are of a single colour then are
-    added to `blank`. DataError that names the first file that cannot be read, has another size, or more than 8 bits a
-    channel.
+    added to `blank`. DataError that names a file that cannot be read, has another size, too many pixels, or more than
+    8 bits a channel.
     """
     pixels = np.empty((len(paths), channels, size, size), dtype=np.uint8)
 
-    def read(number: int) -> None:
-        pixels[number], is_blank = _decode_one(paths[number], size, channels, fit, background)
+    def read(number: int, alone: bool) -> bool:
+        found = _decode_one(paths[number], size, channels, fit, background, alone)
+        if found is None:
+            return False
+        pixels[number], is_blank = found
         if is_blank and blank is not None:
             blank.append(paths[number])
+        return True
 
     _for_each(read, len(paths))
     return torch.from_numpy(pixels)
@@ -104,19 +105,25 @@ def count_channels(paths: Sequence[Path]) -> int:
     """1 if all these pictures are grey, else 3; only their headers are read. DataError that names a file without one."""
     grey = [False] * len(paths)
 
-    def read(number: int) -> None:
+    def read(number: int, alone: bool) -> bool:
         with _opened(paths[number]) as image:
             grey[number] = image.mode in _GREY
+        return True
 
     _for_each(read, len(paths))
     return 1 if all(grey) else 3
 
 
-def _decode_one(path: Path, size: int, channels: int, fit: bool, background: str) -> tuple[np.ndarray, bool]:
-    """Its pixels, uint8 [channels, size, size], and whether its transparency left it a single colour."""
+def _decode_one(
+    path: Path, size: int, channels: int, fit: bool, background: str, alone: bool
+) -> tuple[np.ndarray, bool] | None:
+    """Its pixels, uint8 [channels, size, size], and whether its transparency left it a single colour; None for a large one
+    that is not read `alone`."""
     from PIL import Image, ImageOps
 
     with _opened(path) as image:
+        if image.width * image.height > _ALONE_PIXELS and not alone:
+            return None
         if image.mode[0] in "IF":  # 16 or 32 bits, in several forms
             raise DataError(f"{path} has more than 8 bits a channel; save it as an 8-bit picture")
         if not fit and image.size != (size, size):
@@ -134,7 +141,7 @@ def _opaque(image: Any, background: str) -> tuple[Any, bool]:
 
     if not image.has_transparency_data:
         return image, False
-    clear = image.convert("RGBA")
+    clear = image if image.mode == "RGBA" else image.convert("RGBA")
     if clear.getchannel("A").getextrema()[0] == 255:
         return image, False
     solid = Image.alpha_composite(Image.new("RGBA", clear.size, background), clear).convert("RGB")
@@ -153,10 +160,6 @@ def _upright(image: Any) -> Any:
     return image.transpose(getattr(Image.Transpose, turn)) if turn else image
 
 
-def _is_large(image: Any) -> bool:
-    return image.width * image.height > _ALONE_PIXELS
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """The picture, not decoded yet; whatever goes wrong in the block, the error names the file."""
@@ -164,7 +167,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
     try:
         need_file(path)
-        with Image.open(path, formats=_formats()) as image, _alone if _is_large(image) else contextlib.nullcontext():
+        with Image.open(path, formats=_formats()) as image:
             yield image
     except DataError:
         raise
@@ -176,8 +179,9 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path} cannot be read as a picture ({reason})") from None
 
 
-def _for_each(task: Callable[[int], None], count: int) -> None:
-    """`task(0) ... task(count - 1)` on a thread per core: Pillow decodes outside of Python's lock."""
+def _for_each(task: Callable[[int, bool], bool], count: int) -> None:
+    """`task(number, False)` for 0 ... count-1 on a thread per core, since Pillow decodes outside of Python's lock; then
+    `task(number, True)`, one after another, for those that returned False."""
     from PIL import Image
 
     hidden = None if _bars.get() else True  # to tqdm None means: hidden unless on a terminal
@@ -190,7 +194,11 @@ def _for_each(task: Callable[[int], None], count: int) -> None:
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
         try:
-            for _ in pool.map(task, range(count)):
-                bar.update()
+            done = []
+            for each in pool.map(task, range(count), [False] * count):
+                done.append(each)
+                bar.update(each)
+            for number in [number for number, each in enumerate(done) if not each]:
+                bar.update(task(number, True))
         finally:
             Image.MAX_IMAGE_PIXELS = usual
