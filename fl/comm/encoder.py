@@ -86,6 +86,7 @@ class Encoder:
             kept=decoded.kept,
             sizes={name: section.numel() for name, section in sections.items()},
             moved=update.moved,
+            halved=update.halved,
         )
         return Message(report, sections), decoded
 

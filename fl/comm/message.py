@@ -68,14 +68,14 @@ def read_report(client: int, row: Sequence[float], bounds: Bounds) -> ClientRepo
     samples, loss, seconds, kept, moved, halved, *sizes = row
     counts = {
         "samples": (samples, 1, bounds.samples),
-        "coordinates kept": (kept, 0, bounds.kept),
-        "in the place of a truth value": (moved, 0, 1),
-        "in the place of another": (halved, 0, 1),
+        "kept": (kept, 0, bounds.kept),
+        "moved": (moved, 0, 1),
+        "halved": (halved, 0, 1),
         **{f"bytes of {name}": (size, 0, bounds.sizes[name]) for name, size in zip(SECTIONS, sizes, strict=True)},
     }
     for what, (number, low, high) in counts.items():
         if not (low <= number <= high and number == int(number)):
-            raise PayloadError(f"it reports {number:.15g} {what}, which must be a whole number from {low} to {high}")
+            raise PayloadError(f"it reports {what} = {number:.15g}, which must be a whole number from {low} to {high}")
     if not math.isfinite(loss):
         raise PayloadError(f"it reports a training loss of {loss:g}: lower the learning rate, or clip the gradient")
     if not 0 <= seconds < math.inf:

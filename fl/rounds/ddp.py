@@ -96,6 +96,11 @@ class StepEngine(PlainEngine):
     def finish(self) -> None:
         """End the round; the weights are in `model` already."""
 
+    @property
+    def can_halve(self) -> bool:
+        """Not alone: every backward pass of DDP is an exchange with the other ranks."""
+        return False
+
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
         left_out = torch.tensor([parameter.grad is None for parameter in self._params], device="cpu")

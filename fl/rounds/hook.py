@@ -132,6 +132,7 @@ class HookRounds(FederatedRounds):
                 kept=traffic.kept,
                 sizes={"update": traffic.sent_bytes + buffers_bytes},
                 moved=update.moved,
+                halved=update.halved,
             )
             reports, received = gather_reports(self.ranks, report, traffic.received_bytes + buffers_bytes)
             average = Aggregate(mean, buffers.to(self.ranks.device))

@@ -148,8 +148,8 @@ class Books:
         halved = [str(report.client) for report in result.reports if report.halved]
         if halved:
             self.warn(
-                f"round {number}: memory was too small for a batch of client {', '.join(halved)}, whose gradients were "
-                "added up over halves of it; BatchNorm saw the halves: a lower --batch-size avoids this"
+                f"round {number}: memory was too small for a batch of client {', '.join(halved)}: gradients were added up "
+                "over its halves, and BatchNorm saw each by itself; a lower --batch-size avoids this"
             )
 
     def _tell_stuck(self, number: int, result: RoundResult) -> None:

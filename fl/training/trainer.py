@@ -65,7 +65,24 @@ class ClientTrainer:
             yield client, trained
 
     def train(self, job: Job, model: LocalModel) -> Update:
-        """Train the job's client on its `model`, from the global model, which is only read."""
+        """Train the job's client on its `model`, from the global model, which is only read.
+
+        Where memory is too small for a batch, it begins again with batches in two halves, once.
+        """
+        try:
+            return self._train(job, model)
+        except (RuntimeError, MemoryError) as error:
+            if not (is_out_of_memory(error) and model.engine.can_halve):
+                raise
+        # Here the error's traceback no longer keeps the tensors of the first attempt.
+        if model.engine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        with model.engine.halves():
+            update = self._train(job, model)
+        update.halved = True
+        return update
+
+    def _train(self, job: Job, model: LocalModel) -> Update:
         started = time.perf_counter()
         client, number = job.client, job.number
         engine = model.engine
@@ -78,8 +95,9 @@ class ClientTrainer:
                 losses.append(engine.step(x, y))
             engine.finish()
         values, buffers = model.read()
-        # Losses are read only now: reading each one would make the device wait in every step.
-        loss = torch.stack(losses).double().mean().item()
+        # Losses are read only now: reading each one would make the device wait in every step. One that overflows in fp16
+        # takes no step.
+        loss = _finite_mean(torch.stack(losses).double())
         seconds = time.perf_counter() - started
         return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved)
 
@@ -107,3 +125,15 @@ class ClientTrainer:
             normalise=self.normalise,
             memory_format=engine.memory_format,
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the host or of a GPU, was too small."""
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error) for each in words)
+
+
+def _finite_mean(losses: Tensor) -> float:
+    """The mean of those that are finite; NaN if none is."""
+    finite = losses.isfinite()
+    return (losses if finite.all() else losses[finite]).mean().item()

@@ -27,7 +27,7 @@ _WAYS = {
     "nan": "the update holds NaN or infinity",
     "huge": "lower the learning rate",
     "variance": "negative variance",
-    "samples": "it reports 1000000000 samples, which must be a whole number from 1 to",
+    "samples": "it reports samples = 1000000000, which must be a whole number from 1 to",
     "loss": "it reports a training loss of nan",
     "cut": "bytes",
 }

@@ -55,16 +55,28 @@ class AcceleratedEngine(LocalEngine):
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         accelerator = self._accelerator
         assert self._optimizer is not None, "start() comes before step()"
-        with accelerator.autocast():
-            loss = self.loss(self.model(self._layout(x)), y)
         if self.moved:
-            self._backward_and_step(loss)
-        else:
-            self._first_step(loss, lambda: self._backward_and_step(loss, keep_graph=True), accelerator.scaler.get_scale)
+            loss = self._accumulate(x, y, self._loss_of, accelerator.backward)
+            self._take_step()
+            return loss
+        loss = self._loss_of(x, y)
+
+        def attempt() -> None:
+            accelerator.backward(loss, retain_graph=True)
+            self._take_step()
+
+        self._first_step(loss, attempt, accelerator.scaler.get_scale)
         return loss.detach()
 
-    def _backward_and_step(self, loss: Tensor, *, keep_graph: bool = False) -> None:
-        self._accelerator.backward(loss, retain_graph=keep_graph)
+    @property
+    def can_halve(self) -> bool:
+        return self.precision != "fp16" and not self._has_hooks()
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        with self._accelerator.autocast():
+            return self.loss(self.model(self._layout(x)), y)
+
+    def _take_step(self) -> None:
         if self._options.clip_norm:
             self._accelerator.clip_grad_norm_(self._params, self._options.clip_norm)
         self._optimizer.step()

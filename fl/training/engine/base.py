@@ -1,7 +1,8 @@
 """The interface of engines, and what all of them do."""
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 import torch
@@ -45,6 +46,7 @@ class LocalEngine(ABC):
         lay_out(self.model, self.memory_format)
         self.device = device
         self.moved = True
+        self._pieces = 1  # of a batch, one after another in memory
 
     @abstractmethod
     def start(self, lr: float, done: int = 0) -> None:
@@ -64,6 +66,39 @@ class LocalEngine(ABC):
     @abstractmethod
     def finish(self) -> None:
         """End the client: afterwards `model` holds its fp32 weights and buffers."""
+
+    @property
+    def can_halve(self) -> bool:
+        """Whether `halves` leaves the gradient of a step as it is (but for layers that look at the batch, BatchNorm)."""
+        return False
+
+    @contextlib.contextmanager
+    def halves(self) -> Iterator[None]:
+        """In this block each step takes its batch in two halves, whose gradients are added up, for want of memory."""
+        self._pieces = 2
+        try:
+            yield
+        finally:
+            self._pieces = 1
+
+    def _accumulate(
+        self, x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], backward: Callable[[Tensor], object]
+    ) -> Tensor:
+        """Add up the gradient of the mean loss over the batch, piece by piece; returns that loss, detached."""
+        if self._pieces == 1:
+            loss = loss_of(x, y)
+            backward(loss)
+            return loss.detach()
+        losses = []
+        for some, targets in zip(x.chunk(self._pieces), y.chunk(self._pieces), strict=True):
+            loss = loss_of(some, targets) * (len(targets) / len(y))
+            backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _has_hooks(self) -> bool:
+        """Whether anything looks at, or changes, the gradient of each backward pass."""
+        return any(parameter._backward_hooks for parameter in self.model.parameters())
 
     def _first_step(
         self,

@@ -41,14 +41,14 @@ class PlainEngine(LocalEngine):
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         optimizer, scaler = self._optimizer, self._scaler
         assert optimizer is not None, "start() comes before step()"
-        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            loss = self.loss(self._network(self._layout(x)), y)
         if scaler is None:
-            self._backward(loss)
+            loss = self._accumulate(x, y, self._loss_of, self._backward)
             self._clip()
             optimizer.step()
             optimizer.zero_grad()
-        elif self.moved:
+            return loss
+        loss = self._loss_of(x, y)
+        if self.moved:
             self._scaled_step(optimizer, scaler, loss)
         else:
             self._first_step(
@@ -59,6 +59,14 @@ class PlainEngine(LocalEngine):
     def finish(self) -> None:
         """End the client; the weights are in `model` already."""
         self._optimizer = self._scaler = None
+
+    @property
+    def can_halve(self) -> bool:
+        return self.precision != "fp16" and not self._has_hooks()
+
+    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            return self.loss(self._network(self._layout(x)), y)
 
     def _scaled_step(
         self, optimizer: Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, *, keep_graph: bool = False

@@ -180,7 +180,7 @@ def _reject(rank: int, world_size: int) -> None:
         assert [report.client for report in transport.reports] == others
         assert [(each.client, each.sent_bytes) for each in told] == [(0, 0), (4, 0), (8, 0)]
         assert [each.reason for each in told][0::2] == ["it fails", "é" * 250]
-        assert told[1].reason == "it reports 1e+18 samples, which must be a whole number from 1 to 5"
+        assert told[1].reason == "it reports samples = 1e+18, which must be a whole number from 1 to 5"
         for each in told:
             owns_error = each.client in failed and ranks.hosts(each.client)
             assert isinstance(each.error, ValueError) if owns_error else each.error is None

@@ -14,7 +14,7 @@ from fl.models.state import ModelState
 from fl.models.update import Job
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
-from fl.training.trainer import ClientTrainer
+from fl.training.trainer import ClientTrainer, is_out_of_memory
 
 
 class Noting(PlainEngine):
@@ -90,3 +90,57 @@ def test_clients_train_one_after_another_as_they_are_asked_for() -> None:
             job, update = outcome
             assert job == Job(client, 0, 0)
             assert update.values.equal(trainer.train(job, model).values)
+
+
+class _Hungry(nn.Module):
+    """A linear layer with memory for so many samples; `limit` 0: none for any."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.layer, self.limit, self.largest = nn.Linear(3, 2), limit, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        self.largest = max(self.largest, len(x))
+        return self.layer(x)
+
+
+def _train_hungry(limit: int) -> Any:
+    config = Config(precision="fp32", batch_size=4, lr=0.1, local_steps=3)
+    generator = torch.Generator().manual_seed(0)
+    data = Split(torch.randn(12, 3, generator=generator), torch.arange(12) % 2)
+    cpu = torch.device("cpu")
+    torch.manual_seed(0)
+    engine = PlainEngine(config, _Hungry(limit), cpu)
+    parts = [torch.arange(12)]
+    trainer = ClientTrainer(config, data, parts, augment=Augment("none"), normalise=make_normaliser(data.x), seed=0)
+    return trainer.train(Job(0, 0, 0), WholeModel(engine, ModelState(engine.model, cpu))), engine.model.largest
+
+
+def test_a_batch_that_does_not_fit_is_halved_once() -> None:
+    """Oracle: the same client with memory enough. With room for 2 of 4 samples the update is the same but for rounding,
+    and says so; with room for 1 the error is the client's own."""
+    whole, largest = _train_hungry(4)
+    assert (whole.halved, largest) == (False, 4)
+    halved, largest = _train_hungry(2)
+    assert (halved.halved, largest) == (True, 2)
+    torch.testing.assert_close(halved.values, whole.values, rtol=1e-5, atol=1e-6)
+    assert halved.train_loss == pytest.approx(whole.train_loss)
+    with pytest.raises(torch.OutOfMemoryError):
+        _train_hungry(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_errors_about_memory(error: Exception, expected: bool) -> None:
+    """Torch's own, Python's, and the CPU allocator's, which is a plain RuntimeError."""
+    assert is_out_of_memory(error) is expected

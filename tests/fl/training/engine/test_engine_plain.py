@@ -1,7 +1,9 @@
 """The plain engine, and what all engines share. Oracle: the same loop written out with torch."""
 
+import contextlib
 import copy
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from fl.common.config import Config
 from fl.training.engine import choose_engine, make_engine
+from fl.training.engine.accelerated import AcceleratedEngine
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
 from fl.training.engine.precision import cpu_has_bf16, memory_format_for, resolve_precision
@@ -266,3 +269,33 @@ def test_inputs_of_every_rank(precision: str) -> None:
     assert engine.model.volumes.weight.is_contiguous()
     assert engine.model.images.weight.is_contiguous(memory_format=engine.memory_format)
     assert (moved[1] - moved[0]).norm() < 0.1 * moved[0].norm()
+
+
+@pytest.mark.parametrize("engine_class", [PlainEngine, AcceleratedEngine])
+@pytest.mark.parametrize("size", [8, 7, 1])
+def test_halves_have_the_gradient_of_the_whole_batch(engine_class: Any, size: int) -> None:
+    """A batch in two halves, 4 and 3 samples of 7, gives the loss and the step of the whole one but for rounding: the mean
+    over the batch is the mean over each half, weighted by its samples. One sample has no halves. (No BatchNorm here.)"""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(300, 20), nn.ReLU(), nn.Linear(20, 5))
+    results = []
+    for halves in (False, True):
+        engine = engine_class(Config(precision="fp32", clip_norm=0.5), copy.deepcopy(model), CPU)
+        assert engine.can_halve
+        engine.start(0.1)
+        with engine.halves() if halves else contextlib.nullcontext():
+            losses = torch.stack([engine.step(x[:size], y[:size]) for x, y in batches(1)])
+        engine.finish()
+        results.append((losses, *engine.model.parameters()))
+    for whole, halved in zip(*results, strict=True):
+        torch.testing.assert_close(halved, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_that_is_looked_at_is_not_halved() -> None:
+    """What a hook adds to a gradient would be added twice."""
+    model = small_model()
+    engine = PlainEngine(Config(precision="fp32"), model, CPU)
+    handle = next(model.parameters()).register_hook(lambda gradient: gradient + 1)
+    assert not engine.can_halve
+    handle.remove()
+    assert engine.can_halve
