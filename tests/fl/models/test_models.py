@@ -1,12 +1,14 @@
 """Oracles: parameter counts worked out from the published shapes, and the definition of what a seed decides."""
 
+import math
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import nn
 
 from fl.common.config import ModelOptions
@@ -140,6 +142,18 @@ def test_init_file(tmp_path):
         (lambda t: t.pop("0.bias"), r"'0\.bias' is missing from it"),
         (lambda t: t.update({"extra": torch.zeros(1)}), "'extra' is not in the model"),
         (lambda t: t.update({"3.bias": torch.zeros(2)}), r"'3\.bias' has shape \[2\], the model's \[16\]"),
+        *(
+            (lambda t, kind=kind: t.update({"3.bias": torch.zeros(16).to(kind)}), f"'3.bias' holds {kind}, the model's")
+            for kind in (torch.complex64, torch.bool, torch.int64, torch.uint8)
+        ),
+        *(
+            (
+                lambda t, x=x: t.update({"3.bias": torch.full((16,), x).double()}),
+                "'3.bias' holds NaN, infinity, or numbers",
+            )
+            for x in (math.nan, -math.inf)
+        ),
+        (lambda t: t.update({"3.bias": torch.full((16,), 1e300, dtype=torch.float64)}), "numbers beyond torch.float32"),
     ],
 )
 def test_init_file_that_does_not_fit(tmp_path, change, says):
@@ -149,6 +163,15 @@ def test_init_file_that_does_not_fit(tmp_path, change, says):
     save_file(tensors, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=says):
         build(init=str(tmp_path / "w.safetensors"))
+
+
+def test_init_file_whose_name_is_no_utf8(tmp_path):
+    """Oracle: the tensors written, under a name with a byte of Latin-1."""
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.safetensors")
+    tensors = dict(build().state_dict())
+    Path(path).write_bytes(save(tensors))
+    check_model(ModelOptions(init=path))
+    assert all(torch.equal(tensor, tensors[key]) for key, tensor in build(seed=9, init=path).state_dict().items())
 
 
 def test_init_file_absent_or_foreign(tmp_path):
