@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compression import PayloadError
 from fl.common.errors import RoundError
+from fl.common.heart import work
 from fl.common.ranks import Ranks
 
 from .message import (
@@ -82,8 +83,8 @@ class Transport:
             elif sent:
                 sending.append(self._send(reports, sent))
         for works, _ in sending:
-            for work in works:
-                work.wait()
+            for each in works:
+                each.wait()
 
     def _exchange(
         self,
@@ -160,6 +161,7 @@ class Transport:
         # NCCL answers with one Work for the whole batch, gloo with one for each operation.
         waits = dict(zip(arriving, works if len(works) == len(arriving) else works * len(arriving), strict=True))
         for tag, report in enumerate(reports):
+            work.steps += 1
             if tag in waits:
                 waits[tag].wait()
                 payload = arriving.pop(tag).to(self.ranks.device)

@@ -203,6 +203,9 @@ class RunOptions:
     resume: str | None = option(
         None, "run folder to continue, or auto: the one named by --run-name if it has a checkpoint", path=_WHOLE
     )
+    hang_timeout: float = option(
+        300.0, "seconds without any progress after which ranks that wait for one another give up", low=1
+    )
     eval_every: int = option(1, "evaluate every this many rounds", low=1)
     checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
     quiet: bool = option(False, "no progress bar and no table")

@@ -17,6 +17,7 @@ from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from .errors import DiskError
+from .heart import work
 from .names import readable
 from .tensors import to_host
 
@@ -83,6 +84,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
+    work.steps += 1
     temporary = path.with_name(path.name + f".{os.getpid()}.part")
     with naming(path):
         try:

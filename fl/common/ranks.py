@@ -19,10 +19,11 @@ from torch import Tensor
 
 from .config import RunOptions
 from .errors import ConfigError, LaunchError, RoundError
+from .heart import Heart
 from .launch import Place, detect_launcher, read_place
 
-# A rank with little to do waits for the others while they train; one that dies is noticed at once all the same.
-_TIMEOUT = datetime.timedelta(hours=24)
+# A rank with little to do waits for the others while they train, however long. `Heart` notices one that hangs.
+_TIMEOUT = datetime.timedelta(days=365)
 _MEETING_TIMEOUT = datetime.timedelta(minutes=30)
 
 _groups = itertools.count()
@@ -43,6 +44,7 @@ class Ranks:
     wire_device: torch.device
     launcher: str
     threads: int
+    heart: Heart | None = None
 
     @property
     def is_server(self) -> bool:
@@ -91,6 +93,10 @@ class Ranks:
     def wait_for_all(self) -> None:
         """Return when every rank has got here. (A barrier of its own would pick a device; this one is on the CPU.)"""
         self.sum(torch.zeros(1))
+
+    def explained(self, error: Exception) -> Exception:
+        """A RoundError in one sentence, if `error` means that another rank is gone; else `error`."""
+        return error if self.heart is None else self.heart.explained(error)
 
     def broadcast(self, payload: Tensor | None, source: int = 0) -> Tensor:
         """The payload of rank `source` (uint8, on `device`) to every rank, at its exact size; the others pass None.
@@ -164,11 +170,12 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
     hook_before = sys.excepthook
+    heart = None
     try:
         with _variables(place):
             if created:
-                nccl = _make_group(place, device)
-            yield Ranks(
+                nccl, heart = _make_group(place, device, options.hang_timeout)
+            ranks = Ranks(
                 rank=place.rank,
                 world_size=place.world_size,
                 local_rank=place.local_rank,
@@ -177,12 +184,19 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
                 wire_device=device if nccl else torch.device("cpu"),
                 launcher=launcher,
                 threads=threads,
+                heart=heart,
             )
-            if created:
-                # Without a barrier a rank that leaves first sometimes ends the others with a C++ exception.
-                dist.barrier()
-                sys.excepthook = hook_before  # each new group wraps it, to print its rank, once more
+            try:
+                yield ranks
+                if created:
+                    # Without a barrier a rank that leaves first sometimes ends the others with a C++ exception.
+                    dist.barrier()
+                    sys.excepthook = hook_before  # each new group wraps it, to print its rank, once more
+            except RuntimeError as error:
+                raise ranks.explained(error) from error.__cause__
     finally:
+        if heart is not None:
+            heart.stop()
         torch.set_num_threads(threads_before)
         if created and dist.is_initialized():
             leave_group()
@@ -207,8 +221,8 @@ def _variables(place: Place) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _make_group(place: Place, device: torch.device) -> bool:
-    """Make the process group; returns whether it sends GPU tensors through NCCL."""
+def _make_group(place: Place, device: torch.device, hang_timeout_s: float) -> tuple[bool, Heart | None]:
+    """Make the process group; returns whether it sends GPU tensors through NCCL, and this rank's heart among several."""
     # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
     # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
     importlib.import_module("torch.distributed.nn.functional")
@@ -221,9 +235,16 @@ def _make_group(place: Place, device: torch.device) -> bool:
         world_size=place.world_size,
         timeout=_TIMEOUT,
     )
+    heart = None
+    if place.world_size > 1:
+        launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        keeper = f"the launcher's store at {place.address}:{place.port}" if launcher else "rank 0"
+        heart = Heart(store, place.rank, place.world_size, keeper, hang_timeout_s)
     # A rank that fails at once must not be gone while another is still connecting to it.
     dist.all_reduce(torch.zeros(1))
-    return nccl
+    if heart is not None:
+        heart.start()
+    return nccl, heart
 
 
 def _each_has_a_gpu(store: dist.Store, place: Place, device: torch.device) -> bool:

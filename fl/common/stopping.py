@@ -39,7 +39,7 @@ class Stopping:
         """The exit status that a signal has asked for; 0 if none came."""
         self.remedy = _BEGIN
         self._listens = False
-        self._finishes = False
+        self.in_rounds = False
         self._interrupted_s: float | None = None  # when Ctrl-C was heard first
 
     @contextlib.contextmanager
@@ -70,11 +70,11 @@ class Stopping:
     @contextlib.contextmanager
     def after_the_round(self) -> Iterator[None]:
         """In this block a signal does not end the process."""
-        self._finishes = True
+        self.in_rounds = True
         try:
             yield
         finally:
-            self._finishes = False
+            self.in_rounds = False
 
     def note_saved(self, *options: str) -> None:
         """There is a checkpoint, and these options go on from it; none: a run begins that has no checkpoint yet."""
@@ -94,19 +94,24 @@ class Stopping:
         # torchrun sends its ranks a second SIGINT when the terminal has sent all of them the first.
         patience_s = _SAME_CTRL_C_S if "TORCHELASTIC_RUN_ID" in os.environ else 0.0
         again = number == signal.SIGINT and first_s is not None and now - first_s >= patience_s
-        if again or not self._finishes:
+        if again or not self.in_rounds:
             _tell(f"{number.name}: ended at once; {self.remedy}")
             os._exit(self.status)
         if number == signal.SIGINT and first_s is None:
             _tell("SIGINT: this round is finished first; a second Ctrl-C ends at once")
 
 
+def write_line(sentence: str) -> None:
+    """One line on standard error at once, whoever holds the stream's lock."""
+    bar = "\n" if os.isatty(2) else ""  # a progress bar's line has no end
+    with contextlib.suppress(OSError):
+        os.write(2, f"{bar}{sentence}\n".encode(errors="backslashreplace"))
+
+
 def _tell(sentence: str) -> None:
-    """One line on standard error, from one process of a machine. The stream's own lock may be held."""
+    """From one process of a machine."""
     if is_first_here():
-        with contextlib.suppress(OSError):
-            bar = "\n" if os.isatty(2) else ""  # a progress bar's line has no end
-            os.write(2, f"{bar}{sentence}\n".encode(errors="backslashreplace"))
+        write_line(sentence)
 
 
 stopping = Stopping()

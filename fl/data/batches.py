@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fl.common.heart import work
 from fl.common.seeds import torch_generator
 
 from .augment import Augment
@@ -78,5 +79,6 @@ def iterate_batches(
         shuffled = shuffled.to(split.x.device, non_blocking=True)
         for chosen in shuffled.split(sizes)[:left]:
             x = augment(split.x.index_select(0, chosen), offsets)
+            work.steps += 1
             yield normalise(x, memory_format), split.y.index_select(0, chosen)
         left -= len(sizes)

@@ -26,7 +26,7 @@ from .lock import only_writer, writer
 FREE = frozenset(
     {
         *("resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "checkpoint_every"),
-        *("tensorboard", "track"),
+        *("tensorboard", "track", "hang_timeout"),
     }
 )
 """Options in which two runs that count as the same may differ, and a run that goes on from how it began."""

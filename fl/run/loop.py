@@ -14,6 +14,7 @@ from fl.comm.message import share_model
 from fl.common.config import Config, code_options
 from fl.common.errors import ConfigError
 from fl.common.files import Beginning, write_json, write_tensors
+from fl.common.heart import work
 from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
 from fl.common.ranks import Ranks, join_ranks
@@ -160,28 +161,13 @@ class _Run:
         write_json(self.folder / "partition.json", parts)
 
     def go(self) -> dict[str, Any]:
-        """All remaining rounds, then the summary, the final model and the figures."""
-        quiet = self.config.quiet or not self.ranks.is_server
-        rounds = range(self.first_round, self.config.all_rounds)
+        """All remaining rounds, then the summary, the final model and the figures; an empty dict if a signal ended it."""
         try:
-            with (
-                stopping.after_the_round(),
-                tqdm(
-                    total=self.config.all_rounds,
-                    initial=self.first_round,
-                    unit="round",
-                    disable=quiet,
-                    desc=self.folder.name,
-                ) as bar,
-            ):
-                for number in rounds:
-                    metrics = self._round(number)
-                    if metrics:
-                        shown = {"loss": metrics["train_loss"], "val": metrics[self.worker.task.score.columns[0]]}
-                        bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items() if value is not None})
-                    bar.update()
-                    if self.stopped is not None:
-                        break
+            with stopping.after_the_round():
+                try:
+                    self._run_rounds()
+                except RuntimeError as error:
+                    raise self.ranks.explained(error) from error.__cause__
             return self._finish() if self.stopped is None else {}
         except Exception as error:
             if self.books is not None:
@@ -190,6 +176,25 @@ class _Run:
         finally:
             if self.books is not None:
                 self.books.close()
+
+    def _run_rounds(self) -> None:
+        quiet = self.config.quiet or not self.ranks.is_server
+        with tqdm(
+            total=self.config.all_rounds,
+            initial=self.first_round,
+            unit="round",
+            disable=quiet,
+            desc=self.folder.name,
+        ) as bar:
+            for number in range(self.first_round, self.config.all_rounds):
+                metrics = self._round(number)
+                work.is_first_round = False
+                if metrics:
+                    shown = {"loss": metrics["train_loss"], "val": metrics[self.worker.task.score.columns[0]]}
+                    bar.set_postfix({key: f"{value:.4f}" for key, value in shown.items() if value is not None})
+                bar.update()
+                if self.stopped is not None:
+                    break
 
     def _round(self, number: int) -> dict[str, Any]:
         started = time.perf_counter()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fl.common.heart import work
 from fl.common.ranks import Ranks
 from fl.common.seeds import numpy_generator, seeded
 from fl.data.dataset import Split
@@ -77,6 +78,7 @@ def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evalua
     found: dict[int, tuple[Tensor, Tensor]] = {}
     with forward.evaluating():
         for batch in range(ranks.rank, batches, ranks.world_size):
+            work.steps += 1
             part = _part(batch)
             outputs = forward(split.x[part])
             found[batch] = task.loss_sum(outputs, split.y[part]), task.predict(outputs)
@@ -162,6 +164,7 @@ def evaluate_clients(forward: Forward, split: Split, held: Sequence[Tensor], ran
         for turn, clients in enumerate(_together(sizes)):
             if turn % ranks.world_size != ranks.rank:
                 continue
+            work.steps += 1
             at = torch.cat([held[client] for client in clients]).to(split.x.device)
             outputs = torch.cat([forward(split.x[batch]) for batch in at.split(BATCH)])
             lengths = [sizes[client] for client in clients]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fl.common.config import TrainOptions
+from fl.common.heart import work
 from fl.common.seeds import derive_seed, seeded
 from fl.data.augment import Augment
 from fl.data.batches import count_steps, iterate_batches
@@ -89,7 +90,7 @@ class ClientTrainer:
         model.load()
         seed_generators(engine.model, self.seed, "own generators", number, client)
         losses = []
-        with self.seeded(client, number):
+        with self.seeded(client, number), work.on(client):
             engine.start(learning_rate(self.options, job.version), job.version * self._steps(client))
             for x, y in self.batches(client, number, engine):
                 losses.append(engine.step(x, y))
