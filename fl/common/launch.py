@@ -204,6 +204,11 @@ def _checked(
     launcher = detect_launcher()
     if not rank < ranks or not local_ranks:
         raise LaunchError(f"{launcher}: there is no rank {rank} of {ranks}: ranks count from 0")
+    if not local_rank < local_ranks <= ranks and os.environ.get("LOCAL_WORLD_SIZE"):
+        raise LaunchError(
+            f"LOCAL_RANK is {local_rank}, LOCAL_WORLD_SIZE {local_ranks} and WORLD_SIZE {ranks}: LOCAL_RANK counts from 0 "
+            "to LOCAL_WORLD_SIZE - 1, and a machine has at most all ranks"
+        )
     address = os.environ.get("MASTER_ADDR") or address
     if address is None:
         raise LaunchError(

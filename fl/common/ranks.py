@@ -1,8 +1,10 @@
 """Which process this is among how many, on which device, and the process group between them."""
 
 import contextlib
+import dataclasses
 import datetime
 import functools
+import hashlib
 import importlib
 import itertools
 import json
@@ -11,13 +13,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .config import RunOptions
+from .config import Config, RunOptions
 from .errors import ConfigError, LaunchError, RoundError
 from .heart import Heart
 from .launch import Place, detect_launcher, read_place
@@ -25,6 +28,12 @@ from .launch import Place, detect_launcher, read_place
 # A rank with little to do waits for the others while they train, however long. `Heart` notices one that hangs.
 _TIMEOUT = datetime.timedelta(days=365)
 _MEETING_TIMEOUT = datetime.timedelta(minutes=30)
+
+_MAY_DIFFER = frozenset(
+    f"--{name}"
+    for name in ("data-dir", "download", "output-dir", "threads", "quiet", "tensorboard", "track", "hang-timeout")
+)
+"""What may depend on the machine that a rank is on."""
 
 _groups = itertools.count()
 
@@ -150,9 +159,10 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def join_ranks(options: RunOptions) -> Iterator[Ranks]:
+def join_ranks(options: RunOptions, given: Config | None = None) -> Iterator[Ranks]:
     """Set threads and device, join the process group (or use the one that exists), and leave it at the end.
 
+    `given`: the options that this rank was started with; ConfigError if another one has others, or another program.
     Without a launcher a group of one is made, so that DDP and its hooks work in a single process too.
     """
     created = not dist.is_initialized()
@@ -174,7 +184,7 @@ def join_ranks(options: RunOptions) -> Iterator[Ranks]:
     try:
         with _variables(place):
             if created:
-                nccl, heart = _make_group(place, device, options.hang_timeout)
+                nccl, heart = _make_group(place, device, options.hang_timeout, given)
             ranks = Ranks(
                 rank=place.rank,
                 world_size=place.world_size,
@@ -221,12 +231,16 @@ def _variables(place: Place) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _make_group(place: Place, device: torch.device, hang_timeout_s: float) -> tuple[bool, Heart | None]:
+def _make_group(
+    place: Place, device: torch.device, hang_timeout_s: float, given: Config | None
+) -> tuple[bool, Heart | None]:
     """Make the process group; returns whether it sends GPU tensors through NCCL, and this rank's heart among several."""
     # Its functions take the group that exists when it is imported as a default, and so keep it alive. A group that
     # outlives destroy_process_group() has threads that sometimes abort the process while Python shuts down.
     importlib.import_module("torch.distributed.nn.functional")
     store = _store(place)
+    if place.world_size > 1 and given is not None:
+        _refuse_differences(store, place, given)
     nccl = device.type == "cuda" and _each_has_a_gpu(store, place, device)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if nccl else "gloo",
@@ -245,6 +259,33 @@ def _make_group(place: Place, device: torch.device, hang_timeout_s: float) -> tu
     if heart is not None:
         heart.start()
     return nccl, heart
+
+
+def _refuse_differences(store: dist.Store, place: Place, given: Config) -> None:
+    """ConfigError on every rank if one has other options than rank 0, or another version of torch or of this program."""
+    words = {f"--{name.replace('_', '-')}": str(value) for name, value in dataclasses.asdict(given).items()}
+    own = {"this program": _source_sha256(), "torch": torch.__version__, **words}
+    store.set(f"started_{place.rank}", json.dumps(own))
+    all_words = [json.loads(store.get(f"started_{rank}")) for rank in range(place.world_size)]
+    store.add("started", 1)
+    while place.rank == 0 and store.add("started", 0) < place.world_size:
+        time.sleep(0.01)  # its store must outlive the others' questions
+    first = all_words[0]
+    for rank, other in enumerate(all_words):
+        for name in [name for name in first if name not in _MAY_DIFFER and other.get(name) != first[name]]:
+            raise ConfigError(
+                f"{name} is {first[name]} on rank 0 and {other.get(name)} on rank {rank}: start all ranks with the same "
+                "program and the same options"
+            )
+
+
+def _source_sha256() -> str:
+    """A digest of this program's own source."""
+    found = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for path in sorted(path for room in ("compression", "fl") for path in (root / room).rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:12]
 
 
 def _each_has_a_gpu(store: dist.Store, place: Place, device: torch.device) -> bool:

@@ -70,7 +70,7 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
 
 
 def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
-    config = expand_paths(config)
+    given, config = config, expand_paths(config)
     # A run that goes on has a copy of this file.
     check_options(config if config.resume is None else dataclasses.replace(config, init=None), explicit)
     config, folder = continue_options(config, explicit)
@@ -79,7 +79,12 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     init = config.init
     config = reconcile(with_first_weights(config, folder), explicit)
     check_options(config, explicit)
-    with on_cpu_by_default(), join_ranks(config) as ranks, replaying(ranks.device), contextlib.ExitStack() as held:
+    with (
+        on_cpu_by_default(),
+        join_ranks(config, given) as ranks,
+        replaying(ranks.device),
+        contextlib.ExitStack() as held,
+    ):
         held.enter_context(locked(folder, ranks))
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         worker = assemble(config, ranks)
