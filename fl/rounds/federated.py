@@ -147,7 +147,7 @@ class FederatedRounds(Rounds):
             except NonFiniteError as error:
                 outcome = Rejection(client, str(error))
             except (Exception, SystemExit) as error:
-                outcome = Rejection(client, f"{type(error).__name__}: {error}", error=error)
+                outcome = Rejection(client, f"{type(error).__name__}: {' '.join(str(error).split())}", error=error)
             yield outcome
 
     def _encode(self, job: Job, update: Update) -> Message:
@@ -290,6 +290,11 @@ class FederatedRounds(Rounds):
     @property
     def left_out(self) -> list[int]:
         return self.rejections.left_out
+
+    def present(self) -> list[int]:
+        """All clients that are not left out, ascending."""
+        out = set(self.left_out)
+        return [client for client in range(self.worker.config.clients or 0) if client not in out]
 
     def end(self, number: int, val_score: float | None) -> None:
         self.plan.observe(number, val_score)

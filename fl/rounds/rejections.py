@@ -54,11 +54,6 @@ class Rejections:
             rejection.error.add_note(where)
         raise rejection.error
 
-    def present(self, clients: Iterable[int]) -> list[int]:
-        """Those of the clients that are not left out."""
-        out = set(self.left_out)
-        return [client for client in clients if client not in out]
-
     def accepted(self, reports: Iterable[ClientReport]) -> None:
         """The updates of these clients count."""
         for report in reports:

@@ -78,6 +78,8 @@ class Buffered(Schedule):
 
     def draw(self, rounds: "TimedRounds", arrived: Sequence[Arrived]) -> Iterator[int]:
         flight = rounds.in_flight
+        if self._latest and len(rounds.present()) < self.size:
+            raise RoundError(f"a buffer of {self.size} clients can no longer be filled: {rounds.left_out} are left out")
         while not flight.waits and len(flight.starts) < self._places:
             free = rounds.free()
             if self._latest:

@@ -25,7 +25,7 @@ class SyncRounds(FederatedRounds):
     def cohort(self, number: int) -> list[int]:
         """The clients of a round, ascending; the same on every rank."""
         config = self.worker.config
-        free, now = self.rejections.present(range(config.clients or 0)), self.sampler.now
+        free, now = self.present(), self.sampler.now
         cohort = self.sampler.draw(free, min(len(free), config.clients_per_round or 0), number, now=now)
         if not cohort and free:
             raise RoundError(f"round {number}: no client is up, or will be: --sampling {config.sampling}")

@@ -65,16 +65,14 @@ class TimedRounds(FederatedRounds):
         return result
 
     def _open(self, number: int) -> None:
-        present = self.rejections.present(range(self.worker.config.clients or 0))
-        self.rejections.begin(number, min(len(present), self.worker.config.clients_per_round or 0))
+        self.rejections.begin(number, min(len(self.present()), self.worker.config.clients_per_round or 0))
         self.version, self.late = number, []
         self._untrained, self._trained, self._dropped = set(), set(), []
         self.schedule.open()
 
     def free(self) -> list[int]:
         """The clients that can be asked: not in flight, and not left out."""
-        present = self.rejections.present(range(self.worker.config.clients or 0))
-        return [client for client in present if client not in self.in_flight.starts]
+        return [client for client in self.present() if client not in self.in_flight.starts]
 
     def draw(self, free: Sequence[int], count: int, *, purpose: str, number: int) -> list[int]:
         """`count` of the clients `free`, as the sampler draws them now."""

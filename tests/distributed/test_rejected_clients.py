@@ -224,3 +224,16 @@ def _in_virtual_time(rank: int, world_size: int, mode: str) -> None:
 def test_in_virtual_time_a_rejected_client_makes_room(mode: str) -> None:
     """Its update never counts, its place is free when it would have arrived, and the reason is in its row."""
     on_ranks(2, _in_virtual_time, mode)
+
+
+def _latest(rank: int, world_size: int) -> None:
+    rounds = _rounds(**{**_MODES["latest"], "clients": 3, "clients_per_round": 3, "sampling": "uniform"})
+    rounds.run(0)
+    rounds.rejections.load_state_dict({"in_a_row": [[2, 3]]})
+    with pytest.raises(RoundError, match=r"a buffer of 3 clients can no longer be filled: \[2\] are left out"):
+        rounds.run(1)
+
+
+def test_a_buffer_of_different_clients_that_cannot_be_filled() -> None:
+    """`latest` counts clients: three are wanted and two are left. It does not go on for ever."""
+    on_ranks(1, _latest)
