@@ -209,13 +209,13 @@ def _read(folder: Path, number: int) -> Manifest:
     data = _read_plain(path)
     try:
         values = json.loads(data)
-        kind = values["format"]
+        kind, told = values["format"], values.pop("sha256", None)
+        digest = sha256(json.dumps(values).encode())
     except (ValueError, TypeError, LookupError, RecursionError) as error:
         raise DataError(f"{path} is not a manifest of this program: {error}") from None
     if kind != _FORMAT:
-        raise DataError(f"{path} has format {kind}; this program reads format {_FORMAT}")
-    told = values.pop("sha256", None)
-    if told != sha256(json.dumps(values).encode()) or values.get("next_round") != number:
+        raise DataError(f"{path} has format {kind!r}; this program reads format {_FORMAT}")
+    if told != digest or values.get("next_round") != number:
         raise DataError(f"{path} is damaged: it is not what was written")
     wrong = [name for name, fits in _FIELDS.items() if not fits(values.get(name))]
     if wrong or values.keys() != _FIELDS.keys():

@@ -155,6 +155,8 @@ class Record:
             read_beginning(folder / name, beginning)  # all of them, before the first is cut
 
         def table(name: str, columns: tuple[str, ...]) -> Table:
+            if keep is not None and name not in keep:
+                raise DataError(f"the checkpoint does not know of {folder / name}: start a new run")
             return Table(folder / name, columns, None if keep is None else keep[name])
 
         self.metrics = table("metrics.csv", metrics_columns(task, clients=client_eval))

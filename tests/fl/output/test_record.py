@@ -76,6 +76,16 @@ def test_a_table_that_is_not_what_it_was_is_not_continued(tmp_path, name, damage
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_checkpoint_without_a_table_is_not_continued(tmp_path):
+    """Instead of starting that table anew."""
+    record = Record(tmp_path, TASK)
+    record.close()
+    before = (tmp_path / "metrics.csv").read_bytes()
+    with pytest.raises(DataError, match=r"does not know of .*metrics\.csv"):
+        Record(tmp_path, TASK, {})
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
 def test_layers_are_a_table_of_their_own(tmp_path):
     """With layers.csv its length is kept and cut too; without it there is no file."""
     folder, plain = tmp_path / "layers", tmp_path / "plain"
