@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -336,7 +337,10 @@ def _shared_store(place: Place) -> dist.Store:
     """The launcher's store, or that of rank 0, kept for all groups of this process: a port is free again only later."""
     where = f"MASTER_ADDR {place.address}, MASTER_PORT {place.port}"
     try:
+        socket.getaddrinfo(place.address, place.port)  # the rendezvous would try again for half an hour
         return next(iter(dist.rendezvous("env://", timeout=_MEETING_TIMEOUT)))[0]
+    except socket.gaierror as error:
+        raise LaunchError(f"{where}: this machine finds no address of that name ({error.strerror})") from None
     except (dist.DistNetworkError, dist.DistStoreError) as error:
         if "EADDRINUSE" in str(error):
             raise LaunchError(f"{where}: another program has this port; choose another") from None

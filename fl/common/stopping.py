@@ -48,6 +48,7 @@ class Stopping:
         if self._listens or threading.current_thread() is not threading.main_thread():
             yield
             return
+        _fill_standard_streams()
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         heard = [number for number in _STATUS if signal.getsignal(number) is not signal.SIG_IGN]
@@ -99,6 +100,16 @@ class Stopping:
             os._exit(self.status)
         if number == signal.SIGINT and first_s is None:
             _tell("SIGINT: this round is finished first; a second Ctrl-C ends at once")
+
+
+def _fill_standard_streams() -> None:
+    """One that was closed at the start goes nowhere: its number must not be a file's, into which messages would be
+    written."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def write_line(sentence: str) -> None:

@@ -128,6 +128,13 @@ def test_ranks_that_never_come_are_waited_for_so_long_and_no_longer(monkeypatch)
         ranks._shared_store(place)
 
 
+def test_a_name_that_no_machine_has_is_told_at_once(monkeypatch):
+    """`.invalid` is a domain that never exists (RFC 2606)."""
+    place = Place(1, 2, 0, 1, "node.invalid", free_port())
+    with pytest.raises(LaunchError, match=r"MASTER_ADDR node.invalid, .* finds no address of that name"):
+        ranks._shared_store(place)
+
+
 def test_a_port_that_is_taken_is_told_in_one_sentence(monkeypatch):
     """Another program listens where rank 0 should."""
     with socket.socket() as other:

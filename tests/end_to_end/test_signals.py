@@ -189,3 +189,19 @@ def test_ctrl_c_under_torchrun(tmp_path: Path) -> None:
     ), told
     assert told.count("Traceback") == 1, told  # torchrun's own
     assert "SignalException" in told
+
+
+def _without_streams() -> None:
+    for number in range(3):
+        os.close(number)
+    with stopping.on_signals():
+        assert [os.readlink(f"/proc/self/fd/{number}") for number in range(3)] == [os.devnull] * 3
+
+
+def test_no_file_of_a_run_gets_the_number_of_a_closed_stream() -> None:
+    """All three are closed, as after `<&- >&- 2>&-`: they lead nowhere. Otherwise what is said of a signal would be written
+    into the file that is opened next."""
+    process = context().Process(target=_without_streams)
+    process.start()
+    process.join()
+    assert process.exitcode == 0

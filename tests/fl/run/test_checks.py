@@ -28,6 +28,8 @@ def test_defaults_and_the_presets_combinations_are_allowed():
         ({"lr": float("nan")}, "--lr nan"),
         ({"val_fraction": 0.9}, "--val-fraction 0.9 must be between 0 and 0.5"),
         ({"clients": 0}, "--clients 0 must be at least 1"),
+        ({"threads": 1_000_000}, "--threads 1000000 must be between 1 and 1024"),
+        ({"hang_timeout": 0.5}, "--hang-timeout 0.5 must be at least 1"),
         ({"local_epochs": 1, "local_steps": 1}, "--local-epochs and --local-steps"),
         ({"uplink": "topk"}, "--uplink 'topk'"),
         ({"uplink": "topk:2"}, "between"),
