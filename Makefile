@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events soak bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events soak fuzz bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -58,6 +58,10 @@ bench-submodel: $(STAMP)
 
 bench-events: $(STAMP)
 	$(BIN)/python benchmarks/events.py
+
+# A million damaged payloads, a hundred thousand damaged files: make fuzz SEED=7. A quarter of an hour.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz $(if $(SEED),--seed $(SEED))
 
 # Ranks killed at random moments, and 2,000 rounds watched for leaks: an hour, no part of `make test`.
 soak: $(STAMP)

@@ -15,7 +15,7 @@
                    where they are not entropy coded, since their number follows from k and the formats
 
 All numbers are little-endian. The length of a payload follows from its header.
-The decoder trusts nothing: it knows n beforehand, and every byte string is a valid payload for it or a PayloadError.
+The decoder knows n beforehand: every byte string is a valid payload for it, whoever wrote it, or a PayloadError.
 """
 
 import struct

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import ConfigError
+from .names import readable
 from .text_file import CANNOT_READ, read_text
 
 T = TypeVar("T")
@@ -25,7 +26,7 @@ def read_clients(
     (first, header), *rows = read_lines(option, path) or [(1, [""])]
     if header != list(columns):
         raise ConfigError(
-            f"{option} {path}, line {first}: the columns must be {','.join(columns)}, not '{','.join(header)}'"
+            f"{option} {path}, line {first}: the columns must be {','.join(columns)}, not '{readable(','.join(header))}'"
         )
     for line, row in rows:
         where = f"{option} {path}, line {line}:"
@@ -51,7 +52,7 @@ def read_lines(option: str, path: Path) -> list[tuple[int, list[str]]]:
 
 def _cells(where: str, row: list[str], columns: Sequence[str], clients: int) -> list[str]:
     if len(row) != len(columns):
-        raise ConfigError(f"{where} a line is {','.join(columns)}, not '{','.join(row)}'")
+        raise ConfigError(f"{where} a line is {','.join(columns)}, not '{readable(','.join(row))}'")
     if not re.fullmatch("[0-9]{1,9}", row[0]) or int(row[0]) >= clients:
-        raise ConfigError(f"{where} client must be a number from 0 to {clients - 1}, not '{row[0]}'")
+        raise ConfigError(f"{where} client must be a number from 0 to {clients - 1}, not '{readable(row[0])}'")
     return row

@@ -10,6 +10,9 @@ from .config import Config
 from .errors import ConfigError
 from .names import readable
 
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""Bytes of the name of a file or folder, and of a path, on all usual file systems."""
+
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -22,14 +25,28 @@ def expand(path: str, where: str) -> str:
             raise ConfigError(f"{where} {path}: there is no environment variable {name}")
         return os.environ[name]
 
-    if "\0" in path:
-        raise ConfigError(f"{where} {readable(path)}: no path holds the character NUL")
+    _refuse_impossible(path, where)
     if "${" in _VARIABLE.sub("", path):
         raise ConfigError(f"{where} {path}: a variable is $NAME or ${{NAME}}")
     expanded = os.path.expanduser(_VARIABLE.sub(value, path))
     if expanded.startswith("~"):
         raise ConfigError(f"{where} {path}: there is no user {Path(expanded).parts[0][1:]}")
+    _refuse_impossible(expanded, where)
     return expanded
+
+
+def _refuse_impossible(path: str, where: str) -> None:
+    """ConfigError for what no file system can have as a path."""
+    try:
+        sizes = [len(os.fsencode(name)) for name in path.split("/")]
+    except UnicodeEncodeError:
+        raise ConfigError(f"{where} {readable(path)}: no path holds half a surrogate pair") from None
+    if "\0" in path:
+        raise ConfigError(f"{where} {readable(path)}: no path holds the character NUL")
+    if max(sizes) > LONGEST_NAME or sum(sizes) + len(sizes) > LONGEST_PATH:
+        raise ConfigError(
+            f"{where} {path[:40]}...: a path has at most {LONGEST_PATH} bytes, and each name in it at most {LONGEST_NAME}"
+        )
 
 
 def expand_paths(config: Config) -> Config:

@@ -71,7 +71,11 @@ def _read(file: Path) -> Dataset:
 def _from_archive(file: Path) -> tuple[list[Part], tuple[str, ...]]:
     names = [f"{letter}_{part}" for part in ("train", "public", "private") for letter in "xy"]
     *arrays, classes = read_arrays(file, (*names, "classes"))
-    return list(zip(arrays[::2], arrays[1::2], strict=True)), tuple(str(name) for name in classes.reshape(-1))
+    try:
+        names = [str(name) for name in classes.reshape(-1)]
+    except SystemError:  # characters that there are not
+        raise ValueError("its classes are no names") from None
+    return list(zip(arrays[::2], arrays[1::2], strict=True)), tuple(names)
 
 
 def _from_csv(file: Path) -> tuple[list[Part], tuple[str, ...]]:

@@ -71,11 +71,15 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as archive:
             members = archive.zip.infolist()
             refuse_bomb(path.stat().st_size, sum(member.file_size for member in members))
-            return [archive[name] for name in names]
+            found = [archive[name] for name in names]
     except (KeyError, *UNREADABLE):
         raise
     except Exception as error:  # what NumPy's and Python's readers raise depends on the damage
         raise ValueError(f"it is damaged, or no NumPy archive: {_first_line(error)}") from None
+    for name, array in zip(names, found, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"'{name}' is no array")
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -191,6 +191,7 @@ def _for_each(task: Callable[[int, bool], bool], count: int) -> None:
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,
         tqdm(total=count, unit="picture", desc="reading", disable=hidden, delay=_BAR_AFTER_S, leave=False) as bar,
     ):
+        warnings.simplefilter("ignore")  # of odd notes in a picture that can be read all the same
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         usual, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, _MOST_PIXELS
         try:

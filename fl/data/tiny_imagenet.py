@@ -28,7 +28,10 @@ def load(data_dir: Path, download: bool) -> Dataset:
     """
     for root in (data_dir / outer / inner for outer in _FOLDERS for inner in ("tiny-imagenet-200", ".")):
         if (root / "wnids.txt").is_file() and (root / "train").is_dir():
-            return _read(root)
+            try:
+                return _read(root)
+            except OSError as error:  # names of classes that no folder can have
+                raise DataError(f"--dataset tiny_imagenet: {root} cannot be read ({error.strerror})") from None
     raise DataError(
         f"--dataset tiny_imagenet: no copy in {data_dir}, and none can be downloaded; unpack tiny-imagenet-200.zip there, "
         f"so that there is a file {data_dir / 'tiny-imagenet-200' / 'wnids.txt'}"

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from compression import Layout, PayloadError
 from fl.common.errors import ConfigError, DataError
 from fl.common.files import read_tensors
+from fl.common.plugin import reason
 from fl.models.quantise import IntegerWeights, dequantise, fake_quantise, weight_names
 from fl.models.surgery.axes import fit
 
 from .payload import unpack
-from .structure import Structure, read_structure
+from .structure import STRUCTURE_FILE, Structure, read_structure
 
 KINDS = {
     "model": "model.safetensors",
@@ -41,7 +42,12 @@ def load(folder: str | Path, kind: str = "model", *, model: str | None = None) -
         raise ConfigError(f"there is no kind '{kind}' of exported model; there are {', '.join(KINDS)}")
     folder = Path(folder)
     structure, path = read_structure(folder), folder / KINDS[kind]
-    network = structure.build(model)
+    try:
+        network = structure.build(model)
+    except ConfigError:
+        raise
+    except Exception as error:  # what a network raises that is given other numbers than it can have
+        raise DataError(f"{folder / STRUCTURE_FILE} does not describe a network ({reason(error)})") from None
     try:
         if kind == "small":
             _load_shrunk(network, read_tensors(path))

@@ -16,6 +16,7 @@ from fl.common.config import Config, check_types
 from fl.common.errors import ConfigError
 from fl.common.mode import mode_of, parse_mode
 from fl.common.names import readable
+from fl.common.paths import LONGEST_NAME
 from fl.data import check_dataset, is_natural
 from fl.data.augment import Augment
 from fl.data.partition import check_partition
@@ -34,7 +35,6 @@ from fl.training.schedule import first_learning_rate, parse_schedule
 from .rules import check_rules
 
 _CLIENTS_OF_ONE_PROCESS = 4
-_LONGEST_NAME = 255  # of a file or folder, in bytes, on all usual file systems
 
 
 def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> None:
@@ -57,9 +57,9 @@ def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> Non
 def _check_run_name(name: str) -> None:
     if readable(name) != name:
         raise ConfigError(f"--run-name '{readable(name)}' must hold no control character, and be UTF-8")
-    if len(os.fsencode(name)) > _LONGEST_NAME:
+    if len(os.fsencode(name)) > LONGEST_NAME:
         raise ConfigError(
-            f"--run-name {name[:40]}... must have at most {_LONGEST_NAME} bytes, not {len(os.fsencode(name))}"
+            f"--run-name {name[:40]}... must have at most {LONGEST_NAME} bytes, not {len(os.fsencode(name))}"
         )
 
 

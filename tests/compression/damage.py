@@ -1,8 +1,11 @@
 """Payloads put together by hand, payloads of every codec, and ways to damage them that know the header's fields."""
 
 import random
+import resource
 import struct
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +22,7 @@ from tests.compression.cases import layers
 
 HEADER = struct.Struct("<2sBBBBBBIIII")
 INDEX_LENGTH, VALUE_LENGTH = 16, 20  # where these fields lie
+MORE_BYTES = 1 << 29
 NUMBERS = (0, 1, 2, 8, 9, 40, 176, 999, 1001, 2**16, 2**31 - 1, 2**31, 2**32 - 1)
 
 
@@ -51,6 +55,24 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@contextmanager
+def bounded_memory(more: int = MORE_BYTES) -> Iterator[None]:
+    """No more than so many bytes of address space on top of what there is, where the system can say so: an allocation beyond
+    fails with an error that is no PayloadError."""
+    if sys.platform != "linux":
+        yield
+        return
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit if before[1] == -1 else min(limit, before[1]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
 @dataclass(frozen=True)
 class Case:
     """A payload that is fine, and who reads it."""
@@ -58,6 +80,22 @@ class Case:
     n: int
     payload: bytes
     decode: Callable[[Tensor], Sparse]
+
+
+def check(sparse: Sparse, n: int) -> None:
+    """n coordinates; finite fp32 values, all or at ascending positions within range."""
+    assert sparse.n == n
+    assert sparse.values.dtype == torch.float32
+    assert bool(torch.isfinite(sparse.values).all())
+    if sparse.indices is None:
+        assert sparse.values.shape == (n,)
+        return
+    assert sparse.indices.dtype == torch.int64
+    assert sparse.indices.shape == sparse.values.shape
+    if sparse.kept:
+        assert bool((sparse.indices.diff() > 0).all())
+        assert int(sparse.indices[0]) >= 0
+        assert int(sparse.indices[-1]) < n
 
 
 SPECS = (

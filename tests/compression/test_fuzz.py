@@ -2,41 +2,17 @@
 that neither takes more memory than the model at hand warrants."""
 
 import random
-import resource
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-import torch
 from torch import Tensor
 
-from compression import PayloadError, Sparse
+from compression import PayloadError
 from compression.index import IndexFormat
 from compression.values import value_of
 from compression.wire import read_header
-from tests.compression.damage import Case, LargestTensor, cases, damaged, tensor
+from tests.compression.damage import Case, LargestTensor, bounded_memory, cases, check, damaged, tensor
 
 MANY = 100_000
-MORE_BYTES = 1 << 29
-
-
-@contextmanager
-def bounded_memory() -> Iterator[None]:
-    """No more than half a gigabyte of address space on top of what there is, where the system can say so: an allocation
-    beyond fails with an error that is no PayloadError."""
-    if sys.platform != "linux":
-        yield
-        return
-    with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    limit = used + MORE_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit if before[1] == -1 else min(limit, before[1]), before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def decoded(case: Case, data: Tensor) -> bool:
@@ -47,22 +23,6 @@ def decoded(case: Case, data: Tensor) -> bool:
         return False
     check(sparse, case.n)
     return True
-
-
-def check(sparse: Sparse, n: int) -> None:
-    """n coordinates; finite fp32 values, all or at ascending positions within range."""
-    assert sparse.n == n
-    assert sparse.values.dtype == torch.float32
-    assert bool(torch.isfinite(sparse.values).all())
-    if sparse.indices is None:
-        assert sparse.values.shape == (n,)
-        return
-    assert sparse.indices.dtype == torch.int64
-    assert sparse.indices.shape == sparse.values.shape
-    if sparse.kept:
-        assert bool((sparse.indices.diff() > 0).all())
-        assert int(sparse.indices[0]) >= 0
-        assert int(sparse.indices[-1]) < n
 
 
 def test_the_undamaged_payloads_cover_every_format() -> None:

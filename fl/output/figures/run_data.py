@@ -107,7 +107,7 @@ def read_run(folder: Path) -> RunData:
     counts = _json(folder / "partition.json").get("labels")
     try:
         labels = np.array(counts, dtype=np.int64).reshape(len(counts), -1) if counts else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         text = "must hold one list of whole numbers per client, all of one length, under 'labels'"
         raise DataError(f"{folder / 'partition.json'} {text}") from None
     known = len(labels) if labels is not None else len({row["client"] for row in clients})

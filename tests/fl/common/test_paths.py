@@ -111,3 +111,26 @@ def test_every_option_whose_help_speaks_of_a_file_or_folder_is_one(tmp_path):
 
 def _speaks_of_a_path(text: str) -> bool:
     return any(word in text for word in ("file", "folder", "PATH"))
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("a" * 256, "each name in it at most 255"),
+        ("~/" + "\u00e9" * 128, "each name in it at most 255"),
+        ("ab/" * 1500, "at most 4095 bytes"),
+        ("a\0b", "the character NUL"),
+        ("a\ud800b", "half a surrogate pair"),
+    ],
+)
+def test_what_no_file_system_has_is_refused(path, says):
+    """Before anything looks for it; the sentence can be printed, and is short."""
+    with pytest.raises(ConfigError, match=f"^--init .*{says}") as caught:
+        expand(path, "--init")
+    assert len(str(caught.value).encode()) < 200
+
+
+def test_the_longest_names_that_there_are():
+    """255 bytes are fine, and so is a byte that is no UTF-8."""
+    assert expand("a" * 255, "--init") == "a" * 255
+    assert expand("caf\udce9", "--init") == "caf\udce9"
