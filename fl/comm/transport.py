@@ -76,12 +76,14 @@ class Transport:
                     reject(rejection)
             reports = [report for report in told if isinstance(report, ClientReport)]
             self.reports += reports
-            messages = {report.client: own[report.client] for report in reports if report.client in own}
-            sent = {client: message for client, message in messages.items() if isinstance(message, Message)}
+            believed = {report.client for report in reports}
+            messages = {
+                client: each for client, each in own.items() if isinstance(each, Message) and client in believed
+            }
             if self.ranks.is_server:
-                yield from self._receive(reports, sent)
-            elif sent:
-                sending.append(self._send(reports, sent))
+                yield from self._receive(reports, messages)
+            elif messages:
+                sending.append(self._send(reports, messages))
         for works, _ in sending:
             for each in works:
                 each.wait()

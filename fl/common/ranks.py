@@ -83,12 +83,6 @@ class Ranks:
             dist.all_gather(tables, table)
         return torch.stack(tables)
 
-    def tell(self, table: Tensor) -> Tensor:
-        """Rank 0's small CPU tensor on every rank, in place; collective."""
-        if self.world_size > 1:
-            dist.broadcast(table, 0)
-        return table
-
     def all_agree(self, number: int) -> bool:
         """Whether every rank passes the same number; collective."""
         return bool((self.gather(torch.tensor(number)) == number).all())

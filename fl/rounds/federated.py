@@ -13,7 +13,6 @@ from fl.clock.adaptive import Fractions, Time, uplink_fractions
 from fl.comm.encoder import CodecSchedule, Encoder
 from fl.comm.message import Bounds, ClientReport, Message, Rejection, apply_change, decode_model, encode_buffers
 from fl.comm.transport import Transport
-from fl.common.errors import RoundError
 from fl.common.seeds import derive_seed
 from fl.models.submodel import Submodel
 from fl.models.update import Job, Update
@@ -109,20 +108,17 @@ class FederatedRounds(Rounds):
     def _tell_refused(self, refused: Mapping[int, str], failure: Exception | None) -> list[ClientReport]:
         """Rank 0 tells which messages it has `refused`, and why; the reports of the others. Every rank raises on a
         `failure`."""
-        reports = self.transport.reports
-        table = torch.tensor(
-            [*(report.client in refused for report in reports), failure is not None], dtype=torch.uint8
-        )
-        *flags, failed = self.ranks.tell(table).tolist()
-        if failure is not None:
-            raise failure
-        if failed:
-            raise RoundError("rank 0 failed in this round, and says why")
-        for report, flag in zip(reports, flags, strict=True):
-            if flag:
-                reason = refused.get(report.client, "rank 0 refuses its message")
+
+        def told() -> dict[int, str]:
+            if failure is not None:
+                raise failure
+            return dict(refused)
+
+        reasons = self.ranks.share_json(told)
+        for report in self.transport.reports:
+            if (reason := reasons.get(str(report.client))) is not None:
                 self.rejections.reject(Rejection(report.client, reason, report.uplink_bytes))
-        return [report for report, flag in zip(reports, flags, strict=True) if not flag]
+        return [report for report in self.transport.reports if str(report.client) not in reasons]
 
     def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message | Rejection]:
         """The messages of the clients that this rank hosts, or why they have none. Each client trains from `version` when
