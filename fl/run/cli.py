@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -84,7 +85,7 @@ def parse(argv: Sequence[str], defaults: dict[str, Any] | None = None) -> tuple[
     _refuse_unknown_variables(parser)
     files, rest = _split(argv)
     told = {**_variables(), **{name: text for file in files for name, text in _read_file(file).items()}}
-    words = [*(_word(name, text) for name, text in told.items()), *rest]
+    words = [*(_word(name, text) for name, text in told.items()), *_numbers(rest)]
     try:
         values = parser.parse_args(words, env=False)
         given = parser.parse_args([a for a in words if not a.startswith("--print_config")], env=False, defaults=False)
@@ -133,6 +134,28 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(word)
     return files, rest
+
+
+def _numbers(argv: Sequence[str]) -> list[str]:
+    """The words of a command line, its numbers read as those of files are: 1:30 is none."""
+    hints = get_type_hints(Config)
+    found, words = [], iter(argv)
+    for word in words:
+        flag, equals, text = word.partition("=")
+        wanted = flag.removeprefix("--").replace("-", "_")
+        names = (
+            [wanted] if wanted in hints else [name for name in hints if name.startswith(wanted)]
+        )  # argparse completes
+        is_number = len(names) == 1 and bool({int, float} & {hints[names[0]], *get_args(hints[names[0]])})
+        if not flag.startswith("--") or not is_number:
+            found.append(word)
+            continue
+        following = [] if equals else list(islice(words, 1))
+        if equals or (following and not following[0].startswith("--")):
+            found.append(_word(names[0], text if equals else following[0]))
+        else:  # argparse says what is missing
+            found += [word, *following]
+    return found
 
 
 def _variables() -> dict[str, str | None]:

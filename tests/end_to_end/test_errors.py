@@ -44,6 +44,7 @@ _NORM = "tests.user_code:flat_norm_model"
         (["--rounds"], ["--rounds"]),
         (["--lr", "nan"], ["--lr nan"]),
         (["--lr", "inf"], ["--lr inf"]),
+        (["--lr", "1e400"], ["--lr inf", "finite"]),
         (["--lr", "-1"], ["--lr -1", "at least 0"]),
         (["--momentum", "1"], ["--momentum 1"]),
         (["--val-fraction", "0.9"], ["--val-fraction 0.9", "0.5"]),

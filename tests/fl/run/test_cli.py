@@ -220,3 +220,23 @@ def test_every_name_is_in_the_help_and_in_a_table_of_the_docs(option, names, pag
     for name in names:
         assert re.search(rf"\b{name}\b", text), f"--help does not name {name}"
         assert re.search(rf"\b{name}\b", table), f"no table of {page} names {name}"
+
+
+@pytest.mark.parametrize("flag", ["--lr", "--rounds", "--rou", "--server_lr"])
+@pytest.mark.parametrize(
+    "text", ["1:30", "190:20:30.15", "no", "yes", "true", "1__0", "0b11", "1,5", "\u0663", "inf", "~", "!!int 3"]
+)
+def test_what_is_no_number_is_refused(flag: str, text: str) -> None:
+    """Of which YAML 1.1 makes numbers: 90, say, or a switch. Both ways to write an option."""
+    for words in ([flag, text], [f"{flag}={text}"]):
+        with pytest.raises(ConfigError, match=rf"^--[a-z-]+ {re.escape(text)} must be a (whole )?number$"):
+            parse(words)
+
+
+@pytest.mark.parametrize("text", ["010", "+7", "10_000", "0x1F"])
+def test_numbers_are_read_as_in_files(text, tmp_path):
+    """Oracle: the same text in a configuration."""
+    (tmp_path / "a.yaml").write_text(f"rounds: {text}\n")
+    from_file = parse(["--config", str(tmp_path / "a.yaml")])
+    assert parse(["--rounds", text]) == parse([f"--rounds={text}"]) == from_file
+    assert parse(["--lr", "-1", "--rounds", text])[0].lr == -1
