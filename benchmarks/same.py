@@ -83,6 +83,7 @@ CASES: dict[str, Case] = {
     "krum": Case({"aggregate": "krum:1", **_BATCH_NORM, "clients": 6, "clients_per_round": 5}),
     "multikrum": Case({"aggregate": "multikrum:1", "clients": 5, "uplink": "topk:0.2", "prune": "magnitude:0.5"}),
     "clip": Case({"aggregate": "clip:0.5", "uplink": "topk:0.1"}),
+    "private": Case({"dp": "clip:1,noise=1,delta=1e-5,adaptive=0.5", "seed": 1, "clients": 6, "clients_per_round": 2}),
     "magnitude": Case({"prune": "magnitude:0.8", "prune_schedule": "cubic:0,3,1", "uplink": "topk:0.2+log3"}),
     "magnitude, rewind, finetune": Case(
         {"prune": "magnitude:0.7,rewind", "prune_schedule": "iterative:0,2,1", "finetune_rounds": 1},

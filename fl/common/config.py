@@ -169,6 +169,10 @@ class ServerOptions:
     beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)
     tau: float = option(1e-3, "adaptivity floor: v starts at tau^2, the step divides by sqrt(v) + tau", low=1e-12)
     aggregate: str = option("mean", "what the updates of a round come to")
+    dp: str = option(
+        "none",
+        "differential privacy of whole clients: none, or clip:C,noise=Z,delta=D[,adaptive=Q], see docs/privacy.md",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

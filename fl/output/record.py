@@ -37,6 +37,7 @@ _AFTER = (
 )
 COMMON = (*_BEFORE, "val_loss", *_AFTER)
 """The columns of metrics.csv that every run has, whatever its task."""
+PRIVACY = ("epsilon", "delta", "clip_norm")
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
 CLIENTS = (
     *("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes"),
@@ -44,10 +45,10 @@ CLIENTS = (
 )
 
 
-def metrics_columns(task: Task, *, clients: bool = False) -> tuple[str, ...]:
-    """The columns of metrics.csv; `clients`: with those of `--client-eval`."""
+def metrics_columns(task: Task, *, clients: bool = False, private: bool = False) -> tuple[str, ...]:
+    """The columns of metrics.csv; `clients`: with those of `--client-eval`; `private`: with those of `--dp`."""
     judged = [f"{split}_{name}" for split in ("val", "test") for name in ("loss", *task.metrics)]
-    return (*_BEFORE, *judged, *(client_columns(task.score) if clients else ()), *_AFTER)
+    return (*_BEFORE, *judged, *(client_columns(task.score) if clients else ()), *_AFTER, *(PRIVACY if private else ()))
 
 
 Rows = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -141,11 +142,13 @@ class Record:
         *,
         layers: bool = False,
         client_eval: bool = False,
+        private: bool = False,
     ) -> None:
         """Start a record in `folder`, or go on with the one there, whose files are cut to the beginnings in `keep`;
         DataError, and nothing has changed, if a file there does not begin like this.
 
-        There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`.
+        There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`; `private`: see
+        `metrics_columns`.
         """
         self.folder = folder
         self._before_last: dict[str, Beginning] = {}  # the files that `last_round` ends
@@ -159,7 +162,7 @@ class Record:
                 raise DataError(f"the checkpoint does not know of {folder / name}: start a new run")
             return Table(folder / name, columns, None if keep is None else keep[name])
 
-        self.metrics = table("metrics.csv", metrics_columns(task, clients=client_eval))
+        self.metrics = table("metrics.csv", metrics_columns(task, clients=client_eval, private=private))
         self.clients = table("clients.csv", CLIENTS)
         self.layers = table("layers.csv", LAYERS) if layers else None
         self.client_eval = table("client_eval.csv", SCORES) if client_eval else None

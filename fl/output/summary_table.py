@@ -38,6 +38,8 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     row(f"test {score.title}, best on validation", best)
     for way in ("uplink", "downlink"):
         row(f"{way}, whole run", _traffic(summary, way))
+    if "epsilon" in summary:
+        row("differential privacy", f"epsilon {summary['epsilon']:.3g} at delta {summary['delta']:g}")
     row("parameters", get("parameters", ",d"))
     row("rounds", get("rounds", ",d"))
     seconds = summary.get("seconds")

@@ -64,6 +64,11 @@ class Rounds(ABC):
         return False
 
     @property
+    def privacy(self) -> dict[str, float]:
+        """With `--dp`, the columns of metrics.csv about the guarantee of the rounds so far; on rank 0."""
+        return {}
+
+    @property
     def left_out(self) -> list[int]:
         """The clients that failed so often that they are not asked again, ascending."""
         return []

@@ -139,7 +139,7 @@ class Costs:
         samples = sum(report.samples for report in reports)
         memory = max((each.memory_bytes for each in result.charges), default=None)
         return {
-            "train_loss": sum(report.train_loss * report.samples for report in reports) / samples,
+            "train_loss": sum(report.train_loss * report.samples for report in reports) / samples if samples else None,
             "clients": len(reports),
             "samples": samples,
             "kept_fraction": sum(report.kept for report in reports) / max(1, n * len(reports)),

@@ -19,8 +19,10 @@ from fl.models.update import Job, Update
 from fl.output.client_states import ClientStates
 from fl.output.layers import LayerCounts
 from fl.pruning.build import make_plan
-from fl.server.aggregate import Aggregate
+from fl.server.aggregate import Aggregate, Aggregator
 from fl.server.optimizers import make_server_optimizer
+from fl.server.privacy import make_privacy
+from fl.server.private_mean import PrivateMean
 from fl.server.rules import make_aggregator
 from fl.server.server import Server
 from fl.training.gradients import CorrectedGradients
@@ -58,6 +60,7 @@ class FederatedRounds(Rounds):
         self.plan = make_plan(worker, self.trainer)
         self.downlink = make_codec(config.downlink)
         uplink = CodecSchedule(config.uplink, config.uplink_warmup)
+        self._privacy = make_privacy(config)
         self.encoder = Encoder(uplink, config.error_feedback, uplink_fractions(config), state.layout, config.seed)
         self.transport = Transport(self.ranks, state.parameters.numel() + state.buffers.numel())
         self.server = Server(
@@ -65,18 +68,24 @@ class FederatedRounds(Rounds):
             lambda params: make_server_optimizer(config, params),
             self.downlink,
             error_feedback=config.error_feedback != "none",
-            make_aggregator=lambda: make_aggregator(
-                config.aggregate, state, apart=self.plan.differs, damped=self.plan.damped
-            ),
+            make_aggregator=self._make_aggregator,
         )
         self.rejections = Rejections(self.ranks, config.min_clients)
         self.participants: list[Participant] = [
-            *(self.encoder, self.algorithm, self.plan, self.server, self.sampler, self.rejections)
+            *(self.encoder, self.algorithm, self.plan, self.server, self.sampler, self.rejections),
+            *([] if self._privacy is None else [self._privacy]),
         ]
         self.held = Held()
         self._fetch: Callable[[int], object] = lambda client: None
         self.late: list[Time] = []
         """Clients that the server gave up on since the last round, with their busy time."""
+
+    def _make_aggregator(self) -> Aggregator:
+        if self._privacy is not None:
+            return PrivateMean(self.state, self._privacy)
+        return make_aggregator(
+            self.worker.config.aggregate, self.state, apart=self.plan.differs, damped=self.plan.damped
+        )
 
     def gather(self, numbers: Mapping[int, int], version: int, take: Callable[[Message], object]) -> list[ClientReport]:
         """Train these clients (see `messages`) and let rank 0 `take` their messages, in this order. Collective.
@@ -284,6 +293,10 @@ class FederatedRounds(Rounds):
         return dense_bytes(self.state.buffers.numel()), dense_bytes(self.state.parameters.numel())
 
     @property
+    def privacy(self) -> dict[str, float]:
+        return {} if self._privacy is None else self._privacy.columns
+
+    @property
     def left_out(self) -> list[int]:
         return self.rejections.left_out
 
@@ -321,6 +334,7 @@ class FederatedRounds(Rounds):
             "sampler": self.sampler.state_dict(),
             "rejections": self.rejections.state_dict(),
             "fractions": [each.state_dict() for each in self.fractions],
+            "privacy": {} if self._privacy is None else self._privacy.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -332,5 +346,7 @@ class FederatedRounds(Rounds):
         self.rejections.load_state_dict(state["rejections"])
         for each, own in zip(self.fractions, state["fractions"], strict=True):
             each.load_state_dict(own)
+        if self._privacy is not None:
+            self._privacy.load_state_dict(state["privacy"])
         if self.ranks.is_server:
             self.server.load_state_dict(state["server"])

@@ -27,11 +27,14 @@ class Rejections:
         self._before: dict[int, int] = {}  # the same, when the last round succeeded
         self._number = self._spare = 0
 
-    def begin(self, number: int, asked: int) -> None:
-        """Round `number` asks so many clients. RoundError if these are too few already."""
+    def begin(self, number: int, asked: int, *, drawn: bool = False) -> None:
+        """Round `number` asks so many clients. RoundError if these are too few already.
+
+        `drawn`: chance says how many, which may be none; all of them must remain where they are no more than that.
+        """
         self.of_round, self._number = [], number
-        self._spare = 0 if self._least is None else asked - self._least
-        if asked < (self._least or 1):
+        self._spare = 0 if self._least is None else max(0, asked - self._least)
+        if asked < (self._least or 1) and not drawn:
             out = self.left_out
             names = ", ".join(map(str, out))
             why = f", since client {names} failed {IN_A_ROW} times in a row and is left out" if out else ""

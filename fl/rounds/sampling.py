@@ -13,6 +13,9 @@ FILE.csv                any of the clients that are up: columns client,first_rou
 Where too few are up, those that will be soonest fill the places; in virtual time they start when they are up.
 
 Where samples decide who is drawn, those who are count alike in the mean: otherwise large clients would count twice.
+
+With `--dp` every client takes part with one probability, whatever the others do (Poisson sampling), which is what its
+epsilon is computed for; then `--clients-per-round` is how many do on average.
 """
 
 import math
@@ -66,7 +69,10 @@ def _period(stage: Stage) -> tuple[float, bool]:
 
 def make_sampler(config: Config, samples: Sequence[int]) -> "Sampler":
     """The sampler of a run; ConfigError where it goes by virtual seconds and nothing takes any."""
-    sampler = Sampler(config.sampling, samples, config.seed)
+    assert config.clients is not None
+    assert config.clients_per_round is not None
+    probability = None if config.dp == "none" else config.clients_per_round / config.clients
+    sampler = Sampler(config.sampling, samples, config.seed, probability)
     if sampler.by_time and config.profiles == "none":
         raise ConfigError(f"--sampling {config.sampling} goes by virtual seconds: --profiles must not be none")
     return sampler
@@ -92,13 +98,16 @@ def counts_alike(config: Config) -> bool:
 class Sampler:
     """Draws clients as a function of (seed, purpose, number) and of the losses it was told of; the same on every rank.
 
-    `by_time`: who is up depends on virtual seconds, not on rounds.
+    `by_time`: who is up depends on virtual seconds, not on rounds. `draws_count`: how many take part is drawn too.
 
-    `samples`: how many each client has. ConfigError for a file that cannot be used.
+    `samples`: how many each client has. `probability`: with which each takes part, by itself; None: a fixed number does.
+    ConfigError for a file that cannot be used.
     """
 
-    def __init__(self, text: str, samples: Sequence[int], seed: int) -> None:
+    def __init__(self, text: str, samples: Sequence[int], seed: int, probability: float | None = None) -> None:
         stage = parse_sampling(text)
+        self.draws_count = probability is not None
+        self._probability = probability
         self._samples = np.array(samples, dtype=np.float64)
         self._seed = seed
         self._power = stage.integer(0, 1, "D") if stage.name == "power" else 0
@@ -127,8 +136,12 @@ class Sampler:
     ) -> list[int]:
         """`count` of the clients `free`, or all if they are no more, ascending, for `round_` or, by time, for now.
 
-        `purpose` and `number` seed the draw; by default `round_` does.
+        `purpose` and `number` seed the draw; by default `round_` does. With a probability of its own for each client
+        `count` means nothing.
         """
+        if self._probability is not None:
+            chances = numpy_generator(self._seed, "part", round_).random(len(self._samples))
+            return [client for client in sorted(free) if chances[client] < self._probability]
         free = self._up(list(free), count, now if self.by_time else round_)
         if len(free) <= count:
             return sorted(free)

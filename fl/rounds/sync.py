@@ -14,7 +14,7 @@ class SyncRounds(FederatedRounds):
     def run(self, number: int) -> RoundResult:
         cohort = self.cohort(number)
         with transaction(self.participants):
-            self.rejections.begin(number, len(cohort))
+            self.rejections.begin(number, len(cohort), drawn=self.sampler.draws_count)
             self.plan.begin(number, cohort)  # the submodel of each client
             self.begin()
             reports = self.gather(dict.fromkeys(cohort, number), number, lambda message: self.receive(message, number))
@@ -27,7 +27,7 @@ class SyncRounds(FederatedRounds):
         config = self.worker.config
         free, now = self.present(), self.sampler.now
         cohort = self.sampler.draw(free, min(len(free), config.clients_per_round or 0), number, now=now)
-        if not cohort and free:
+        if not cohort and free and not self.sampler.draws_count:
             raise RoundError(f"round {number}: no client is up, or will be: --sampling {config.sampling}")
         return cohort
 
@@ -35,7 +35,8 @@ class SyncRounds(FederatedRounds):
         clients = [report.client for report in reports]
         if self.ranks.is_server:
             self.held.sizes, self.held.new_mask = self.plan.sizes(cohort), self.plan.new_mask
-            self.held.mean = sum(self.plan.held(client) for client in clients) / len(clients)
+            holders = clients or [0]  # where nobody was drawn, all would hold the same
+            self.held.mean = sum(self.plan.held(client) for client in holders) / len(holders)
         return RoundResult(
             reports,
             clients,

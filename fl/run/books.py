@@ -48,6 +48,7 @@ class Books:
             None if manifest is None else manifest.record,
             layers=config.prune != "none",
             client_eval=config.client_eval > 0,
+            private=config.dp != "none",
         )
         partition = (folder / "partition.json").read_bytes()
         self._partition = Beginning(len(partition), sha256(partition))
@@ -93,6 +94,7 @@ class Books:
             "exchange_s": max(0.0, seconds["exchange_s"] - train_s),
             "eval_s": seconds["eval_s"],
             **judged.columns(self._worker.task),
+            **self._rounds.privacy,
         }
         self._tell_rejected(number, entry.clients)
         page = Page(

@@ -64,6 +64,11 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
     engine = make_engine(config, model, ranks, task.loss)
     engine_name = choose_engine(config, ranks.launcher)
     state = ModelState(engine.model, ranks.device)
+    if config.dp != "none" and state.buffers.numel():
+        raise ConfigError(
+            f"--dp {config.dp}: --model {config.model} has running statistics (BatchNorm), which get no noise: take one "
+            "without (--norm group)"
+        )
     algorithm = make_algorithm(
         config.algorithm, state.layout, ranks.device, clients=config.clients or 1, momentum=config.momentum
     )

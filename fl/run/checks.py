@@ -30,6 +30,7 @@ from fl.pruning.spec import parse_pruning
 from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
 from fl.server.optimizers import server_learning_rate, server_optimizers
+from fl.server.privacy import check_accountant, parse_dp
 from fl.server.rules import parse_aggregate
 from fl.training.schedule import first_learning_rate, parse_schedule
 
@@ -96,6 +97,7 @@ def _check_specs(config: Config) -> None:
         "recover": parse_recovery,
         "server": lambda name: server_optimizers[name],
         "aggregate": parse_aggregate,
+        "dp": parse_dp,
         "augment": lambda spec: spec == "auto" or Augment(spec),
     }
     for name, check in checks.items():
@@ -106,6 +108,7 @@ def _check_specs(config: Config) -> None:
     check_dataset(config)
     check_model(config)
     check_trackers(config)
+    check_accountant(config)
     if config.hook is not None:
         check_hook(config.hook)
 
@@ -159,5 +162,10 @@ def with_clients(config: Config, clients: int) -> Config:
         given = f"--mode {config.mode}" if buffered else f"--clients-per-round {per_round}"
         raise ConfigError(
             f"--aggregate {config.aggregate} needs at least {fewest} updates in a round: {given} has fewer"
+        )
+    privacy = parse_dp(config.dp)
+    if privacy is not None and privacy.delta >= 1 / clients:
+        raise ConfigError(
+            f"--dp {config.dp}: delta must be below 1 / --clients {clients}; a larger one lets a whole client be published"
         )
     return dataclasses.replace(config, clients=clients, clients_per_round=per_round)

@@ -321,6 +321,7 @@ class _Run:
             "device": _device_name(self.ranks.device),
             "torch": torch.__version__,
             "left_out": self.rounds.left_out,
+            **self.rounds.privacy,
         }
         return write_summary(self.folder, model_sha256=state.sha256(), parameters=state.layout.total, extra=extra)
 

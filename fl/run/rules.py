@@ -102,6 +102,10 @@ def _aggregate(option: str, wrong: Callable[[Options], Any], right: str) -> Rule
     )
 
 
+def _dp(option: str, wrong: Callable[[Options], Any], right: str) -> Rule:
+    return f"{option} does not go with --dp {{dp}}:", lambda o: o.config.dp != "none" and wrong(o), right
+
+
 def _dgc(wrong: Callable[[Options], Any], right: str) -> Rule:
     """DGC's momentum correction takes the place of every other momentum (Lin et al. 2018, section 3.2)."""
     return "--error-feedback {error_feedback}", lambda o: o.dgc and wrong(o), right
@@ -300,6 +304,22 @@ RULES: tuple[Rule, ...] = (
      "clients that hold different parts (by=client, width, --capabilities) cannot be compared; use mean or clip"),
     _aggregate("--deadline {deadline:g}", lambda o: o.deadline and o.fewest_updates > 1,
      "every round needs {fewest_updates} updates, whenever they arrive; use --over-select"),
+
+    # Differential privacy: each client adds one clipped vector to a noisy sum, and nothing else of it counts.
+    _dp("--seed {seed}", lambda o: o.seed == 0,
+     "noise comes from it, and everybody knows the default; give one that nobody can guess"),
+    _dp("{rounds}", lambda o: not (o.mode.has_server and o.mode.waits_for_all),
+     "clients must take part in each round independently; use sync, without a deadline"),
+    _dp("--exchange hook", lambda o: not o.mode.sees_each_update, "the server must clip every update; use server"),
+    _dp("--sampling {sampling}", lambda o: o.sampling != "uniform",
+     "all clients must take part with the same probability; use uniform"),
+    _dp("--aggregate {aggregate}", lambda o: o.rule is not Mean, "noise is enough for a sum alone; use mean"),
+    _dp("--algorithm {algorithm}", lambda o: o.algorithm not in (Algorithm, FedProx),
+     "what it takes from clients beside the mean has no noise; use fedavg or fedprox:MU"),
+    _dp("--prune {prune}", lambda o: o.differ or o.pruning.by == "after" or o.pruning.method in ("snip", "prunefl"),
+     "what clients hold must not depend on their data; use a mask by the server's weights, as in magnitude:0.5"),
+    _dp("--uplink-shares {uplink_shares}", lambda o: o.uplink_shares != "none",
+     "what a client sends must not depend on other clients; use none"),
 
     # Clients that fail.
     ("--min-clients {min_clients} needs a server that sees each client's update:",

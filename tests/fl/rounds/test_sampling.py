@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compression.spec import SpecError
 from fl.comm.message import ClientReport
@@ -30,6 +31,19 @@ def test_uniform_draws_everybody_alike() -> None:
     assert all(1080 < count < 1320 for count in counts.values())
     assert sampler.draw(range(10), 3, 7) == Sampler("uniform", [1] * 10, seed=3).draw(range(10), 3, 7)
     assert sampler.draw(range(3), 5, 0) == [0, 1, 2]
+
+
+def test_with_a_probability_each_takes_part_by_itself() -> None:
+    """10 clients with probability 0.3 in 4000 rounds: each about 1200 times, a round's number binomial with variance
+    10 * 0.3 * 0.7, pairs together in 0.09 of the rounds. Whoever is not asked changes nothing for the others."""
+    sampler = Sampler("uniform", [1] * 10, seed=3, probability=0.3)
+    drawn = [set(sampler.draw(range(10), 3, round_)) for round_ in range(4000)]
+    assert all(1080 < sum(client in one for one in drawn) < 1320 for client in range(10))
+    sizes = torch.tensor([float(len(one)) for one in drawn])
+    assert float(sizes.var()) == pytest.approx(2.1, rel=0.1)
+    assert 300 < sum({4, 7} <= one for one in drawn) < 420
+    assert sampler.draw([8, 2, 5], 3, 17) == sorted(drawn[17] & {2, 5, 8})
+    assert Sampler("uniform", [1] * 10, seed=3, probability=1.0).draw(range(10), 3, 0) == list(range(10))
 
 
 def test_by_samples() -> None:

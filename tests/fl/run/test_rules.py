@@ -18,6 +18,7 @@ _AFTER = {"prune": "magnitude:0.5,by=after", "error_feedback": "none", "uplink":
 _HOOK = {"exchange": "hook", "hook": "a.b:c"}
 _DGC = {"error_feedback": "dgc:0.9", "momentum": 0.0}
 _SCAFFOLD = {"algorithm": "scaffold", "momentum": 0.0, "uplink": "none"}
+_DP = {"dp": "clip:1,noise=1,delta=1e-5", "seed": 7}
 _DYN = {"algorithm": "feddyn:0.1", "uplink": "none"}
 
 EXAMPLES: list[tuple[dict[str, Any], str]] = [
@@ -98,6 +99,14 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"aggregate": "median", "exchange": "hook"}, "use server"),
     ({"aggregate": "median", **_SCAFFOLD}, "--algorithm scaffold does not go with --aggregate median"),
     ({"aggregate": "median", "prune": "magnitude:0.5,by=client"}, "use mean or clip"),
+    ({**_DP, "seed": 0}, "--seed 0 does not go with --dp clip:1,noise=1,delta=1e-5: noise comes from it"),
+    ({**_DP, "mode": "buffered:2"}, "--mode buffered:2 does not go with --dp"),
+    ({**_DP, "exchange": "hook"}, "must clip every update"),
+    ({**_DP, "sampling": "power:3"}, "--sampling power:3 does not go with --dp"),
+    ({**_DP, "aggregate": "median"}, "--aggregate median does not go with --dp"),
+    ({**_DP, **_SCAFFOLD}, "--algorithm scaffold does not go with --dp"),
+    ({**_DP, "prune": "snip:0.5"}, "--prune snip:0.5 does not go with --dp"),
+    ({**_DP, **_TIMED, "uplink_shares": "online:0.1"}, "--uplink-shares online:0.1 does not go with --dp"),
     ({"min_clients": 2, "mode": "step"}, "--min-clients 2 needs a server that sees each client's update"),
     ({"min_clients": 2, "aggregate": "krum:1"}, "--min-clients 2: --aggregate krum:1 needs 5 updates in a round"),
     ({"aggregate": "krum:1", "deadline": 2.0, **_TIMED}, "--deadline 2 does not go with --aggregate krum:1"),
@@ -131,6 +140,44 @@ def test_what_cannot_work_is_refused_in_one_sentence(options: dict[str, Any], wo
     assert sentence.startswith("--")
     assert "  " not in sentence
     assert "{" not in sentence
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "step"},
+        {"deadline": 2.0, **_TIMED},
+        {"over_select": 1.5, **_TIMED},
+        {"mode": "async:0.5"},
+        {"sampling": "samples"},
+        {"aggregate": "clip:1"},
+        {"algorithm": "fednova"},
+        _DYN,
+        {"prune": "magnitude:0.5,by=client"},
+        {"prune": "prunefl:0.5"},
+        {"prune": "width:1"},
+        {"prune": "magnitude:0.2", **_LEVELS},
+        _AFTER,
+    ],
+)
+def test_what_gives_no_guarantee_is_refused_with_dp(options: dict[str, Any]) -> None:
+    """Whatever makes a client count twice, or its data count in another way than as a clipped vector in a noisy sum."""
+    with pytest.raises(ConfigError, match="does not go with --dp clip:1,noise=1,delta=1e-5: "):
+        check_rules(Config(**_DP, **options), frozenset(options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"algorithm": "fedprox:0.1", "server": "fedyogi", "downlink": "topk:0.1"},
+        {"uplink": "topk:0.01+log3+zstd", **_DGC},
+        {"prune": "gradient:0.5", "prune_schedule": "oneshot:2"},
+        {"prune": "magnitude:0.5,rewind", **_TIMED, "min_clients": 2},
+    ],
+)
+def test_what_only_sees_the_noisy_mean_goes_with_dp(options: dict[str, Any]) -> None:
+    """What follows from the noisy mean, or from one client's own data alone before it is clipped."""
+    check_rules(Config(**_DP, **options), frozenset(options))
 
 
 def test_every_rule_has_an_example() -> None:
