@@ -16,7 +16,8 @@ import torch.distributed as dist
 from .errors import RoundError
 from .stopping import stopping, write_line
 
-_LONGEST_PAUSE_S = 1.0
+_PAUSE_S = 1.0
+_MANY_RANKS = 64  # more of them beat less often: each reads the signs of all
 _COMPUTES = 0.02  # of the time, at least; the threads here need less
 _VERDICT = "!"
 _LEFT = "left"
@@ -57,7 +58,7 @@ class Heart:
         self._ranks = range(world_size)
         self._keeper = keeper
         self._timeout_s = timeout_s
-        self._pause_s = min(_LONGEST_PAUSE_S, timeout_s / 8)
+        self._pause_s = min(_PAUSE_S * max(1.0, world_size / _MANY_RANKS), timeout_s / 8)
         self._heard = [""] * world_size
         self._beats = 0
         self._computed_s = (0.0, 0.0)  # wall and processor time at the last sign
@@ -85,11 +86,21 @@ class Heart:
         # gloo's errors have no type of their own
         if not isinstance(error, dist.DistError) and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
             return error
+        suspects = self._others()
+        self._pause(2)  # until the last sign of the rank that is gone has come
         before = list(self._heard)
-        self._over.wait(4 * self._pause_s)
-        silent = [rank for rank in self._others() if self._heard[rank] in (before[rank], _LEFT)]
-        who = self._keeper if self._lost else self._named(silent or self._others(), before)
+        self._pause(4)
+        if not stopping.status:
+            suspects = [rank for rank in suspects if self._heard[rank] in (before[rank], _LEFT)]
+        known = len(suspects) == 1 or (suspects and not stopping.status)
+        who = self._keeper if self._lost else self._named(suspects, before) if known else "another rank"
         return RoundError(f"the connection to {who} is broken; {stopping.remedy}")
+
+    def _pause(self, beats: int) -> None:
+        """For so many beats, unless a signal came: a launcher that ends this rank knows what has happened, and waits."""
+        end = time.monotonic() + beats * self._pause_s
+        while time.monotonic() < end and not stopping.status:
+            time.sleep(0.1)
 
     def _others(self) -> list[int]:
         return [rank for rank in self._ranks if rank != self._rank]

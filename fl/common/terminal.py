@@ -15,6 +15,7 @@ from compression.errors import NonFiniteError
 from .errors import DiskError, LaunchError
 from .launch import is_first_here
 from .names import readable
+from .stopping import stopping
 
 _PATIENCE_S = 10.0
 _SHOWN = 1000
@@ -32,7 +33,8 @@ def end_with_mistake(error: Exception) -> NoReturn:
     Most are found on every rank, and the first on each machine tells of them at once. The others wait: a launcher ends all
     ranks when one is gone, and the first must have spoken by then. Who is still there afterwards is alone with the mistake.
     """
-    if not is_first_here() and not isinstance(error, (LaunchError, NonFiniteError)):
+    waits = not is_first_here() and not stopping.status  # a launcher that ends this rank does not wait
+    if waits and not isinstance(error, (LaunchError, NonFiniteError)):
         time.sleep(_PATIENCE_S)
     text = readable(str(error))
     middle = f" ... {len(text) - 2 * _SHOWN} characters ... "  # a value may be as long as a file
