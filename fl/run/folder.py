@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ from fl.output.checkpoint import saved_rounds
 from fl.training.worker import Worker
 
 from .lock import only_writer, writer
+
+_WRITTEN = (".csv", ".json", ".log", ".safetensors", ".png", ".html")
 
 FREE = frozenset(
     {
@@ -49,6 +52,7 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
         if auto:
             return config, None
         raise ConfigError(f"--resume {config.resume}: there is no checkpoint in {folder / 'checkpoints'}")
+    _refuse_strange(folder)
     place = {"run_name": folder.name, "output_dir": str(folder.parent)}
     try:
         stored = stored_options(folder)
@@ -84,6 +88,18 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
             "leave it out, or start a new run"
         )
     return dataclasses.replace(stored, **{**changes, **place, "resume": config.resume}), folder
+
+
+def _refuse_strange(folder: Path) -> None:
+    """ConfigError for what is no file where the run will write one: a link would lead out of the folder, a pipe nowhere."""
+    checkpoints = folder / "checkpoints"
+    if checkpoints.is_symlink():
+        raise ConfigError(f"--resume {folder}: {checkpoints} is a link, and must be a folder of its own")
+    for path in (*folder.iterdir(), *checkpoints.iterdir()):
+        if path.suffix in _WRITTEN and not stat.S_ISREG(path.lstat().st_mode):
+            raise ConfigError(
+                f"--resume {folder}: {path} is no file of its own, but a link, a folder, a pipe or a device"
+            )
 
 
 def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:

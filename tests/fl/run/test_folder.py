@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import time
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_run_folder_names_no_code_that_is_executed(folder, name, value):
     assert getattr(continue_options(again, frozenset({"resume", name}))[0], name) == value
     with pytest.raises(ConfigError, match=f"{flag} other:function differs from {value}"):
         continue_options(dataclasses.replace(again, **{name: "other:function"}), frozenset({"resume", name}))
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "run.log", "checkpoints/manifest-000001.json"])
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/dev/null"), lambda path: path.mkdir(), os.mkfifo])
+def test_what_is_no_file_is_not_written_to(folder, name, make):
+    """A link, by which somebody's file would be cut to the length of the record; a folder; a pipe, which would not end."""
+    make(folder / name)
+    with pytest.raises(ConfigError, match=rf"^--resume .*{name} is no file of its own"):
+        continue_options(Config(resume=str(folder)), frozenset({"resume"}))
+
+
+def test_checkpoints_are_not_written_elsewhere(folder, tmp_path):
+    """Where a link leads, old ones would be deleted."""
+    (folder / "checkpoints").rename(tmp_path / "other")
+    (folder / "checkpoints").symlink_to(tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"^--resume .*checkpoints is a link"):
+        continue_options(Config(resume=str(folder)), frozenset({"resume"}))
 
 
 def test_the_users_own_files_are_no_code(folder):
