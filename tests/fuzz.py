@@ -154,7 +154,7 @@ def _inside_zip(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
 
 
 def _inside_gzip(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    return gzip.compress(damaged_file(gzip.decompress(data), others, rng), 1)
+    return gzip.compress(damaged_file(gzip.decompress(data), others, rng), 1, mtime=0)
 
 
 def _inside_png(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
@@ -336,7 +336,7 @@ def readers(folder: Path) -> list[Reader]:
     )
     add(
         "temperature",
-        {"PRSA_Data_a.csv": hours, "PRSA_Data_b.csv.gz": gzip.compress(hours.encode())},
+        {"PRSA_Data_a.csv": hours, "PRSA_Data_b.csv.gz": gzip.compress(hours.encode(), mtime=0)},
         lambda own: temperature.load(own, False),
     )
     eeg = "timestamps,TP9,AF7,AF8,TP10\n" + "".join(f"{n * 0.004:.3f},{n},{-n},7,{n % 9}\n" for n in range(800))
@@ -362,7 +362,7 @@ def readers(folder: Path) -> list[Reader]:
     rows = "a,b,when,y\n" + "".join(f"{n * 0.5},{'xyz'[n % 3]},2024-01-{1 + n % 28:02},{n % 2}\n" for n in range(80))
     add(
         "csv",
-        {"t.csv": rows, "u.csv.gz": gzip.compress(rows.encode())},
+        {"t.csv": rows, "u.csv.gz": gzip.compress(rows.encode(), mtime=0)},
         lambda own: csv_table.reader(f"csv:{own},target=y")(),
     )
     return found
@@ -405,7 +405,7 @@ def _run_folder() -> dict[str, bytes | str]:
 
     with tempfile.TemporaryDirectory() as folder:
         run = make_run(Path(folder) / "run")
-        return {path.name: path.read_bytes() for path in run.iterdir()}
+        return {path.name: path.read_bytes() for path in sorted(run.iterdir())}
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

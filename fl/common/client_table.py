@@ -26,7 +26,7 @@ def read_clients(
     (first, header), *rows = read_lines(option, path) or [(1, [""])]
     if header != list(columns):
         raise ConfigError(
-            f"{option} {path}, line {first}: the columns must be {','.join(columns)}, not '{readable(','.join(header))}'"
+            f"{option} {path}, line {first}: the columns must be {','.join(columns)}, not '{','.join(header)}'"
         )
     for line, row in rows:
         where = f"{option} {path}, line {line}:"
@@ -44,7 +44,7 @@ def read_lines(option: str, path: Path) -> list[tuple[int, list[str]]]:
     """The number and the cells of each line of a csv file that is not empty; ConfigError if it cannot be read."""
     try:
         reader = csv.reader(io.StringIO(read_text(path)[0], newline=""))
-        return [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
+        return [(reader.line_num, [readable(cell.strip()) for cell in row]) for row in reader if row]
     except CANNOT_READ as error:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{option} {path}: not a readable csv file ({reason})") from None
@@ -52,7 +52,7 @@ def read_lines(option: str, path: Path) -> list[tuple[int, list[str]]]:
 
 def _cells(where: str, row: list[str], columns: Sequence[str], clients: int) -> list[str]:
     if len(row) != len(columns):
-        raise ConfigError(f"{where} a line is {','.join(columns)}, not '{readable(','.join(row))}'")
+        raise ConfigError(f"{where} a line is {','.join(columns)}, not '{','.join(row)}'")
     if not re.fullmatch("[0-9]{1,9}", row[0]) or int(row[0]) >= clients:
-        raise ConfigError(f"{where} client must be a number from 0 to {clients - 1}, not '{readable(row[0])}'")
+        raise ConfigError(f"{where} client must be a number from 0 to {clients - 1}, not '{row[0]}'")
     return row

@@ -70,7 +70,7 @@ def _check_ranges(config: Config) -> None:
         value, low, high = getattr(config, field.name), field.metadata["low"], field.metadata["high"]
         if value is None or isinstance(value, (str, bool)):
             continue
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"--{field.name.replace('_', '-')} {value} must be a finite number")
         if (low is not None and not value >= low) or (high is not None and not value <= high):
             wanted = f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"

@@ -57,3 +57,9 @@ def test_a_bomb_is_not_unpacked(
     text = "".join(f"{number * 7919 % 1000003:06d}," for number in range(30_000))
     path.write_bytes(pack(text.encode()))
     assert read_text(path) == (text, "")
+
+
+def test_cells_of_several_lines_are_told_in_one(tmp_path: Path) -> None:
+    """A quote may join lines; what the message shows of them is one."""
+    (tmp_path / "t.csv").write_text('client,a\n0,"x\ny"\n')
+    assert read_lines("--profiles", tmp_path / "t.csv")[1][1] == ["0", "x\\ny"]

@@ -87,3 +87,10 @@ def test_what_does_not_fit_the_ranks_is_refused(options):
     """Two ranks."""
     with pytest.raises(ConfigError, match="--clients"):
         resolve(Config(**options), world_size=2, threads=1)
+
+
+def test_a_whole_number_beyond_all_floats():
+    """As a stranger's config.json may hold it: refused by the range, or fine where there is none above."""
+    check_options(Config(rounds=10**400))
+    with pytest.raises(ConfigError, match=r"--qat 1000.* must be between 0 and 8"):
+        check_options(Config(qat=10**400))
