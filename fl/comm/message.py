@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compression import Codec, PayloadError, make_codec
-from compression.codec import BUFFERS
+from compression.codec import BUFFERS, most_bytes
 from compression.wire import Sparse, dense_bytes
 from fl.common.ranks import Ranks
 from fl.models.state import ModelState
@@ -56,7 +56,8 @@ COLUMNS = 6 + len(SECTIONS)
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest numbers that a client's report can rightly hold: samples, coordinates kept, and bytes of each section."""
+    """The largest numbers that a client's report can rightly hold: samples, coordinates kept, and bytes of each section; by
+    default those of any payload about so many coordinates."""
 
     samples: int
     kept: int
@@ -71,7 +72,10 @@ def read_report(client: int, row: Sequence[float], bounds: Bounds) -> ClientRepo
         "kept": (kept, 0, bounds.kept),
         "moved": (moved, 0, 1),
         "halved": (halved, 0, 1),
-        **{f"bytes of {name}": (size, 0, bounds.sizes[name]) for name, size in zip(SECTIONS, sizes, strict=True)},
+        **{
+            f"bytes of {name}": (size, 0, bounds.sizes.get(name, most_bytes(bounds.kept)))
+            for name, size in zip(SECTIONS, sizes, strict=True)
+        },
     }
     for what, (number, low, high) in counts.items():
         if not (low <= number <= high and number == int(number)):

@@ -1,5 +1,6 @@
 """Rounds with a server: clients train apart, rank 0 steps, and its change goes to every rank."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,15 @@ from compression.codec import BUFFERS, most_bytes
 from compression.wire import Sparse, dense_bytes
 from fl.clock.adaptive import Fractions, Time, uplink_fractions
 from fl.comm.encoder import CodecSchedule, Encoder
-from fl.comm.message import Bounds, ClientReport, Message, Rejection, apply_change, decode_model, encode_buffers
+from fl.comm.message import (
+    Bounds,
+    ClientReport,
+    Message,
+    Rejection,
+    apply_change,
+    decode_model,
+    encode_buffers,
+)
 from fl.comm.transport import Transport
 from fl.common.seeds import derive_seed
 from fl.models.submodel import Submodel
@@ -35,8 +44,8 @@ from .rejections import Rejections
 from .result import Held
 from .sampling import Sampler
 
-_LARGEST_NORM = 1e30
-"""Sums of updates below it, weighted by their samples, stay finite in fp32."""
+_LARGEST = 1e30
+"""Sums of updates and buffers below it, weighted by samples, stay finite in fp32."""
 
 
 class FederatedRounds(Rounds):
@@ -166,12 +175,7 @@ class FederatedRounds(Rounds):
         """The largest report that `client` can rightly send."""
         n, m = self.state.parameters.numel(), self.state.buffers.numel()
         codec = self.encoder.codec(Job(client, version, version))
-        sizes = {
-            "mask": most_bytes(n),
-            "squares": most_bytes(n),
-            "update": codec.most_bytes(self.state.layout),
-            "buffers": most_bytes(m),
-        }
+        sizes = {"update": codec.most_bytes(self.state.layout), "buffers": most_bytes(m)}
         return Bounds(len(self.worker.parts[client]), n, sizes)
 
     def _prepare(self, client: int, number: int, version: int) -> tuple[Job, LocalModel]:
@@ -201,12 +205,14 @@ class FederatedRounds(Rounds):
     def decode(self, message: Message, submodel: Submodel, codec: Codec) -> tuple[Sparse, Sparse | None]:
         """On rank 0: the update and the buffers in a client's message; PayloadError for what no training ends in."""
         update, buffers = decode_model(message.sections, "update", self.state, codec, submodel)
-        for name, values in (("update", update.values), ("buffers", None if buffers is None else buffers.values)):
-            norm = 0.0 if values is None else float(torch.linalg.vector_norm(values))
-            if not norm <= _LARGEST_NORM:
+        for name, sparse in (("update", update), ("buffers", buffers)):
+            if sparse is None or not sparse.values.numel():
+                continue
+            largest = float(torch.linalg.vector_norm(sparse.values, ord=math.inf))
+            if not largest <= _LARGEST:
                 raise PayloadError(
-                    f"the norm of its {name} is {norm:g}, and above {_LARGEST_NORM:g} no step can be taken: lower the "
-                    "learning rate, or clip the gradient"
+                    f"its {name} holds a number of magnitude {largest:g}, and above {_LARGEST:g} no step can be taken: "
+                    "lower the learning rate, or clip the gradient"
                 )
         if buffers is not None and self.state.has_negative_variance(buffers):
             raise PayloadError("its BatchNorm statistics hold a negative variance")
