@@ -213,3 +213,27 @@ def _raise_alike(rank: int, world_size: int) -> None:
 def test_what_a_rejection_raises_ends_it_on_every_rank(world_size: int) -> None:
     """And the next cohort finds nothing on the wire."""
     on_ranks(world_size, _raise_alike)
+
+
+def _speak_for_others(rank: int, world_size: int) -> None:
+    ranks, gather = _ranks(rank, world_size), Ranks.gather
+
+    def lying(self: Ranks, table: Tensor) -> Tensor:
+        if rank == world_size - 1:
+            others = [row for row, client in enumerate(_COHORT, start=1) if not self.hosts(client)]
+            table[others] = 1e9  # failed, with a billion samples
+        return gather(self, table)
+
+    transport = Transport(ranks, 100)
+    transport._batch = len(_COHORT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "gather", lying)
+        taken = list(transport.gather(_COHORT, _Maker(ranks).messages(), _bounds, _never))
+    _check(taken, _COHORT if rank == 0 else [])
+    assert transport.reports == [_message(client).report for client in _COHORT]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_rank_speaks_for_its_own_clients_alone(world_size: int) -> None:
+    """What it says of clients on other ranks is not looked at."""
+    on_ranks(world_size, _speak_for_others)
