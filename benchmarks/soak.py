@@ -1,7 +1,8 @@
 """`python benchmarks/soak.py`: ranks killed at random moments, and long runs watched from outside.
 
-Kills: three ranks under torchrun with `--max-restarts` and `--resume auto`. A random rank gets SIGKILL at a random moment,
-start-up included, several times a run. Every run must end in the `model_sha256` of one that nobody disturbed.
+Kills: three ranks under torchrun, or accelerate launch, with `--max_restarts` and `--resume auto`. A random rank gets
+SIGKILL at a random moment, start-up included, several times a run. Every run must end in the `model_sha256` of one that
+nobody disturbed.
 
 Rounds: memory, open files and threads of one process that saves a checkpoint after each of 2,000 rounds, sync and buffered.
 From round 500 on, when all has happened once, they may grow by GROWTH: a leak of a kilobyte a round would be 1.5 MiB.
@@ -34,6 +35,11 @@ MODES = {
     "sync": "--uplink topk:0.1 --downlink topk:0.2+bf16 --server fedyogi",
     "buffered": "--uplink topk:0.1 --mode buffered:2 --profiles mix:good=0.5+2g=0.5",
 }
+LAUNCHERS = {
+    "accelerate launch": "accelerate.commands.launch --multi_gpu --num_processes {ranks} --num_machines 1 "
+    "--main_process_port 0",
+    "torchrun": "torch.distributed.run --standalone --nproc_per_node {ranks}",
+}
 RANKS, ROUNDS, KILLS_A_RUN = 3, 40, 5
 LOOKS = (50, 500, 1000, 2000)
 GROWTH = {"rss_mib": 1.0, "files": 2, "threads": 0}  # a file of a checkpoint, and its folder, may just be open
@@ -54,14 +60,15 @@ def main() -> None:
 def soak_kills(output: Path, kills: int, chance: random.Random) -> bool:
     """Runs of which ranks are killed, until so many were; whether each ended in the model of one that was left alone."""
     started = time.monotonic()
-    start_ranks(output, "whole", 0).wait()
+    start_ranks("torchrun", output, "whole", 0).wait()
     usual_s = time.monotonic() - started
     rows: list[dict[str, Any]] = []
     number = 0
     while len(rows) < kills:
         number += 1
         folder, killed = output / f"run{number}", []
-        run = start_ranks(output, folder.name, KILLS_A_RUN)
+        launcher = list(LAUNCHERS)[number % len(LAUNCHERS)]
+        run = start_ranks(launcher, output, folder.name, KILLS_A_RUN)
         while len(killed) < min(KILLS_A_RUN, kills - len(rows)) and run.poll() is None:
             before = rounds_done(folder)
             await_moment(run, folder, chance, usual_s)
@@ -70,9 +77,17 @@ def soak_kills(output: Path, kills: int, chance: random.Random) -> bool:
                 rank, done = chance.randrange(len(ranks)), rounds_done(folder)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(ranks[rank], signal.SIGKILL)
-                    killed.append({"run": number, "rank": rank, "rounds_before": before, "rounds_done": done})
+                    killed.append(
+                        {
+                            "run": number,
+                            "launcher": launcher,
+                            "rank": rank,
+                            "rounds_before": before,
+                            "rounds_done": done,
+                        }
+                    )
                 while run.poll() is None and set(ranks) & set(children(run.pid)):
-                    time.sleep(0.01)  # until torchrun has ended the others
+                    time.sleep(0.01)  # until the launcher has ended the others
         run.wait()
         same = digest(folder) == digest(output / "whole") != ""
         rows += [{**row, "same_model": int(same)} for row in killed]
@@ -84,6 +99,7 @@ def soak_kills(output: Path, kills: int, chance: random.Random) -> bool:
         "before a round was over, of a start or restart": starting,
         "in a later round": [row for row in rows if row not in starting and row not in ending],
         "after the last round": ending,
+        **{f"under {name}": [row for row in rows if row["launcher"] == name] for name in LAUNCHERS},
         "all": rows,
     }
     columns = ["SIGKILL", "kills", "of rank 0", "the same model"]
@@ -126,10 +142,10 @@ def start(launcher: list[str], output: Path, name: str, mode: str, rounds: int) 
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
 
 
-def start_ranks(output: Path, name: str, restarts: int) -> subprocess.Popen[bytes]:
+def start_ranks(launcher: str, output: Path, name: str, restarts: int) -> subprocess.Popen[bytes]:
     """The program on all ranks."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(RANKS)]
-    return start([*launcher, "--max-restarts", str(restarts)], output, name, "sync", ROUNDS)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher].format(ranks=RANKS).split()]
+    return start([*command, "--max_restarts", str(restarts)], output, name, "sync", ROUNDS)
 
 
 def await_moment(run: subprocess.Popen[bytes], folder: Path, chance: random.Random, usual_s: float) -> None:
