@@ -99,11 +99,16 @@ class Results:
         """The finished runs of an arm."""
         return [row for row in self.rows if row.run.arm.name == arm.name]
 
+    @property
+    def private(self) -> bool:
+        """Whether any of the runs was made with `--dp`."""
+        return any("epsilon" in row.summary for row in self.rows)
+
     def write_tables(self) -> None:
         """Write results.csv and curves.csv; floats so that they read back exactly, None as an empty cell."""
         vary, (validation, test) = self.experiment.vary, self.score.columns
         target = (f"target_{validation}", *_TO_TARGET)
-        judged = _from_summary(self.score)
+        judged = (*_from_summary(self.score), *(("epsilon",) if self.private else ()))
         columns = dict.fromkeys(("arm", "seed", *vary, *judged, "virtual_time_s", *target, "model_sha256", *TIMES))
         _write(self.folder / "results.csv", list(columns), [row.cells for row in self.rows])
         names = {"validation": validation, "test": test}
@@ -132,7 +137,7 @@ def read_results(experiment: Experiment, runs: Sequence[Run], folder: Path) -> R
         curve = curve_of(read_metrics(run.folder))
         cells = {"arm": run.arm.name, "seed": run.seed, **run.arm.varied}
         cells |= {column: summary[key] for column, key in _from_summary(score).items()}
-        cells |= {"model_sha256": summary["model_sha256"], "seconds": summary["seconds"]}
+        cells |= {name: summary.get(name) for name in ("model_sha256", "seconds", "epsilon")}
         cells |= {"virtual_time_s": curve[-1].virtual_time_s if curve else None}
         cells |= {f"target_{score.columns[0]}": target, **_to_target(reach(curve, target))}
         machine = run.folder / "machine.json"

@@ -83,14 +83,15 @@ def parse_experiment(values: Any) -> Experiment:
     vary = _vary(values["vary"])
     arms = _arms(values["arms"], base, vary)
     target = _target(values["target"], arms) if "target" in values else None
+    seeds = _seeds(values["seeds"])
     for arm in arms:
-        try:
-            check_options(config := expand_paths(Config(**arm.given)), frozenset(arm.given))
+        try:  # with the lowest seed: --dp refuses 0
+            check_options(config := expand_paths(Config(**arm.given, seed=min(seeds))), frozenset(arm.given))
         except ConfigError as error:
             raise ConfigError(f"arms, '{arm.name}': {error}") from None
         if target is not None and config.val_fraction == 0:
             raise ConfigError(f"arms, '{arm.name}': val_fraction 0 leaves no validation data, which target needs")
-    return Experiment(name, description, base, vary, arms, _seeds(values["seeds"]), target)
+    return Experiment(name, description, base, vary, arms, seeds, target)
 
 
 def _mapping(value: Any, where: str, wanted: str) -> dict[str, Any]:

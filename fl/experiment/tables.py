@@ -49,7 +49,8 @@ def tables(results: Results) -> list[Table]:
 
 
 def _whole_run(results: Results) -> Table:
-    header = ["arm", "n", "test, last", "test, best", "validation, last", "uplink", "downlink", *_clocks(results)]
+    header = ["arm", "n", "test, last", "test, best", "validation, last", "uplink", "downlink"]
+    header += [*(["epsilon"] if results.private else []), *_clocks(results)]
     lines = []
     for arm in results.experiment.arms:
         rows = results.of(arm)
@@ -59,6 +60,9 @@ def _whole_run(results: Results) -> Table:
         ratio = _column(rows, "uplink_ratio")
         line.append(megabytes(_column(rows, "uplink_bytes")) + (f" ({ratio.mean:,.1f}x)" if ratio else ""))
         line.append(megabytes(_column(rows, "downlink_bytes")))
+        if results.private:
+            epsilon = _column(rows, "epsilon")
+            line.append("-" if epsilon is None else f"{epsilon.mean:.3g}")
         if has_virtual_time(results):
             line.append(seconds(_column(rows, "virtual_time_s")))
         line.append(seconds(_column(rows, "seconds")))

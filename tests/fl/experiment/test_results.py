@@ -1,6 +1,7 @@
 """Targets, means, spreads and tables. Oracle: numbers worked out by hand."""
 
 import csv
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,20 @@ def test_tables_and_report(runs: tuple[Run, ...], tmp_path: Path) -> None:
     for words in ("* CPU: `a CPU`", "* torch: `2.x`", "* threads: `1`"):
         assert words in text
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_private_runs_have_their_epsilon(runs: tuple[Run, ...], tmp_path: Path) -> None:
+    """A column of results.csv and of the report, empty for the arm without noise; without private runs there is none."""
+    _finish_all(runs)
+    for run in runs[2:]:
+        path = run.folder / "summary.json"
+        write_json(path, {**json.loads(path.read_text()), "epsilon": 4.1849})
+    results = _results(runs, tmp_path)
+    results.write_tables()
+    with open(tmp_path / "results.csv", newline="") as file:
+        assert [row["epsilon"] for row in csv.DictReader(file)] == ["", "", "4.1849", "4.1849"]
+    whole, _ = tables(results)
+    assert [line[whole.header.index("epsilon")] for line in whole.rows] == ["-", "4.18"]
 
 
 def test_a_ratio_is_given_where_all_seeds_reached(runs: tuple[Run, ...], tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"arms": {"a b": {"uplink": "none"}, "A_b": {"uplink": "fp16", "lr": 1}}},
         ["'A_b' and 'a b'", "folder"],
     ),
+    "private, with the default seed": (
+        {"base": {"dp": "clip:1,noise=1,delta=1e-5", "lr": 1}},
+        ["'dense'", "--seed 0 does not go with --dp"],
+    ),
     "seeds is a number": ({"seeds": 3}, ["seeds 3", "[0, 1, 2]"]),
     "seeds is empty": ({"seeds": []}, ["seeds []"]),
     "seed is negative": ({"seeds": [-1]}, ["seeds [-1]", "at least 0"]),
