@@ -45,6 +45,9 @@ class _Rounds:
             begun.append(client)
         return begun
 
+    def present(self) -> list[int]:
+        return self.up
+
     def free(self) -> list[int]:
         return [client for client in self.up if client not in self.starts]
 
