@@ -98,7 +98,7 @@ class ClientTrainer:
         values, buffers = model.read()
         # Losses are read only now: reading each one would make the device wait in every step. One that overflows in fp16
         # takes no step.
-        loss = _finite_mean(torch.stack(losses).double())
+        loss = _finite_mean(torch.stack(losses).double().cpu())
         seconds = time.perf_counter() - started
         return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved)
 
@@ -136,5 +136,4 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _finite_mean(losses: Tensor) -> float:
     """The mean of those that are finite; NaN if none is."""
-    finite = losses.isfinite()
-    return (losses if finite.all() else losses[finite]).mean().item()
+    return losses[losses.isfinite()].mean().item()

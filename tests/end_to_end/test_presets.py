@@ -36,6 +36,7 @@ _PARAMETERS = {  # published counts; of a ResNet, its layers' for ten and for th
     "quickstart": 11_173_962,
     "temperature": 11_251,
     "tiny_imagenet_resnet18": 11_173_962,
+    "unreliable_clients": 62_006,
 }
 
 
@@ -82,6 +83,7 @@ def test_the_preset_runs(name: str, real_data: Path, tmp_path: Path) -> None:
         rounds=2,
         clients=min(preset.clients or 4, 4),
         clients_per_round=2,
+        min_clients=preset.min_clients and 1,
         limit_train=80,
         limit_test=8,
         val_fraction=0.1,

@@ -125,16 +125,21 @@ def test_a_run_folder_that_is_deleted(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not (tmp_path / "a").exists()
 
 
-def test_the_disks_mistakes_end_with_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_disks_mistakes_end_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The options are right; the lock cannot be written."""
     run_here(tmp_path, "a", **OPTIONS)
-    (tmp_path / "a" / "lock.json").unlink()
-    (tmp_path / "a" / "lock.json").mkdir()
+
+    def broken(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(tmp_path / "a" / "lock.json"))
+
+    monkeypatch.setattr("fcntl.flock", broken)
     with pytest.raises(SystemExit) as caught:
         main(["--resume", str(tmp_path / "a")])
     assert caught.value.code == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {tmp_path}/a/lock.json cannot be used (Is a directory): mend that, then --resume {tmp_path}/a goes on "
+        f"error: {tmp_path}/a/lock.json cannot be used (Input/output error): mend that, then --resume {tmp_path}/a goes on "
         "after the last checkpoint"
     )
 
