@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fl.comm.message import share_model
 from fl.common.config import Config, code_options
-from fl.common.errors import ConfigError
+from fl.common.errors import ConfigError, DataError
 from fl.common.files import Beginning, write_json, write_tensors
 from fl.common.heart import work
 from fl.common.mode import mode_of
@@ -274,12 +274,24 @@ class _Run:
     def _load(self) -> tuple[Manifest, str]:
         """Continue from the newest checkpoint that is whole; what it consists of, and what is wrong with newer ones."""
         manifest, warning = self.checkpoints.latest()
-        state = self.checkpoints.load(manifest)
-        refuse_other_options(self.config, self.folder, state["options"])
-        refuse_other_model(self.worker, state["rounds"]["model"])
-        self.rounds.load_state_dict(state["rounds"])
-        self.costs.load_state_dict(state["costs"])
-        self.states.load(manifest.client_files)
+        try:
+            state = self.checkpoints.load(manifest)
+            refuse_other_options(self.config, self.folder, state["options"])
+            refuse_other_model(self.worker, state["rounds"]["model"])
+            self.rounds.load_state_dict(state["rounds"])
+            self.costs.load_state_dict(state["costs"])
+            self.states.load(manifest.client_files)
+        except (ConfigError, DataError):
+            raise
+        except (
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:  # digests do not tell malice
+            told = f"{type(error).__name__}: {error}"
+            raise DataError(f"the checkpoints in {self.folder} do not hold the state of this run ({told})") from None
         return manifest, warning
 
     def _finish(self) -> dict[str, Any]:

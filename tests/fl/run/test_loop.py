@@ -1,6 +1,7 @@
 """The end of a run. Oracles: the files of an undisturbed run; the words that say what is missing."""
 
 import errno
+import json
 import os
 import resource
 import shutil
@@ -15,7 +16,8 @@ import fl.common.files
 import fl.output.report
 import fl.run.books
 import fl.run.loop
-from fl.common.errors import ConfigError, DiskError
+from fl.common.errors import ConfigError, DataError, DiskError
+from fl.output.checkpoint import _to_json
 from fl.output.report import write_report
 from fl.run.cli import main
 from tests.support import QUICK, on_ranks, resume_here, rows, run_here
@@ -198,3 +200,31 @@ def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
     run_here(tmp_path, "a", **OPTIONS, checkpoint_every=2)
     first, second = (float(row["time_s"]) for row in rows(tmp_path / "a", without=()))
     assert first < 1000 <= second < 2000
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("costs",), {}),
+        (("costs", "ledger"), []),
+        (("rounds", "sampler"), 3),
+        (("rounds", "rejections"), {"in_a_row": 5}),
+        (("rounds", "server"), None),
+        (("rounds",), "x"),
+        (("options",), None),
+    ],
+)
+def test_a_forged_state_is_one_sentence(tmp_path: Path, path: tuple[str, ...], value: Any) -> None:
+    """Whoever can write to the folder can write digests too: what a manifest says may be anything."""
+    run_here(tmp_path, "a", **OPTIONS)
+    for manifest in (tmp_path / "a" / "checkpoints").glob("manifest-*.json"):
+        forged = json.loads(manifest.read_text())
+        del forged["sha256"]
+        inner = forged["state"]
+        for name in path[:-1]:
+            inner = inner[name]
+        assert path[-1] in inner
+        inner[path[-1]] = value
+        manifest.write_text(_to_json(forged))
+    with pytest.raises(DataError, match="do not hold the state of this run"):
+        resume_here(tmp_path, "a")
