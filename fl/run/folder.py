@@ -96,10 +96,11 @@ def _refuse_strange(folder: Path) -> None:
     if checkpoints.is_symlink():
         raise ConfigError(f"--resume {folder}: {checkpoints} is a link, and must be a folder of its own")
     for path in (*folder.iterdir(), *checkpoints.iterdir()):
-        if path.suffix in _WRITTEN and not stat.S_ISREG(path.lstat().st_mode):
-            raise ConfigError(
-                f"--resume {folder}: {path} is no file of its own, but a link, a folder, a pipe or a device"
-            )
+        with contextlib.suppress(FileNotFoundError):  # rank 0 has deleted an old checkpoint since
+            if path.suffix in _WRITTEN and not stat.S_ISREG(path.lstat().st_mode):
+                raise ConfigError(
+                    f"--resume {folder}: {path} is no file of its own, but a link, a folder, a pipe or a device"
+                )
 
 
 def create_folder(config: Config, ranks: Ranks) -> tuple[Path, str]:
