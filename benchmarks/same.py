@@ -12,6 +12,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -184,10 +185,10 @@ def main() -> int:
         (there / "table.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
         _git("worktree", "add", "--quiet", "--detach", str(there / "old-tree"), given.old)
         try:
+            known = _options_of(there / "old-tree")
+            as_old = {name: {**c.options, **(c.old if c.old.keys() <= known else {})} for name, c in cases.items()}
             processes = [
-                _start(
-                    there / "old-tree", there, "old", {name: {**c.options, **c.old} for name, c in cases.items()}, cases
-                ),
+                _start(there / "old-tree", there, "old", as_old, cases),
                 _start(ROOT, there, "new", {name: dict(case.options) for name, case in cases.items()}, cases),
             ]
             if sum(process.wait() != 0 for process in processes):
@@ -199,6 +200,12 @@ def main() -> int:
 
 def _git(*words: str) -> None:
     subprocess.run(["git", "-C", str(ROOT), *words], check=True)
+
+
+def _options_of(tree: Path) -> set[str]:
+    """The options that a tree declares; the module has moved."""
+    module = next(path for path in (tree / "fl/common/config.py", tree / "fl/config.py") if path.exists())
+    return set(re.findall(r"^    (\w+): .*= option\(", module.read_text(), flags=re.MULTILINE))
 
 
 def _start(
