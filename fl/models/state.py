@@ -86,7 +86,8 @@ class ModelState:
         """Whether any of these `buffers`, of all m, is a running variance below 0."""
         values = buffers.dense()
         views = zip(self.buffer_layout.names, self.buffer_layout.views(values), strict=True)
-        return any(name.endswith("running_var") and view.numel() and float(view.min()) < 0 for name, view in views)
+        lowest = [view.min() for name, view in views if name.endswith("running_var") and view.numel()]
+        return bool(lowest) and bool((torch.stack(lowest) < 0).any())  # read once: a GPU waits at every look
 
     def state_dict(self) -> dict[str, Tensor]:
         """The whole model by name, on the CPU."""

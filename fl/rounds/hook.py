@@ -150,20 +150,20 @@ class HookRounds(FederatedRounds):
 
     def _train(self, number: int) -> tuple[Update, Tensor]:
         """This rank's update, and the samples of all ranks."""
-        client = self.ranks.rank
-        failure, table = None, torch.zeros(self.ranks.world_size + 1, dtype=torch.int64)
+        client, failure = self.ranks.rank, None
+        own = torch.zeros(2, dtype=torch.int64)  # samples, and whether it has failed
         try:
             update = self.trainer.train(Job(client, number, number), self.plan.local(client, number))
-            table[client] = update.samples
+            own[0] = update.samples
         except Exception as error:
             failure = error
-            table[-1] = 1
-        self.ranks.sum(table)
+            own[1] = 1
+        table = self.ranks.gather(own)
         if failure is not None:
             raise failure
-        if int(table[-1]):
+        if table[:, 1].any():
             raise RoundError("a client failed in this round; its rank says why")
-        return update, table[:-1]
+        return update, table[:, 0]
 
     def _average(self, number: int, update: Update, weight: float) -> tuple[Tensor, Traffic]:
         """The hook's average of all updates, in the model's order, fp32 [n], and the bytes that took."""

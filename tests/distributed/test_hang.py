@@ -1,20 +1,21 @@
 """A rank that hangs, is stopped or is gone. Oracle: every other rank ends, says who it was, and nothing is lost."""
 
-import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fl.run.cli import main
 from fl.training.trainer import ClientTrainer
+from tests.distributed.two_ranks import said, two_ranks
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
-from tests.support import context, flags, free_port, no_figures, resume_here, run_here
+from tests.support import resume_here, run_here
 
 _OPTIONS: dict[str, Any] = {**OPTIONS, "rounds": 5}
 _TIMEOUT_S = 2
@@ -39,42 +40,23 @@ def _die(round_: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _rank(rank: int, port: int, folder: Path, trouble: Callable[[int], None] | None, options: dict[str, Any]) -> None:
-    """One rank of two, as if on a machine of its own, its standard error in a file; `trouble` before each batch."""
-    os.dup2(os.open(folder / f"stderr{rank}", os.O_CREAT | os.O_WRONLY), 2)
-    place = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
+def _before_batches(patch: pytest.MonkeyPatch, trouble: Callable[[int], None]) -> None:
+    """The trouble comes before each batch, and is told the round."""
     batches = ClientTrainer.batches
 
     def troubled(self: Any, client: int, round_: int, engine: Any) -> Iterator[Any]:
         for batch in batches(self, client, round_, engine):
-            if trouble is not None:
-                trouble(round_)
+            trouble(round_)
             yield batch
 
-    with no_figures(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ClientTrainer, "batches", troubled)
-        main(flags(**{**_OPTIONS, **options}, output_dir=folder, run_name="run", hang_timeout=_TIMEOUT_S))
+    patch.setattr(ClientTrainer, "batches", troubled)
 
 
-@contextlib.contextmanager
 def _two_ranks(
     folder: Path, victim: int, trouble: Callable[[int], None], **options: Any
-) -> Iterator[list[BaseProcess]]:
-    """Two ranks, of which the `victim` has this trouble."""
-    port, troubles = free_port(), [None, None]
-    troubles[victim] = trouble
-    processes = [
-        context().Process(target=_rank, args=(rank, port, folder, troubles[rank], options)) for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
+) -> AbstractContextManager[list[BaseProcess]]:
+    given = {**_OPTIONS, "hang_timeout": _TIMEOUT_S, **options}
+    return two_ranks(folder, victim, partial(_before_batches, trouble=trouble), **given)
 
 
 def _wait_until_stopped(pid: int | None) -> int:
@@ -82,13 +64,6 @@ def _wait_until_stopped(pid: int | None) -> int:
     while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
         time.sleep(0.01)
     return pid
-
-
-def _said(folder: Path, rank: int) -> str:
-    """What a rank said last; a traceback would be an error of its own."""
-    told = (folder / f"stderr{rank}").read_text()
-    assert "Traceback" not in told, told
-    return told.splitlines()[-1]
 
 
 def _goes_on(folder: Path) -> str:
@@ -107,7 +82,7 @@ def test_a_rank_that_is_stopped(tmp_path: Path, victim: int) -> None:
         processes[other].join()
         assert processes[other].exitcode == 2
         assert processes[victim].is_alive()
-    told = _said(tmp_path, other)
+    told = said(tmp_path, other)
     assert told.startswith(f"error: no progress of rank {victim}"), told
     assert "for 2 s, which is --hang-timeout; to go on: " in told
     assert told.endswith(_goes_on(tmp_path))
@@ -125,7 +100,7 @@ def test_a_client_whose_training_hangs(tmp_path: Path) -> None:
             process.join()
             assert process.exitcode == 2
     for rank in range(2):
-        told = _said(tmp_path, rank)
+        told = said(tmp_path, rank)
         assert told.startswith("error: no progress of rank 1 (client "), told
         assert told.endswith(_goes_on(tmp_path))
 
@@ -146,6 +121,6 @@ def test_a_rank_that_dies(tmp_path: Path, victim: int) -> None:
     with _two_ranks(tmp_path, victim, _die) as processes:
         processes[1 - victim].join()
         assert processes[1 - victim].exitcode == 2
-    told = _said(tmp_path, 1 - victim)
+    told = said(tmp_path, 1 - victim)
     assert told.startswith(f"error: the connection to rank {victim} is broken; to go on: "), told
     assert told.endswith(_goes_on(tmp_path))
