@@ -5,9 +5,8 @@ import os
 from fl.common.stopping import stopping
 
 if __name__ == "__main__":
-    os.environ.setdefault(
-        "TORCH_CPP_LOG_LEVEL", "ERROR"
-    )  # a rank that is gone is told in a sentence, not in C++ frames
+    # A rank that is gone is told in a sentence, not in C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with stopping.on_signals():  # from here on, while the rest is imported
         from fl.run.cli import main
 

@@ -143,9 +143,8 @@ def _numbers(argv: Sequence[str]) -> list[str]:
     for word in words:
         flag, equals, text = word.partition("=")
         wanted = flag.removeprefix("--").replace("-", "_")
-        names = (
-            [wanted] if wanted in hints else [name for name in hints if name.startswith(wanted)]
-        )  # argparse completes
+        # argparse completes a beginning that only one option has.
+        names = [wanted] if wanted in hints else [name for name in hints if name.startswith(wanted)]
         is_number = len(names) == 1 and bool({int, float} & {hints[names[0]], *get_args(hints[names[0]])})
         if not flag.startswith("--") or not is_number:
             found.append(word)
