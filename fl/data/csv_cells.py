@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +68,10 @@ class Cells:
         self.line = np.concatenate([table.lines for table in tables])
         self.malformed = np.concatenate([table.malformed for table in tables])
         self._check_rows()
-        self.text = {name: list(chain.from_iterable(each.columns[name] for each in tables)) for name in self.header}
+        self.text = {name: tables[0].columns[name] for name in self.header}
+        for table in tables[1:]:
+            for name, column in self.text.items():
+                column += table.columns[name]
         columns = {name: Numbers(cells) for name, cells in self.text.items()}
         marks, self._unsure = settle(columns, names.decimal)
         self.numbers = {name: column.read(marks[name]) for name, column in columns.items()}

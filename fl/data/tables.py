@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import compress, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,6 @@ _SEPARATORS = "\t;|, "
 """What may part cells; where two do equally well, the first."""
 ENDING = re.compile(r"\.[ct]sv(\.gz|\.bz2|\.xz|\.zip)?$", re.IGNORECASE)
 _LOOK_AT = 200
-_Record = tuple[int, bool, list[str]]
-"""The number of a record's first line, whether it has several, and its cells."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,27 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.malformed)
+
+
+@dataclass(frozen=True)
+class _Records:
+    """Cells by row, the lines in which the rows begin, int64 [N], and whether they have `several` lines, bool [N]."""
+
+    rows: list[list[str]]
+    lines: np.ndarray
+    several: np.ndarray
+
+    def widths(self) -> np.ndarray:
+        """How many cells each row has, int64 [N]."""
+        return np.fromiter(map(len, self.rows), np.int64, len(self.rows))
+
+    def only(self, which: np.ndarray) -> "_Records":
+        """The rows for which that holds, bool [N]."""
+        return _Records(list(compress(self.rows, which.tolist())), self.lines[which], self.several[which])
+
+    def below(self, at: int) -> "_Records":
+        """The rows after row `at`."""
+        return _Records(self.rows[at + 1 :], self.lines[at + 1 :], self.several[at + 1 :])
 
 
 def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> Table:
@@ -90,23 +109,27 @@ def read_table(path: Path, option: str, wanted: Sequence[str] | None = None) -> 
 
 def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
     separator = _separator(text)
-    records = [record for record in _records(text, separator) if record[2]]
-    while records and not any(records[-1][2]):  # as spreadsheets end; in between it is a row without values
-        records.pop()
-    if records and re.fullmatch("sep=.?", records[0][2][0]):
-        records = records[1:]
+    records = _records(text, separator)
+    told = records.widths() > 0
+    # as spreadsheets end; in between it is a row without values
+    told[next((at for at in range(len(told), 0, -1) if any(records.rows[at - 1])), 0) :] = False
+    records = records.only(told)
+    if records.rows and re.fullmatch("sep=.?", records.rows[0][0]):
+        records = records.below(0)
     names, records = _header(records, separator)
     if not names:
         raise ValueError("it has no header")
     width = len(names)
-    for first, several, row in records:
-        if several and len(row) != width:
-            raise ValueError(_stray_quote(first))
-    records = [record for record in records if len(record[2]) == width or record[2][0][:1] != "#"]
-    malformed = np.array([len(row) != width for _, _, row in records], dtype=bool)
-    whole = (row if len(row) == width else [""] * width for _, _, row in records)
+    malformed = records.widths() != width
+    if (malformed & records.several).any():
+        raise ValueError(_stray_quote(int(records.lines[malformed & records.several][0])))
+    comments = np.zeros_like(malformed)
+    for at in np.flatnonzero(malformed).tolist():
+        comments[at] = records.rows[at][0][:1] == "#"
+        records.rows[at] = [""] * width
+    records, malformed = records.only(~comments), malformed[~comments]
     spaced = not text.isascii() or any(mark in text for mark in '" \t\v\f')
-    by_column = [list(map(str.strip, column) if spaced else column) for column in zip(*whole, strict=True)]
+    by_column = [list(map(str.strip, column) if spaced else column) for column in zip(*records.rows, strict=True)]
     by_column = by_column or [[] for _ in names]
     columns = {
         name or f"Unnamed: {at}": cells
@@ -121,7 +144,7 @@ def _read(text: str, remark: str, wanted: Sequence[str] | None) -> Table:
     return Table(
         {name: columns[name] for name in wanted},
         malformed,
-        np.array([first for first, _, _ in records], dtype=np.int64),
+        records.lines,
         remark,
         tuple(name for name in columns if name not in wanted),
     )
@@ -145,33 +168,34 @@ def _separator(text: str) -> str:
     return best
 
 
-def _header(records: list[_Record], separator: str) -> tuple[list[str], list[_Record]]:
+def _header(records: _Records, separator: str) -> tuple[list[str], _Records]:
     """The names of the columns, as many as most rows have cells, and the records below them."""
-    at = next((at for at, (_, _, row) in enumerate(records) if any(row) and row[0][:1] != "#"), len(records))
-    if at and (at == len(records) or _goes_on(records[at - 1][2], records[at][2])):
+    rows = records.rows
+    at = next((at for at, row in enumerate(rows) if any(row) and row[0][:1] != "#"), len(rows))
+    if at and (at == len(rows) or _goes_on(rows[at - 1], rows[at])):
         at -= 1
-    if not records:
-        return [], []
-    names, rows = [name.strip() for name in records[at][2]], records[at + 1 :]
+    if not rows:
+        return [], records
+    names, records = [name.strip() for name in rows[at]], records.below(at)
     names[0] = names[0].lstrip("# ") or names[0]
     twice = [name for name, count in Counter(names).items() if count > 1 and name]
     if twice:
         numbers = "; its first line holds numbers, and should name the columns" if holds_numbers(names) else ""
         raise ValueError(f"its header names the column '{min(twice)}' twice{numbers}")
-    usual = Counter(len(row) for _, _, row in rows).most_common(1)[0][0] if rows else len(names)
+    usual = Counter(map(len, records.rows)).most_common(1)[0][0] if records.rows else len(names)
     if usual == len(names) + 1:
         # a separator at the end of every row, or R's names of rows
-        longer = [(first, row) for first, _, row in rows if len(row) == usual]
-        trailing = not any(row[-1].strip() for _, row in longer)
-        if not trailing and not _name_rows([row[0] for _, row in longer], separator):
+        longer = records.only(records.widths() == usual)
+        trailing = not any(row[-1].strip() for row in longer.rows)
+        if not trailing and not _name_rows([row[0] for row in longer.rows], separator):
             raise ValueError(
-                f"line {longer[0][0]} and others have one cell more than the header, and the first are no names of rows; "
+                f"line {longer.lines[0]} and others have one cell more than the header, and the first are no names of rows; "
                 "put cells with a comma or a space of their own in quotes"
             )
         names = [*names, ""] if trailing else ["", *names]
     while len(names) > usual and not names[-1]:
         names.pop()
-    return names, rows
+    return names, records
 
 
 def _name_rows(cells: list[str], separator: str) -> bool:
@@ -188,7 +212,7 @@ def _goes_on(comment: list[str], row: list[str]) -> bool:
     return len(comment) == len(row) and bool(np.isfinite(to_numbers(row)).any())
 
 
-def _records(text: str, separator: str) -> Iterator[_Record]:
+def _records(text: str, separator: str) -> _Records:
     """The records of a file, empty ones too. Only a quote can join lines: ValueError where it is not closed as it must be,
     for it would swallow good rows."""
     own: list[str] = []
@@ -202,20 +226,22 @@ def _records(text: str, separator: str) -> Iterator[_Record]:
         return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
 
     if '"' not in text:
-        for number, row in enumerate(split(io.StringIO(text, newline="")), 1):
-            yield number, False, row
-        return
-    rows = split(remembered())
+        rows = list(split(io.StringIO(text, newline="")))
+        return _Records(rows, np.arange(1, len(rows) + 1), np.zeros(len(rows), dtype=bool))
+    rows, sizes = [], []
+    reader = split(remembered())
     try:
-        for row in rows:
-            several = len(own) > 1
-            if several:
+        for row in reader:
+            if len(own) > 1:
                 list(split(own, strict=True))
-            yield rows.line_num - len(own) + 1, several, row
+            rows.append(row)
+            sizes.append(len(own))
             own.clear()
     except csv.Error as error:
-        begin = rows.line_num - len(own) + 1
+        begin = reader.line_num - len(own) + 1
         raise ValueError(_stray_quote(begin) if len(own) > 1 else f"line {begin}: {error}") from None
+    lines = np.array(sizes, dtype=np.int64)
+    return _Records(rows, 1 + np.cumsum(lines) - lines, lines > 1)
 
 
 def _stray_quote(line: int) -> str:

@@ -17,9 +17,10 @@ def cut_starts(usable: np.ndarray, gap_before: np.ndarray | None = None, *, leng
     starts_run[1:] &= ~usable[:-1] if gap_before is None else ~usable[:-1] | gap_before[1:]
     ends_run = usable.copy()
     ends_run[:-1] = usable[:-1] & (~usable[1:] | starts_run[1:])
-    runs = zip(np.flatnonzero(starts_run), np.flatnonzero(ends_run) + 1, strict=True)
-    found = [np.arange(first, end - length + 1, step) for first, end in runs]
-    return np.concatenate(found).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
+    firsts, ends = np.flatnonzero(starts_run), np.flatnonzero(ends_run) + 1
+    counts = np.maximum(0, (ends - firsts - length) // step + 1)  # windows of each run
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)  # of a window within its run
+    return np.repeat(firsts, counts) + step * number
 
 
 def take_windows(rows: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
