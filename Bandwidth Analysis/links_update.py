@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from compression import Layout
-from fl.common.seeds import torch_generator
+from fl.common.generators import torch_generator
 
 STEPS = 8
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from compression import NonFiniteError
 from fl.common.config import Config
 from fl.common.errors import RoundError
+from fl.common.generators import torch_generator
 from fl.common.ranks import join_ranks
-from fl.common.seeds import torch_generator
 from fl.models.update import Job, Update
 from fl.run.build import assemble
 from fl.run.checks import check_options, resolve

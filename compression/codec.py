@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .errors import NonFiniteError, PayloadError, all_finite
+from .errors import NonFiniteError, PayloadError
+from .finite import all_finite
 from .layout import Layout, need_layout
 from .lowrank import LowRank
 from .select import Selector

@@ -1,8 +1,5 @@
 """Errors of the compression library."""
 
-import torch
-from torch import Tensor
-
 
 class PayloadError(ValueError):
     """Received bytes are not a valid payload for the model at hand; nothing was decoded from them."""
@@ -10,12 +7,3 @@ class PayloadError(ValueError):
 
 class NonFiniteError(ValueError):
     """An update holds NaN or infinity and cannot be encoded: a codec would spread it over the residual for ever."""
-
-
-def all_finite(x: Tensor) -> bool:
-    """Whether every value of a floating-point tensor is finite.
-
-    A sum with NaN or infinity in it is never finite, and takes a twentieth of the time of looking at each value; only
-    where the sum is not finite, which large finite values can bring about too, is each value looked at.
-    """
-    return bool(x.sum().isfinite()) or bool(torch.isfinite(x).all())

@@ -13,22 +13,9 @@ import torch
 from torch import Tensor
 
 from .codec import Codec
+from .feedback import read_feedback
 from .layout import Layout
-from .spec import SpecError, Stage, nearest, parse_stage
 from .wire import Sparse
-
-FEEDBACK_NAMES = ("none", "residual", "dgc")
-
-
-def parse_feedback(text: str) -> Stage:
-    """Check `none`, `residual` or `dgc:MOMENTUM`; SpecError otherwise."""
-    stage = parse_stage(text)
-    if stage.name not in FEEDBACK_NAMES:
-        raise SpecError(f"there is no error feedback '{stage.name}'{nearest(stage.name, FEEDBACK_NAMES)}")
-    if stage.name != "dgc":
-        return stage.expect(0)
-    stage.expect(1).number(0, 0, 0.9999, "the momentum")
-    return stage
 
 
 class Sender:
@@ -39,13 +26,8 @@ class Sender:
     """
 
     def __init__(self, codec: Codec, feedback: str = "residual") -> None:
-        stage = parse_feedback(feedback)
+        stage = read_feedback(feedback, codec)
         self.codec = codec
-        if stage.name == "dgc" and not codec.sparse:
-            raise SpecError(
-                f"{feedback} corrects the momentum of coordinates that wait, and '{codec.spec}' leaves none out: "
-                "use topk, prune, threshold, randk or cost"
-            )
         self.momentum = float(stage.args[0]) if stage.name == "dgc" else None
         self.feedback = "none" if codec.lossless else stage.name
         self._residual, self._velocity = Residuals(), Residuals()

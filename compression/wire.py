@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression.errors import all_finite
+from compression.finite import all_finite
 
 from . import kernels
 from .bits import pack_fixed, unpack_fixed

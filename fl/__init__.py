@@ -3,8 +3,9 @@
 `from fl import train, Config, ConfigError, DataError` is all a program needs; nothing heavy is imported before it is used.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from compression.lazily import lazily
 
 if TYPE_CHECKING:
     from .common.config import Config
@@ -13,15 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "ConfigError", "DataError", "train"]
 
-_WHERE = {
-    "Config": "fl.common.config",
-    "ConfigError": "fl.common.errors",
-    "DataError": "fl.common.errors",
-    "train": "fl.run.api",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'fl' has no attribute '{name}'")
-    return getattr(importlib.import_module(_WHERE[name]), name)
+__getattr__ = lazily(
+    __name__, Config="common.config", ConfigError="common.errors", DataError="common.errors", train="run.api"
+)

@@ -10,7 +10,10 @@ cost:R         the largest magnitude per cost within R of the whole model's cost
 `scope=layer` applies topk and prune to each tensor by itself instead of to the whole vector.
 """
 
-from ..spec import SpecError, Stage, nearest
+from collections.abc import Callable
+
+from ..grammar import SELECTOR_NAMES, read_selector
+from ..spec import Stage
 from .base import Selector
 from .cost import Cost
 from .magnitude import Prune, Threshold, TopK
@@ -18,18 +21,16 @@ from .randk import RandK
 
 __all__ = ["SELECTOR_NAMES", "Cost", "Prune", "RandK", "Selector", "Threshold", "TopK", "make_selector"]
 
-_SELECTORS: dict[str, type[Selector]] = {
+_SELECTORS: dict[str, Callable[..., Selector]] = {
     "topk": TopK,
     "prune": Prune,
     "threshold": Threshold,
     "randk": RandK,
     "cost": Cost,
 }
-SELECTOR_NAMES = tuple(_SELECTORS)
 
 
 def make_selector(stage: Stage) -> Selector:
     """The selector that a stage of a specification names; SpecError if there is none or its parameters are wrong."""
-    if stage.name not in _SELECTORS:
-        raise SpecError(f"'{stage}': there is no selector '{stage.name}'{nearest(stage.name, SELECTOR_NAMES)}")
-    return _SELECTORS[stage.name].parse(stage)
+    arguments = read_selector(stage)
+    return _SELECTORS[stage.name](**arguments)

@@ -11,7 +11,6 @@ from torch import Tensor
 from .. import kernels
 from ..bits import flat_nonzero
 from ..layout import Layout, need_layout
-from ..spec import SpecError, Stage
 
 _CHUNK = 1 << 18  # coordinates; magnitudes and comparisons of one chunk stay in a CPU core's cache
 _TINIEST = np.nextafter(np.float32(0), np.float32(1)).item()
@@ -32,11 +31,6 @@ class Selector(ABC):
         self.density = density
         self.per_layer = per_layer
         self._scratch: tuple[Tensor, Tensor] | None = None
-
-    @classmethod
-    @abstractmethod
-    def parse(cls, stage: Stage) -> "Selector":
-        """The selector that a stage of a specification describes; SpecError if its arguments are wrong."""
 
     @abstractmethod
     def with_density(self, density: float) -> "Selector":
@@ -94,19 +88,6 @@ class ScopedSelector(Selector):
             self.pick(part, key) + start for part, start in zip(x.split(layout.sizes), layout.offsets, strict=False)
         ]
         return torch.cat(parts) if parts else no_positions(x)
-
-
-def parse_density(stage: Stage) -> float:
-    """The first argument of `stage` as a kept fraction."""
-    return stage.number(0, 1e-9, 1, "the kept fraction")
-
-
-def parse_scope(stage: Stage) -> bool:
-    """Whether `stage` says scope=layer; SpecError for another scope than global or layer."""
-    scope = stage.options.get("scope", "global")
-    if scope not in ("global", "layer"):
-        raise SpecError(f"'{stage}': scope must be global or layer, not '{scope}'")
-    return scope == "layer"
 
 
 def kept_count(density: float, n: int) -> int:

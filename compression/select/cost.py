@@ -9,15 +9,12 @@ import torch
 from torch import Tensor
 
 from ..bits import flat_nonzero
+from ..grammar import DEFAULT_COSTS
 from ..layout import Layout, need_layout
-from ..spec import SpecError, Stage
 from ..values.base import fixed
-from .base import Selector, no_positions, parse_density
+from .base import Selector, no_positions
 from .sample import falling, margin, sample_positions
 
-# Those of FedPrune-Sparse's cost-weighted sparsifier, which asks five times as much of a fully connected weight as of
-# any other; it ranks within each tensor, where one cost for all changes nothing. Here the budget is common to all tensors.
-DEFAULT_COSTS: Mapping[str, float] = {"conv": 1.0, "linear": 5.0, "norm": 1.0, "bias": 1.0}
 KINDS = tuple(DEFAULT_COSTS)
 
 _LARGEST = torch.finfo(torch.float32).max
@@ -47,11 +44,6 @@ class Cost(Selector):
         super().__init__(density)
         self.ratio = density
         self.costs = {**DEFAULT_COSTS, **(costs or {})}
-
-    @classmethod
-    def parse(cls, stage: Stage) -> "Cost":
-        stage.expect(1, KINDS, example="cost:0.01")
-        return cls(parse_density(stage), {kind: _parse_cost(stage, kind) for kind in stage.options})
 
     def with_density(self, density: float) -> "Cost":
         return Cost(density, self.costs)
@@ -146,13 +138,6 @@ class Cost(Selector):
                 break
         kept = flat_nonzero(keep)
         return kept if kept.numel() else torch.zeros(1, dtype=torch.int64, device=x.device)
-
-
-def _parse_cost(stage: Stage, kind: str) -> float:
-    value = stage.option(kind, 1e-3, 1e3)
-    if round(value * 1000) / 1000 != value:
-        raise SpecError(f"'{stage}': {kind} must have at most three decimals, not {stage.options[kind]}")
-    return value
 
 
 def _at(positions: Tensor, runs: list[tuple[int, int, int]]) -> Tensor:

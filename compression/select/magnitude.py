@@ -8,8 +8,8 @@ from torch import Tensor
 from .. import kernels
 from ..bits import flat_nonzero
 from ..layout import Layout
-from ..spec import SpecError, Stage
-from .base import ScopedSelector, kept_count, no_positions, parse_density, parse_scope
+from ..spec import SpecError
+from .base import ScopedSelector, kept_count, no_positions
 from .sample import kth_largest, margin, sampled_magnitudes
 
 
@@ -19,11 +19,6 @@ class TopK(ScopedSelector):
     def __init__(self, density: float, *, per_layer: bool = False) -> None:
         super().__init__(density, per_layer=per_layer)
         self.ratio = density
-
-    @classmethod
-    def parse(cls, stage: Stage) -> "TopK":
-        stage.expect(1, ("scope",), example="topk:0.01")
-        return cls(parse_density(stage), per_layer=parse_scope(stage))
 
     def with_density(self, density: float) -> "TopK":
         return TopK(density, per_layer=self.per_layer)
@@ -57,23 +52,18 @@ class TopK(ScopedSelector):
 class Prune(ScopedSelector):
     """prune:S drops about the fraction S of smallest magnitudes; the quantile is that of a sample of 32,768."""
 
-    def __init__(self, sparsity: float, *, per_layer: bool = False) -> None:
-        super().__init__(1 - sparsity, per_layer=per_layer)
-        self.sparsity = sparsity
-
-    @classmethod
-    def parse(cls, stage: Stage) -> "Prune":
-        stage.expect(1, ("scope",), example="prune:0.99")
-        return cls(stage.number(0, 0, 1, "the sparsity"), per_layer=parse_scope(stage))
+    def __init__(self, density: float, *, per_layer: bool = False) -> None:
+        super().__init__(density, per_layer=per_layer)
+        self.ratio = density
 
     def with_density(self, density: float) -> "Prune":
-        return Prune(1 - density, per_layer=self.per_layer)
+        return Prune(density, per_layer=self.per_layer)
 
     def pick(self, x: Tensor, key: int) -> Tensor:
         if not x.numel():
             return no_positions(x)
         sample = sampled_magnitudes(x)
-        rank = max(1, round((1 - self.sparsity) * sample.numel()))
+        rank = max(1, round(self.ratio * sample.numel()))
         return self.at_least(x, kth_largest(sample, rank))
 
 
@@ -83,10 +73,6 @@ class Threshold(ScopedSelector):
     def __init__(self, threshold: float) -> None:
         super().__init__(None)
         self.threshold = threshold
-
-    @classmethod
-    def parse(cls, stage: Stage) -> "Threshold":
-        return cls(stage.expect(1, example="threshold:0.001").number(0, 1e-38, 1e38, "the threshold"))
 
     def with_density(self, density: float) -> "Threshold":
         """SpecError: what a threshold keeps depends on the values."""

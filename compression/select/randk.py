@@ -4,8 +4,7 @@ from torch import Tensor
 
 from ..draws import random_positions
 from ..layout import Layout
-from ..spec import Stage
-from .base import ScopedSelector, kept_count, no_positions, parse_density
+from .base import ScopedSelector, kept_count, no_positions
 
 
 class RandK(ScopedSelector):
@@ -20,10 +19,6 @@ class RandK(ScopedSelector):
     def __init__(self, density: float) -> None:
         super().__init__(density)
         self.ratio = density
-
-    @classmethod
-    def parse(cls, stage: Stage) -> "RandK":
-        return cls(parse_density(stage.expect(1, example="randk:0.1")))
 
     def with_density(self, density: float) -> "RandK":
         return RandK(density)

@@ -5,17 +5,17 @@ uses correctly rounded operations only (no exp, log or pow), and sums in a fixed
 """
 
 from ..errors import PayloadError
-from ..spec import SpecError, Stage, nearest
+from ..grammar import MAX_LEVELS, VALUE_NAMES, read_value
+from ..spec import Stage
 from .base import ValueFormat
 from .floats import BF16, FP16, FP32
 from .logarithmic import LOG3, LOG4
 from .sign import SIGN
-from .uniform import INT4, INT8, MAX_LEVELS, QSGD_CODE, Qsgd
+from .uniform import INT4, INT8, QSGD_CODE, Qsgd
 
 _PLAIN: tuple[ValueFormat, ...] = (FP32, FP16, BF16, INT8, INT4, LOG4, LOG3, SIGN)
 _BY_NAME = {form.name: form for form in _PLAIN}
 _BY_CODE = {form.code: form for form in _PLAIN}
-VALUE_NAMES = (*_BY_NAME, "qsgd")
 
 __all__ = ["BF16", "FP16", "FP32", "INT4", "INT8", "LOG3", "LOG4", "SIGN", "VALUE_NAMES", "Qsgd", "ValueFormat"]
 __all__ += ["make_value", "value_of"]
@@ -23,15 +23,8 @@ __all__ += ["make_value", "value_of"]
 
 def make_value(stage: Stage) -> ValueFormat:
     """The value format that a stage of a specification names; SpecError if there is none such."""
-    if stage.name == "qsgd":
-        levels = stage.expect(1, example="qsgd:127").integer(0, 1, "levels")
-        if levels > MAX_LEVELS:
-            raise SpecError(f"'{stage}': levels must be at most {MAX_LEVELS}, not {levels}")
-        return Qsgd.of(levels)
-    if stage.name not in _BY_NAME:
-        raise SpecError(f"'{stage}': no value format '{stage.name}'{nearest(stage.name, VALUE_NAMES)}")
-    stage.expect(0)
-    return _BY_NAME[stage.name]
+    parameter = read_value(stage)
+    return Qsgd.of(parameter) if stage.name == "qsgd" else _BY_NAME[stage.name]
 
 
 def value_of(code: int, parameter: int) -> ValueFormat:

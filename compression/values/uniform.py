@@ -11,7 +11,6 @@ from .. import kernels
 from ..draws import uniform
 from .base import Blockwise, fixed, row_sums, scales_from
 
-MAX_LEVELS = 127
 QSGD_CODE = 8
 
 

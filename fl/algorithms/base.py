@@ -27,8 +27,6 @@ class Algorithm:
     """Whether `correction` has anything to add: only then do gradients need a hook."""
     has_client_state: ClassVar[bool] = False
     """Whether clients remember anything between rounds."""
-    together: ClassVar[bool] = False
-    """Whether every update must arrive in the round it began in, or not at all."""
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
         """`client` starts `steps` local steps at `lr` from the global `weights`, which nobody changes before

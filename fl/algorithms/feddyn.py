@@ -33,7 +33,6 @@ class FedDyn(Algorithm):
 
     corrects: ClassVar[bool] = True
     has_client_state: ClassVar[bool] = True
-    together: ClassVar[bool] = True
 
     def __init__(self, layout: Layout, device: torch.device, alpha: float, clients: int) -> None:
         self._alpha = alpha

@@ -30,7 +30,6 @@ class Scaffold(Algorithm):
 
     corrects: ClassVar[bool] = True
     has_client_state: ClassVar[bool] = True
-    together: ClassVar[bool] = True
 
     def __init__(self, layout: Layout, device: torch.device, clients: int) -> None:
         self._clients = clients

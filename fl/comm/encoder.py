@@ -4,15 +4,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from compression import Codec, Layout, Sender, SpecError, make_codec
+from compression import Codec, Layout, Sender, make_codec
 from compression.wire import Sparse
 from fl.clock.adaptive import Fractions
 from fl.common.seeds import derive_seed
 from fl.models.update import Job, Update
 
 from .message import ClientReport, Message, encode_buffers
-
-_FIRST = 0.25
+from .warmup import FIRST, check_warmup
 
 
 class CodecSchedule:
@@ -25,19 +24,14 @@ class CodecSchedule:
     def __init__(self, spec: str, warmup: int = 0) -> None:
         self.codec = make_codec(spec)
         self.warmup = warmup
-        density = self.codec.density
-        if warmup and (density is None or not 0 < density < _FIRST):
-            raise SpecError(
-                f"{warmup}: warm-up falls from a kept fraction of {_FIRST:g} to that of the uplink, and '{spec}' has no "
-                f"kept fraction between 0 and {_FIRST:g}; topk:0.01 has"
-            )
+        check_warmup(warmup, self.codec)
 
     def at(self, round_: int) -> Codec:
         """The codec of a round."""
         density = self.codec.density
         if round_ >= self.warmup or density is None:
             return self.codec
-        return self.codec.with_density(_FIRST * (density / _FIRST) ** (round_ / self.warmup))
+        return self.codec.with_density(FIRST * (density / FIRST) ** (round_ / self.warmup))
 
 
 class Encoder:

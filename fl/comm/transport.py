@@ -8,7 +8,7 @@ from torch import Tensor
 
 from compression import PayloadError
 from fl.common.errors import RoundError
-from fl.common.heart import work
+from fl.common.progress import work
 from fl.common.ranks import Ranks
 
 from .message import (

@@ -1,31 +1,20 @@
-"""Files read only if they are files, and written whole or not at all: JSON and tensors."""
+"""Files read only if they are files, and written whole or not at all."""
 
 import contextlib
-import copy
 import errno
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
-
-from safetensors.torch import load, load_file, save
-from torch import Tensor
 
 from .errors import DiskError
-from .heart import work
-from .names import readable
-from .tensors import to_host
+from .progress import work
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what nothing but a disk says
-
-
-def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
 
 
 @dataclass(frozen=True)
@@ -62,19 +51,6 @@ def read_json(path: Path, **options: Any) -> Any:
         return json.loads(read_bytes(path), **options)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
-    need_file(path)
-    return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write a safetensors file atomically; returns its SHA-256."""
-    data = _to_bytes(tensors)
-    write_bytes(path, data)
-    return sha256(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -129,35 +105,3 @@ def disk_told(folder: Path, remedy: Callable[[], str]) -> Iterator[None]:
         first = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         what = f"{path or folder} cannot be used ({error.strerror})"
         raise DiskError(f"{what}: {first}, then {remedy()}") from None
-
-
-State = dict[str, Any]
-"""What remembers something, as tensors, values that JSON can hold, and further states by name."""
-
-
-def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
-    """The tensors of a nested state, by their names joined with '/', and what is left of it."""
-    tensors: dict[str, Tensor] = {}
-    rest: State = {}
-    for name, value in state.items():
-        key = quote(name, safe="")
-        if isinstance(value, Tensor):
-            tensors[key] = value
-        elif isinstance(value, Mapping):
-            own, rest[name] = split_state(value)
-            tensors.update({f"{key}/{inner}": tensor for inner, tensor in own.items()})
-        else:
-            rest[name] = value
-    return tensors, rest
-
-
-def join_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any] | None = None) -> State:
-    """The inverse of `split_state`."""
-    state: State = copy.deepcopy(dict(rest or {}))
-    for key, tensor in tensors.items():
-        *path, name = map(unquote, key.split("/"))
-        inner = state
-        for word in path:
-            inner = inner.setdefault(word, {})
-        inner[name] = tensor
-    return state

@@ -9,11 +9,11 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
 
 import torch.distributed as dist
 
 from .errors import RoundError
+from .progress import work
 from .stopping import stopping, write_line
 
 _PAUSE_S = 1.0
@@ -21,27 +21,6 @@ _MANY_RANKS = 64  # more of them beat less often: each reads the signs of all
 _COMPUTES = 0.02  # of the time, at least; the threads here need less
 _VERDICT = "!"
 _LEFT = "left"
-
-
-class _Work:
-    """How far this process is with its work: steps only ever grow, `doing` names the client that it trains."""
-
-    steps = 0
-    doing = ""
-    is_first_round = True  # it imports, compiles and tunes: to compute, however long, is progress too
-
-    @contextlib.contextmanager
-    def on(self, client: int) -> Iterator[None]:
-        """In this block the client is trained."""
-        self.doing = f"client {client}"
-        try:
-            yield
-        finally:
-            self.doing = ""
-
-
-work = _Work()
-"""Of this process. During rounds, whoever does a batch or anything else of some length adds 1 to `work.steps`."""
 
 
 class Heart:

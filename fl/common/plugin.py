@@ -12,7 +12,7 @@ from typing import Any
 from compression.spec import FUNCTION
 
 from .errors import ConfigError
-from .seeds import seeded
+from .generators import seeded
 from .surroundings import kept_surroundings
 from .torchvision_shim import prepare_torchvision
 

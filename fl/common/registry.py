@@ -1,37 +1,41 @@
-"""Classes by the names that an option calls them by."""
+"""What an option can name, known without importing it: a name and a few facts, and the class only when it is used."""
 
-from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from compression.spec import SpecError, nearest
 
 T = TypeVar("T")
 
 
-class Registry(Generic[T]):
-    """Classes that register themselves, in that order; so adding one touches the file of the class alone.
+@dataclass(frozen=True)
+class Entry:
+    """What options ask of a class before it is used. `where`: the class itself, or its place as `module:Class`."""
 
-    `what` says in words what they are, for the message about an unknown name.
+    where: Any
+
+    def load(self) -> Any:
+        """The class, imported now if only its place is known."""
+        return load(self.where) if isinstance(self.where, str) else self.where
+
+
+def load(where: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Registry(dict[str, T]):
+    """Entries by name, in the order of help texts and tables.
+
+    An unknown name is a SpecError with the nearest known one; `what` says in words what they are.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, entries: Mapping[str, T]) -> None:
+        super().__init__(entries)
         self._what = what
-        self._classes: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """A decorator: `name` is the decorated class from now on."""
-
-        def add(cls: T) -> T:
-            self._classes[name] = cls
-            return cls
-
-        return add
-
-    def __getitem__(self, name: str) -> T:
-        """The class of this name; SpecError with the nearest known name if there is none."""
-        if name not in self._classes:
-            raise SpecError(f"'{name}' is no {self._what}{nearest(name, self._classes)}")
-        return self._classes[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._classes)
+    def __missing__(self, name: str) -> T:
+        raise SpecError(f"'{name}' is no {self._what}{nearest(name, self)}")

@@ -6,35 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from compression.spec import SpecError, nearest, parse
 from fl.common.errors import ConfigError
+
+from .augment_spec import read_augment
 
 
 class Augment:
-    """Augmentation of a batch from a specification: `none`, or stages of `crop:PIXELS` and `flip`, joined by `+`.
+    """Augmentation of a batch from a specification (`read_augment`).
 
     `crop:P` pads P black pixels all round and cuts the original size out at random; `flip` mirrors every second image
-    on average, left to right (both as in He et al. 2016). Raises SpecError for anything else.
+    on average, left to right (both as in He et al. 2016).
     """
 
     def __init__(self, spec: str) -> None:
-        self.spec, self.padding, self.flip = spec, 0, False
-        stages = parse(spec)
-        for stage in stages:
-            if stage.name == "crop":
-                self.padding = stage.expect(1).integer(0, 1, "the padding in pixels")
-            elif stage.name == "flip":
-                stage.expect(0)
-                self.flip = True
-            elif stage.name == "none":
-                stage.expect(0)
-            else:
-                raise SpecError(
-                    f"'{spec}': there is no augmentation '{stage.name}'{nearest(stage.name, ['none', 'crop', 'flip'])}"
-                )
-        names = [stage.name for stage in stages]
-        if len(set(names)) < len(names) or ("none" in names and len(names) > 1):
-            raise SpecError(f"'{spec}' must name each stage once, and none only alone")
+        self.spec = spec
+        self.padding, self.flip = read_augment(spec)
 
     def check_shape(self, sample_shape: Sequence[int]) -> None:
         """ConfigError if samples of this shape are no images [C, H, W], or too small for the padding."""

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from fl.common.heart import work
-from fl.common.seeds import torch_generator
+from fl.common.generators import torch_generator
+from fl.common.progress import work
 
 from .augment import Augment
 from .dataset import Split

@@ -10,6 +10,7 @@ from fl.common.errors import ConfigError
 from fl.common.seeds import numpy_generator
 
 from .dataset import Dataset
+from .names import without_groups
 
 
 def draw_groups(data: Dataset, options: DataOptions, minimum: int, seed: int) -> Dataset:
@@ -36,19 +37,6 @@ def draw_groups(data: Dataset, options: DataOptions, minimum: int, seed: int) ->
     at = np.flatnonzero(owner >= 0)
     groups = torch.from_numpy(owner[at].astype(np.int64))
     return dataclasses.replace(data, train=data.train.take(torch.from_numpy(at)), groups=groups)
-
-
-def without_groups(options: DataOptions) -> str:
-    """What to say where `--partition natural` meets data that have no groups."""
-    if options.dataset.startswith("csv:"):
-        return (
-            f"--partition {options.partition} needs group=COLUMN, or group=@file for a client a file, in --dataset "
-            f"{options.dataset}"
-        )
-    return (
-        f"--partition {options.partition} needs a data set whose samples come in groups, such as femnist, "
-        f"not --dataset {options.dataset}"
-    )
 
 
 def share_of_each(sizes: np.ndarray, total: int) -> np.ndarray:

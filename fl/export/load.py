@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from compression import Layout, PayloadError
 from fl.common.errors import ConfigError, DataError
-from fl.common.files import read_tensors
 from fl.common.plugin import reason
+from fl.common.tensor_files import read_tensors
 from fl.models.quantise import IntegerWeights, dequantise, fake_quantise, weight_names
 from fl.models.surgery.axes import fit
 

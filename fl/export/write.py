@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from fl.common.config import Config, refuse_stored_code, stored_options
 from fl.common.errors import ConfigError, DataError
-from fl.common.files import disk_told, read_json, read_tensors, write_json, write_tensors
+from fl.common.files import disk_told, read_json, write_json
 from fl.common.paths import expand, expanded
 from fl.common.ranks import Ranks
+from fl.common.tensor_files import read_tensors, write_tensors
 from fl.data import Split, load_dataset
 from fl.data.normalise import make_normaliser
 from fl.data.split import divide
-from fl.models.quantise import MAX_BITS, MIN_BITS, dequantise, quantise
+from fl.models.bits import MAX_BITS, MIN_BITS
+from fl.models.quantise import dequantise, quantise
 from fl.models.surgery.dead import Reduced, remove_dead
 from fl.training.evaluate import Forward, evaluate
 from fl.training.tasks import make_task

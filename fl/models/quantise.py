@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from fl.common.errors import ConfigError
 
-MIN_BITS, MAX_BITS = 4, 8
+from .bits import MAX_BITS, MIN_BITS
 
 
 class _Round(torch.autograd.Function):

@@ -6,8 +6,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fl.common.errors import ConfigError
-from fl.common.files import read_tensors
 from fl.common.names import readable
+from fl.common.tensor_files import read_tensors
 
 
 def check_weights(path: str) -> None:

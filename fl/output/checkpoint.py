@@ -17,8 +17,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from fl.common.errors import DataError
-from fl.common.files import Beginning, State, join_state, sha256, split_state, write_bytes, write_tensors
+from fl.common.files import Beginning, sha256, write_bytes
 from fl.common.ranks import Ranks
+from fl.common.tensor_files import State, join_state, split_state, write_tensors
 
 _FORMAT = 8
 _KEPT = 2

@@ -12,8 +12,8 @@ from typing import Protocol
 
 import torch
 
-from fl.common.files import State, join_state, split_state, write_tensors
 from fl.common.ranks import Ranks
+from fl.common.tensor_files import State, join_state, split_state, write_tensors
 
 from .checkpoint import Stored, load_tensors, make_folder
 

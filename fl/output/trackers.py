@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compression.spec import nearest
 from fl.common.config import Config
 from fl.common.errors import ConfigError
@@ -160,6 +158,7 @@ def _accelerate_state() -> Callable[[], None]:
 
     This is rank 0 alone, in a process group that exists by now if there is to be one, so nothing is exchanged.
     """
+    import torch
     from accelerate.state import PartialState
 
     if PartialState._shared_state:

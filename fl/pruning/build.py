@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fl.clock.adaptive import AdaptiveFractions, Fractions, equal_time
 from fl.clock.profiles import profiles
-from fl.common.seeds import torch_generator
+from fl.common.generators import torch_generator
 from fl.models.submodel import Submodel
 from fl.models.surgery.flops import layer_times
 from fl.models.update import Job

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from compression.bits import flat_nonzero
-from compression.errors import NonFiniteError, all_finite
+from compression.errors import NonFiniteError
+from compression.finite import all_finite
 from compression.layout import Layout
 from compression.masks.inside import MaskedLayout
 from compression.select.sample import kth_largest

@@ -37,17 +37,17 @@ def gradient(accumulated: Tensor) -> Tensor:
     return accumulated.float()
 
 
-WEIGHT_SCORES: dict[str, Callable[[Tensor, int], Tensor]] = {
+_BY_WEIGHTS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "magnitude": lambda weights, key: magnitude(weights),
     "random": lambda weights, key: random(key, weights.numel(), weights.device),
     "filters": lambda weights, key: weights,
 }
-"""Methods of `--prune` that go by the weights [n] and a key in [0, 2^63) alone, and their scores, fp32 [n]."""
+"""Scores, fp32 [n], of weights [n] and a key in [0, 2^63), for each of `spec.WEIGHT_SCORES`."""
 
 
 def weight_scores(method: str, weights: Tensor, key: int) -> Tensor:
     """The scores of a method, fp32 [n]; for one that needs more than the weights, by magnitude."""
-    return WEIGHT_SCORES.get(method, WEIGHT_SCORES["magnitude"])(weights, key)
+    return _BY_WEIGHTS.get(method, _BY_WEIGHTS["magnitude"])(weights, key)
 
 
 class SquaredUpdates:

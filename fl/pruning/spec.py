@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 
-from .score import WEIGHT_SCORES
-
+WEIGHT_SCORES = ("magnitude", "random", "filters")
+"""Methods that go by the weights alone; `score.weight_scores` has them."""
 METHODS = (*WEIGHT_SCORES, "snip", "gradient", "structured", "width", "prunefl")
 SMALLER = ("structured", "width")  # clients train a smaller dense model
 SCOPES = ("global", "layer")

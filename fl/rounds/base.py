@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from fl.comm.ledger import Ledger
-from fl.common.files import State
+from fl.common.tensor_files import State
 from fl.output.client_states import ClientStates
 
 from .result import Dropped, RoundResult

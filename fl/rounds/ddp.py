@@ -16,7 +16,7 @@ from compression import CodecHook, codec_hook
 from fl.comm.encoder import CodecSchedule
 from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
-from fl.common.seeds import seeded
+from fl.common.generators import seeded
 from fl.data.batches import count_steps
 from fl.models.own_state import OwnState
 from fl.models.update import Job

@@ -12,8 +12,8 @@ from fl.comm.ddp_hooks import count_collectives, load_hook
 from fl.comm.encoder import CodecSchedule
 from fl.comm.message import ClientReport
 from fl.common.errors import RoundError
+from fl.common.generators import seeded
 from fl.common.ranks import Ranks
-from fl.common.seeds import seeded
 from fl.models.update import Job, Update
 from fl.output.client_states import ClientStates
 from fl.server.aggregate import Aggregate

@@ -22,16 +22,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
-from fl.comm.message import ClientReport
 from fl.common.client_table import read_lines
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.common.seeds import derive_seed, numpy_generator
+
+if TYPE_CHECKING:
+    from fl.comm.message import ClientReport
 
 _Waits = Callable[[int, float], float]
 """(client, round or second) -> rounds or seconds until it is up."""
@@ -155,7 +157,7 @@ class Sampler:
             drawn.sort(key=lambda client: -self.losses.get(client, math.inf))  # among equals, as drawn
         return sorted(drawn[:count])
 
-    def observe(self, reports: Sequence[ClientReport]) -> None:
+    def observe(self, reports: "Sequence[ClientReport]") -> None:
         """Take the losses of a round's clients; they count from `commit` on."""
         if self._power:
             self._observed = {report.client: report.train_loss for report in reports}

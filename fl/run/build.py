@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from fl.algorithms.make import make_algorithm
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.common.generators import seeded
 from fl.common.mode import mode_of
 from fl.common.ranks import Ranks
-from fl.common.seeds import seeded
 from fl.data import Dataset, Split, load_dataset
 from fl.data.augment import Augment
 from fl.data.normalise import Normaliser, make_normaliser
@@ -25,7 +25,7 @@ from fl.rounds.sampling import counts_alike
 from fl.training.engine import choose_engine, make_engine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
 from fl.training.evaluate import hold_out
-from fl.training.schedule import LocalPlan
+from fl.training.local_plan import LocalPlan
 from fl.training.tasks import Task, make_task
 from fl.training.worker import Worker
 

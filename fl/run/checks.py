@@ -6,37 +6,43 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from compression import Sender, make_codec
+from compression.feedback import read_feedback
+from compression.grammar import read_codec
 from compression.spec import SpecError
-from fl.algorithms.make import parse_algorithm
+from fl.algorithms.spec import parse_algorithm
 from fl.clock.adaptive import parse_uplink_shares
 from fl.clock.profiles import parse_profiles, profiles
-from fl.comm.ddp_hooks import check_hook
-from fl.comm.encoder import CodecSchedule
+from fl.comm.warmup import check_warmup
 from fl.common.config import Config, check_types
 from fl.common.errors import ConfigError
 from fl.common.mode import mode_of, parse_mode
 from fl.common.names import readable
 from fl.common.paths import LONGEST_NAME
 from fl.data import check_dataset, is_natural
-from fl.data.augment import Augment
+from fl.data.augment_spec import read_augment
 from fl.data.partition import check_partition
 from fl.models import check_model
-from fl.models.quantise import MAX_BITS, MIN_BITS
+from fl.models.bits import MAX_BITS, MIN_BITS
 from fl.output.trackers import check_trackers
 from fl.pruning.capacity import parse_capabilities, parse_recovery
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import parse_pruning
 from fl.rounds.sampling import parse_sampling
 from fl.rounds.staleness import parse_staleness
-from fl.server.optimizers import server_learning_rate, server_optimizers
-from fl.server.privacy import check_accountant, parse_dp
+from fl.server.privacy_spec import check_accountant, parse_dp
 from fl.server.rules import parse_aggregate
+from fl.server.spec import server_learning_rate, server_optimizers
 from fl.training.schedule import first_learning_rate, parse_schedule
 
 from .rules import check_rules
 
 _CLIENTS_OF_ONE_PROCESS = 4
+
+
+def check_given(config: Config, explicit: frozenset[str] = frozenset()) -> None:
+    """`check_options` of what the user gave, before what a run that goes on has stored is known."""
+    # A run that goes on has a copy of this file.
+    check_options(config if config.resume is None else dataclasses.replace(config, init=None), explicit)
 
 
 def check_options(config: Config, explicit: frozenset[str] = frozenset()) -> None:
@@ -80,11 +86,11 @@ def _check_ranges(config: Config) -> None:
 def _check_specs(config: Config) -> None:
     checks: dict[str, Callable[[Any], object]] = {
         "partition": check_partition,
-        "uplink": make_codec,
+        "uplink": read_codec,
         "uplink_shares": parse_uplink_shares,
-        "downlink": make_codec,
-        "error_feedback": lambda text: Sender(make_codec(config.uplink), text),
-        "uplink_warmup": lambda rounds: CodecSchedule(config.uplink, rounds),
+        "downlink": read_codec,
+        "error_feedback": lambda text: read_feedback(text, read_codec(config.uplink)),
+        "uplink_warmup": lambda rounds: check_warmup(rounds, read_codec(config.uplink)),
         "lr_schedule": parse_schedule,
         "algorithm": parse_algorithm,
         "prune": lambda spec: spec == "none" or parse_pruning(spec),
@@ -98,7 +104,7 @@ def _check_specs(config: Config) -> None:
         "server": lambda name: server_optimizers[name],
         "aggregate": parse_aggregate,
         "dp": parse_dp,
-        "augment": lambda spec: spec == "auto" or Augment(spec),
+        "augment": lambda spec: spec == "auto" or read_augment(spec),
     }
     for name, check in checks.items():
         try:
@@ -110,6 +116,8 @@ def _check_specs(config: Config) -> None:
     check_trackers(config)
     check_accountant(config)
     if config.hook is not None:
+        from fl.comm.ddp_hooks import check_hook
+
         check_hook(config.hook)
 
 

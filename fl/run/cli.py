@@ -13,20 +13,22 @@ from jsonargparse import ActionYesNo, ArgumentParser, Namespace
 
 from compression.errors import NonFiniteError
 from compression.spec import SpecError, closest, nearest
-from fl.algorithms.make import algorithm_names
+from fl.algorithms.spec import algorithm_names
 from fl.common.config import GROUPS, MOVED, Config, no_such_option
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.launch import start_all_of_accelerate
 from fl.common.mode import MODES
-from fl.common.paths import expanded
+from fl.common.paths import expand_paths, expanded
 from fl.common.stopping import Stopped, stopping
 from fl.common.terminal import end_with_mistake, lasting_output, say
 from fl.common.yaml_file import load_yaml, parse_yaml
 from fl.data import DATASETS
 from fl.models import MODELS
 from fl.pruning.spec import METHODS
-from fl.server.optimizers import server_optimizers
 from fl.server.rules import aggregate_names
+from fl.server.spec import server_optimizers
+
+from .checks import check_given
 
 _PREFIX = "LEANFED"
 _SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -106,6 +108,7 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
     start_all_of_accelerate()
     try:
         config, explicit = parse(sys.argv[1:] if argv is None else argv, defaults)
+        check_given(expand_paths(config), explicit)  # most mistakes are found here, before torch is imported
         from .loop import run
 
         summary = run(config, explicit=explicit)

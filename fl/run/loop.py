@@ -13,14 +13,15 @@ from tqdm import tqdm
 from fl.comm.message import share_model
 from fl.common.config import Config, code_options
 from fl.common.errors import ConfigError, DataError
-from fl.common.files import Beginning, write_json, write_tensors
-from fl.common.heart import work
+from fl.common.files import Beginning, write_json
+from fl.common.generators import kept_generators
 from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
+from fl.common.progress import work
 from fl.common.ranks import Ranks, join_ranks
-from fl.common.seeds import kept_generators
 from fl.common.stopping import Stopped, stopping
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
+from fl.common.tensor_files import write_tensors
 from fl.common.terminal import lasting_output, try_to_write
 from fl.output.checkpoint import Checkpoints, Manifest
 from fl.output.client_states import ClientStates
@@ -40,7 +41,7 @@ from fl.training.worker import Worker
 
 from .books import Books, Page
 from .build import assemble
-from .checks import check_options, resolve
+from .checks import check_given, check_options, resolve
 from .folder import (
     continue_options,
     create_folder,
@@ -71,8 +72,7 @@ def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, 
 
 def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     given, config = config, expand_paths(config)
-    # A run that goes on has a copy of this file.
-    check_options(config if config.resume is None else dataclasses.replace(config, init=None), explicit)
+    check_given(config, explicit)
     config, folder = continue_options(config, explicit)
     if folder is not None:
         refuse_other_files(config, folder)

@@ -4,23 +4,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from compression import make_codec
-from fl.algorithms.base import Algorithm
-from fl.algorithms.feddyn import FedDyn
-from fl.algorithms.fednova import FedNova
-from fl.algorithms.fedprox import FedProx
-from fl.algorithms.make import algorithm_class
-from fl.algorithms.scaffold import Scaffold
+from compression.grammar import read_codec
+from fl.algorithms.spec import ALGORITHMS, parse_algorithm
 from fl.clock.profiles import parse_profiles
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.common.mode import mode_of
 from fl.models import RESNETS
 from fl.pruning.schedule import parse_prune_schedule
-from fl.pruning.score import WEIGHT_SCORES
-from fl.pruning.spec import SMALLER, Pruning, parse_pruning
-from fl.server.optimizers import server_optimizers
-from fl.server.rules import Mean, parse_aggregate
+from fl.pruning.spec import SMALLER, WEIGHT_SCORES, Pruning, parse_pruning
+from fl.server.rules import aggregators, parse_aggregate
+from fl.server.spec import server_optimizers
 
 _UNPRUNED = Pruning("none", 0.0, by="nobody")
 
@@ -28,24 +22,25 @@ _UNPRUNED = Pruning("none", 0.0, by="nobody")
 class Options:
     """The options of a run by their names, those with a language of their own read, and what rules often ask of them.
 
-    `ends_early`: whether rounds end before all their clients have sent; `dgc`: whether error feedback corrects momentum;
-    `deepspeed`: whether DeepSpeed makes the local steps; `selects`: whether the uplink leaves out what could come later;
-    `limited`: whether clients differ in what they can hold; `has_levels`: whether they hold nested parts of their own size;
-    `masked`: whether there are rounds in which clients train under a mask; `first_mask`: where these begin;
-    `rule`: what aggregates the updates, and `fewest_updates` how many it needs in a round; `differ`: whether clients hold
-    different parts of the model. `own_momentum`: the option that gives the server's optimizer momentum, with its value,
-    or nothing.
+    `together`: whether the algorithm needs all updates of a round; `ends_early`: whether rounds end before all their
+    clients have sent; `dgc`: whether error feedback corrects momentum; `deepspeed`: whether DeepSpeed makes the local
+    steps; `selects`: whether the uplink leaves out what could come later; `limited`: whether clients differ in what they
+    can hold; `has_levels`: whether they hold nested parts of their own size; `masked`: whether there are rounds in which
+    clients train under a mask; `first_mask`: where these begin; `rule`: what aggregates the updates, whether it `averages`
+    them, and `fewest_updates` how many it needs in a round; `differ`: whether clients hold different parts of the model.
+    `own_momentum`: the option that gives the server's optimizer momentum, with its value, or nothing.
     """
 
     def __init__(self, config: Config, explicit: frozenset[str] = frozenset()) -> None:
         """`config`: each option can be read. `explicit`: names of those that the user gave, as opposed to defaults."""
         self.config, self.explicit = config, explicit
         self.mode = mode_of(config)
-        self.algorithm = algorithm_class(config.algorithm)
+        self.algorithm = parse_algorithm(config.algorithm).name
+        self.together = ALGORITHMS[self.algorithm].together
         self.pruning = _UNPRUNED if config.prune == "none" else parse_pruning(config.prune)
         self.prune_schedule = parse_prune_schedule(config.prune_schedule)
         self.profiles = parse_profiles(config.profiles)
-        self.uplink, self.downlink = make_codec(config.uplink), make_codec(config.downlink)
+        self.uplink, self.downlink = read_codec(config.uplink), read_codec(config.downlink)
         self.ends_early = config.deadline > 0 or config.over_select > 1
         self.dgc = config.error_feedback.startswith("dgc")
         self.deepspeed = config.engine == "deepspeed" or config.deepspeed_config is not None
@@ -58,6 +53,7 @@ class Options:
         self.first_mask = int(self.prune_schedule.args[0]) if self.prune_schedule.args else 0
         self.differ = self.has_levels or self.pruning.by == "client"
         self.rule, number = parse_aggregate(config.aggregate)
+        self.averages = self.rule is aggregators["mean"]
         self.fewest_updates = self.rule.fewest(number)
         momentum = server_optimizers[config.server].own_momentum
         value = getattr(config, momentum) if momentum else 0.0
@@ -97,7 +93,7 @@ def _algorithm(option: str, wrong: Callable[[Options], Any], right: str) -> Rule
 def _aggregate(option: str, wrong: Callable[[Options], Any], right: str) -> Rule:
     return (
         f"{option} does not go with --aggregate {{aggregate}}:",
-        lambda o: o.rule is not Mean and wrong(o),
+        lambda o: not o.averages and wrong(o),
         right,
     )
 
@@ -158,7 +154,7 @@ RULES: tuple[Rule, ...] = (
      "--mode {mode} must be sync"),
     ("{early} needs clients that differ in time:", lambda o: o.ends_early and o.config.profiles == "none",
      "--profiles must not be none"),
-    ("{early} does not go with --algorithm {algorithm},", lambda o: o.ends_early and o.algorithm.together,
+    ("{early} does not go with --algorithm {algorithm},", lambda o: o.ends_early and o.together,
      "which needs all of a round's updates"),
     ("--lost {lost:g}: a round that waits for all would never end without a lost client;",
      lambda o: o.lost and o.mode.waits_for_all, "use --deadline, or --mode buffered:K or async:ALPHA"),
@@ -250,13 +246,13 @@ RULES: tuple[Rule, ...] = (
 
     # Algorithms of clients and server.
     # What no algorithm but federated averaging goes with.
-    _algorithm("--precision fp16", lambda o: o.algorithm is not Algorithm and o.precision == "fp16",
+    _algorithm("--precision fp16", lambda o: o.algorithm != "fedavg" and o.precision == "fp16",
      "it scales gradients and may skip steps; use bf16 or fp32"),
-    _algorithm("--mode step", lambda o: o.algorithm is not Algorithm and o.mode.name == "step",
+    _algorithm("--mode step", lambda o: o.algorithm != "fedavg" and o.mode.name == "step",
      "it has no server; use sync"),
-    _algorithm("--exchange hook", lambda o: o.algorithm is not Algorithm and not o.mode.sees_each_update,
+    _algorithm("--exchange hook", lambda o: o.algorithm != "fedavg" and not o.mode.sees_each_update,
      "the server must see every client's update; use server"),
-    _algorithm("--engine deepspeed", lambda o: o.algorithm is not Algorithm and o.deepspeed,
+    _algorithm("--engine deepspeed", lambda o: o.algorithm != "fedavg" and o.deepspeed,
      "it has steps and gradients of its own; use ddp or accelerate"),
     # Sums of decoded updates that clients and server keep in common. Such a sum is error feedback already: what a client
     # could not send comes back as its next correction. Together with a residual it overshoots. Ten quadratics of 200
@@ -269,29 +265,29 @@ RULES: tuple[Rule, ...] = (
     # topk:0.2, residual          diverged    0.94
     # topk:0.05, none             1e-3        4e-2
     # topk:0.05, residual         diverged    8e4
-    _algorithm("--mode {mode}", lambda o: o.algorithm.together and o.mode.name != "sync",
+    _algorithm("--mode {mode}", lambda o: o.together and o.mode.name != "sync",
      "every update must be of the round it arrives in; use sync"),
-    _algorithm("--prune {prune}", lambda o: o.algorithm.together and o.prune != "none", _WHOLE),
+    _algorithm("--prune {prune}", lambda o: o.together and o.prune != "none", _WHOLE),
     _algorithm("--error-feedback {error_feedback} with --uplink {uplink}",
-     lambda o: o.algorithm.together and o.error_feedback != "none" and o.selects,
+     lambda o: o.together and o.error_feedback != "none" and o.selects,
      "it makes up for what is not sent by itself; use --error-feedback none"),
-    _algorithm("--prune {prune}", lambda o: o.algorithm is FedProx and o.pruning.method in SMALLER,
+    _algorithm("--prune {prune}", lambda o: o.algorithm == "fedprox" and o.pruning.method in SMALLER,
      "it needs the parameters of the whole model; use magnitude"),
-    _algorithm("--optimizer {optimizer}", lambda o: o.algorithm is FedNova and o.optimizer != "sgd",
+    _algorithm("--optimizer {optimizer}", lambda o: o.algorithm == "fednova" and o.optimizer != "sgd",
      "its norm of steps is that of sgd"),
-    _algorithm("--mode {mode}", lambda o: o.algorithm is FedNova and o.mode.name == "async",
+    _algorithm("--mode {mode}", lambda o: o.algorithm == "fednova" and o.mode.name == "async",
      "it sends no models that could be mixed; use sync or buffered"),
-    _algorithm("--prune {prune}", lambda o: o.algorithm is FedNova and o.prune != "none", _WHOLE),
+    _algorithm("--prune {prune}", lambda o: o.algorithm == "fednova" and o.prune != "none", _WHOLE),
     # SCAFFOLD: a step must be lr times the corrected gradient; weight decay counts as gradient.
-    _algorithm("--optimizer {optimizer}", lambda o: o.algorithm is Scaffold and o.optimizer != "sgd",
+    _algorithm("--optimizer {optimizer}", lambda o: o.algorithm == "scaffold" and o.optimizer != "sgd",
      "steps must be those of plain sgd"),
-    _algorithm("--momentum {momentum:g}", lambda o: o.algorithm is Scaffold and o.momentum,
+    _algorithm("--momentum {momentum:g}", lambda o: o.algorithm == "scaffold" and o.momentum,
      "steps must be those of plain SGD; use 0"),
-    _algorithm("--clip-norm {clip_norm:g}", lambda o: o.algorithm is Scaffold and o.clip_norm,
+    _algorithm("--clip-norm {clip_norm:g}", lambda o: o.algorithm == "scaffold" and o.clip_norm,
      "variates would not be gradients; use 0"),
-    _algorithm("--server {server}", lambda o: o.algorithm is FedDyn and o.server != "fedavg",
+    _algorithm("--server {server}", lambda o: o.algorithm == "feddyn" and o.server != "fedavg",
      "the new weights follow from h; use fedavg"),
-    _algorithm("--server-lr {server_lr}", lambda o: o.algorithm is FedDyn and o.server_lr not in (None, 1.0),
+    _algorithm("--server-lr {server_lr}", lambda o: o.algorithm == "feddyn" and o.server_lr not in (None, 1.0),
      "the new weights follow from h; use 1"),
 
     # What the updates of a round come to.
@@ -299,7 +295,7 @@ RULES: tuple[Rule, ...] = (
     _aggregate("--mode {mode}", lambda o: o.mode.name == "async", "it takes one update at a time; use buffered:K"),
     _aggregate("--exchange hook", lambda o: not o.mode.sees_each_update,
      "the server must see every client's update; use server"),
-    _aggregate("--algorithm {algorithm}", lambda o: o.algorithm.together, "it adds up all updates; use mean"),
+    _aggregate("--algorithm {algorithm}", lambda o: o.together, "it adds up all updates; use mean"),
     _aggregate("--prune {prune}", lambda o: o.differ and not o.rule.in_parts,
      "clients that hold different parts (by=client, width, --capabilities) cannot be compared; use mean or clip"),
     _aggregate("--deadline {deadline:g}", lambda o: o.deadline and o.fewest_updates > 1,
@@ -313,8 +309,8 @@ RULES: tuple[Rule, ...] = (
     _dp("--exchange hook", lambda o: not o.mode.sees_each_update, "the server must clip every update; use server"),
     _dp("--sampling {sampling}", lambda o: o.sampling != "uniform",
      "all clients must take part with the same probability; use uniform"),
-    _dp("--aggregate {aggregate}", lambda o: o.rule is not Mean, "noise is enough for a sum alone; use mean"),
-    _dp("--algorithm {algorithm}", lambda o: o.algorithm not in (Algorithm, FedProx),
+    _dp("--aggregate {aggregate}", lambda o: not o.averages, "noise is enough for a sum alone; use mean"),
+    _dp("--algorithm {algorithm}", lambda o: o.algorithm not in ("fedavg", "fedprox"),
      "what it takes from clients beside the mean has no noise; use fedavg or fedprox:MU"),
     _dp("--prune {prune}", lambda o: o.differ or o.pruning.by == "after" or o.pruning.method in ("snip", "prunefl"),
      "what clients hold must not depend on their data; use a mask by the server's weights, as in magnitude:0.5"),

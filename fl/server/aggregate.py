@@ -7,9 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from compression.spec import Stage
 from compression.wire import Sparse
-from fl.common.registry import Registry
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Submodel
 
@@ -35,24 +33,10 @@ class Aggregator(ABC):
     in_stream: ClassVar[bool] = True
     """Whether each update is added up as it comes. Without, all updates of a round are kept, as they were decoded, until
     the next: for each client 4 bytes a coordinate if dense, 12 bytes for each that was sent if sparse."""
-    in_parts: ClassVar[bool] = False
-    """Whether clients may hold different submodels."""
-    argument: ClassVar[str] = ""
-    """What the help text calls the number after the rule's name; empty: there is none."""
 
     def __init__(self, state: ModelState, number: float = 0.0, *, apart: bool = False, damped: bool = False) -> None:
         self._state = state
         self._number = number
-
-    @classmethod
-    def read(cls, stage: Stage) -> float:
-        """The number of a specification with one argument; SpecError if it is out of range."""
-        raise NotImplementedError
-
-    @classmethod
-    def fewest(cls, number: float) -> int:
-        """How many updates a round must have."""
-        return 1
 
     @abstractmethod
     def reset(self) -> None:
@@ -88,10 +72,6 @@ class Aggregator(ABC):
         """The aggregate of what was added; once a round."""
 
 
-aggregators = Registry[type[Aggregator]]("rule to aggregate by")
-
-
-@aggregators.register("mean")
 class Mean(Aggregator):
     """Weighted mean of updates and buffers (McMahan et al. 2017), added up in the order of the cohort.
 
@@ -101,8 +81,6 @@ class Mean(Aggregator):
     what few clients hold moves less; what nobody holds has no vote either way: its update is zero, its buffers are the
     global model's.
     """
-
-    in_parts = True
 
     def __init__(self, state: ModelState, number: float = 0.0, *, apart: bool = False, damped: bool = False) -> None:
         super().__init__(state, number)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from fl.common.config import ServerOptions
 from fl.common.errors import ConfigError
-from fl.common.registry import Registry
+
+from .spec import server_learning_rate, server_optimizers
 
 
 class ServerOptimizer(torch.optim.Optimizer, ABC):
@@ -31,12 +32,8 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
     ConfigError for a learning rate, decay or tau outside its range.
     """
 
-    usual_lr: ClassVar[float]
-    """The learning rate where none is given."""
     options: ClassVar[Mapping[str, str]] = {}
     """The constructor's arguments besides lr, and the fields of `ServerOptions` that they come from."""
-    own_momentum: ClassVar[str | None] = None
-    """The field of `ServerOptions` that says how much momentum the optimizer has; None: it has none."""
 
     def __init__(self, params: Iterable[Tensor], **defaults: float) -> None:
         self._buffer: Tensor | None = None
@@ -87,31 +84,24 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
         return buffer[: p.numel()].view(p.shape)
 
 
-server_optimizers = Registry[type[ServerOptimizer]]("server optimizer")
-
-
-@server_optimizers.register("fedavg")
 class FedAvg(ServerOptimizer):
     """p -= lr * D; with lr = 1 the new model is the weighted mean of the clients' (McMahan et al. 2017)."""
 
-    usual_lr = 1.0
-
-    def __init__(self, params: Iterable[Tensor], *, lr: float = usual_lr) -> None:
+    def __init__(self, params: Iterable[Tensor], *, lr: float = server_optimizers["fedavg"].usual_lr) -> None:
         super().__init__(params, lr=lr)
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
         p.sub_(d, alpha=group["lr"])
 
 
-@server_optimizers.register("fedavgm")
 class FedAvgM(ServerOptimizer):
     """Server momentum (Hsu et al. 2019): m = momentum * m + D, then p -= lr * m."""
 
-    usual_lr = 1.0
     options = MappingProxyType({"momentum": "server_momentum"})
-    own_momentum = "server_momentum"
 
-    def __init__(self, params: Iterable[Tensor], *, lr: float = usual_lr, momentum: float = 0.9) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], *, lr: float = server_optimizers["fedavgm"].usual_lr, momentum: float = 0.9
+    ) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
@@ -126,9 +116,7 @@ class _Adaptive(ServerOptimizer):
     m = beta1 * m + (1 - beta1) * D, then v, then p -= lr * m / (sqrt(v) + tau); at first m = 0 and v = tau^2.
     """
 
-    usual_lr = 0.01
     options = MappingProxyType({"beta1": "beta1", "beta2": "beta2", "tau": "tau"})
-    own_momentum = "beta1"
 
     def initial(self, moment: str) -> float:
         tau: float = self.param_groups[0]["tau"]
@@ -150,14 +138,18 @@ class _Adaptive(ServerOptimizer):
         """Take D into the second moment, in place; `scratch` may be overwritten."""
 
 
-@server_optimizers.register("fedadagrad")
 class FedAdagrad(_Adaptive):
     """v += D^2."""
 
     options = MappingProxyType({"beta1": "beta1", "tau": "tau"})
 
     def __init__(
-        self, params: Iterable[Tensor], *, lr: float = _Adaptive.usual_lr, beta1: float = 0.9, tau: float = 1e-3
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float = server_optimizers["fedadagrad"].usual_lr,
+        beta1: float = 0.9,
+        tau: float = 1e-3,
     ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, tau=tau)
 
@@ -165,7 +157,6 @@ class FedAdagrad(_Adaptive):
         v.addcmul_(d, d)
 
 
-@server_optimizers.register("fedadam")
 class FedAdam(_Adaptive):
     """v = beta2 * v + (1 - beta2) * D^2."""
 
@@ -173,7 +164,7 @@ class FedAdam(_Adaptive):
         self,
         params: Iterable[Tensor],
         *,
-        lr: float = _Adaptive.usual_lr,
+        lr: float = server_optimizers["fedadam"].usual_lr,
         beta1: float = 0.9,
         beta2: float = 0.99,
         tau: float = 1e-3,
@@ -184,7 +175,6 @@ class FedAdam(_Adaptive):
         v.mul_(group["beta2"]).addcmul_(d, d, value=1 - group["beta2"])
 
 
-@server_optimizers.register("fedyogi")
 class FedYogi(FedAdam):
     """v -= (1 - beta2) * D^2 * sign(v - D^2): v moves by a bounded amount, so it forgets slowly."""
 
@@ -193,19 +183,12 @@ class FedYogi(FedAdam):
         v.addcmul_(scratch.sign_().mul_(d), d, value=group["beta2"] - 1)
 
 
-def server_learning_rate(options: ServerOptions) -> float:
-    """`--server-lr`; without one the usual one of the optimizer."""
-    if options.server_lr is not None:
-        return options.server_lr
-    return server_optimizers[options.server].usual_lr
-
-
 def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> ServerOptimizer:
     """The optimizer that `options` names, over `params`.
 
     SpecError for an unknown name, ConfigError for a value outside its range.
     """
-    kind = server_optimizers[options.server]
+    kind: type[ServerOptimizer] = server_optimizers[options.server].load()
     own = {argument: getattr(options, name) for argument, name in kind.options.items()}
     return kind(params, lr=server_learning_rate(options), **own)
 

@@ -1,7 +1,4 @@
-"""Differential privacy of whole clients: the option `--dp`, the noise it takes, and the epsilon it comes to.
-
-none
-clip:C,noise=Z,delta=D[,adaptive=Q]
+"""Differential privacy of whole clients: the noise of `--dp`, and the epsilon it comes to.
 
 DP-FedAvg with a fixed denominator (McMahan, Ramage, Talwar and Zhang 2018, "Learning Differentially Private Recurrent
 Language Models", Algorithm 1): every client takes part in a round with probability q, whatever the others do; the sum of
@@ -13,61 +10,20 @@ Ramaswamy 2021, "Differentially Private Learning with Adaptive Clipping", Algori
 """
 
 import functools
-import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from compression.spec import SpecError, nearest, parse_stage
 from fl.common.config import Config
-from fl.common.errors import ConfigError
 from fl.common.seeds import numpy_generator
 
-_EXAMPLE = "clip:1,noise=0.8,delta=1e-5"
-_KEYS = ("noise", "delta", "adaptive")
+from .privacy_spec import PrivacySpec, parse_dp
+
 _RATE = 0.2  # of the adaptive norm: eta_C of Andrew et al., section 3.1
 _INTERVAL = 1e-3  # of privacy losses; finer ones lower epsilon by less than 2 %, in ten times as long
-
-
-@dataclass(frozen=True)
-class PrivacySpec:
-    """`--dp`, read. `clip`: the norm that updates are clipped to, or with a `quantile` the first such norm; `noise`: Z, the
-    noise of one round as a multiple of it; `delta`: that of the guarantee."""
-
-    clip: float
-    noise: float
-    delta: float
-    quantile: float | None
-
-
-def parse_dp(text: str) -> PrivacySpec | None:
-    """Read `--dp`; None for `none`. SpecError for what cannot be meant."""
-    stage = parse_stage(text)
-    if stage.name == "none":
-        stage.expect(0)
-        return None
-    if stage.name != "clip":
-        raise SpecError(f"'{text}': there is no '{stage.name}'{nearest(stage.name, ('none', 'clip'))}")
-    stage.expect(1, _KEYS, example=_EXAMPLE)
-    for key in ("noise", "delta"):
-        if key not in stage.options:
-            raise SpecError(f"'{text}': {key} is missing, as in {_EXAMPLE}")
-    return PrivacySpec(
-        clip=stage.number(0, 1e-12, 1e12, "C"),
-        noise=stage.option("noise", 0.1, 1000),
-        delta=stage.option("delta", 1e-15, 0.5),
-        quantile=stage.option("adaptive", 0.01, 0.99) if "adaptive" in stage.options else None,
-    )
-
-
-def check_accountant(config: Config) -> None:
-    """ConfigError if `--dp` asks for an epsilon, and the package that knows it is not installed."""
-    if parse_dp(config.dp) is not None and importlib.util.find_spec("dp_accounting") is None:
-        raise ConfigError(f"--dp {config.dp} needs the package dp-accounting: pip install 'leanfed[privacy]'")
 
 
 def epsilon(noise: float, probability: float, rounds: int, delta: float) -> float:

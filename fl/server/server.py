@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from compression import Codec, NonFiniteError, Sender
-from compression.errors import all_finite
+from compression.finite import all_finite
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Submodel
 

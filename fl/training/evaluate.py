@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fl.common.heart import work
+from fl.common.generators import seeded
+from fl.common.progress import work
 from fl.common.ranks import Ranks
-from fl.common.seeds import numpy_generator, seeded
+from fl.common.seeds import numpy_generator
 from fl.data.dataset import Split
 from fl.data.normalise import Normaliser
 from fl.models.own_state import OwnState

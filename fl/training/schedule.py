@@ -1,13 +1,9 @@
-"""Local training by round: the learning rate, the number of steps, and how much a client counts."""
+"""The learning rate by round: the options `--lr` and `--lr-schedule`."""
 
 import math
 
-from torch import Tensor
-
 from compression.spec import SpecError, Stage, nearest, parse_stage
-from fl.algorithms.base import Algorithm
 from fl.common.config import TrainOptions
-from fl.data.batches import count_steps
 
 _KNOWN = ("constant", "cosine", "step")
 
@@ -45,30 +41,3 @@ def learning_rate(options: TrainOptions, round_: int) -> float:
     if stage.name == "step":
         return lr * float(stage.args[1]) ** (round_ // int(stage.args[0]))
     return lr
-
-
-class LocalPlan:
-    """`algorithm` with the local steps and the learning rate that these options give each client."""
-
-    def __init__(self, algorithm: Algorithm, options: TrainOptions, *, alike: bool = False) -> None:
-        """`alike`: clients count alike in the mean, whatever their samples."""
-        self.algorithm = algorithm
-        self._options = options
-        self._alike = alike
-
-    def weight(self, samples: int) -> int:
-        """The weight in the mean of a client with `samples`."""
-        return 1 if self._alike else self.algorithm.weight(samples)
-
-    def steps(self, samples: int) -> int:
-        """Local steps in a round of a client with `samples`."""
-        options = self._options
-        return count_steps(samples, options.batch_size, options.local_epochs, options.local_steps)
-
-    def lr(self, round_: int) -> float:
-        """The local learning rate."""
-        return learning_rate(self._options, round_)
-
-    def begin(self, client: int, samples: int, weights: Tensor, round_: int) -> None:
-        """`client`, with its number of `samples`, starts from the global `weights` [n]."""
-        self.algorithm.begin(client, weights, self.steps(samples), self.lr(round_))

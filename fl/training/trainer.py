@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from fl.common.config import TrainOptions
-from fl.common.heart import work
-from fl.common.seeds import derive_seed, seeded
+from fl.common.generators import seeded
+from fl.common.progress import work
+from fl.common.seeds import derive_seed
 from fl.data.augment import Augment
 from fl.data.batches import count_steps, iterate_batches
 from fl.data.dataset import Split

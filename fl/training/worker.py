@@ -16,7 +16,7 @@ from .cost import Costs
 from .engine.base import LocalEngine
 from .engine.precision import autocast_dtype
 from .evaluate import ClientScores, Evaluation, Evaluations, Forward, evaluate, evaluate_clients
-from .schedule import LocalPlan
+from .local_plan import LocalPlan
 from .tasks import Task
 from .trainer import ClientTrainer
 

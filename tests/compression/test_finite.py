@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compression.errors import all_finite
+from compression.finite import all_finite
 
 MAX = torch.finfo(torch.float32).max
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fl.common.files import split_state
+from fl.common.tensor_files import split_state
 from fl.rounds.base import Rounds
 from fl.rounds.result import RoundResult
 from fl.run.loop import make_rounds

@@ -20,8 +20,8 @@ from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.pruning.plan import SubmodelPlan
 from fl.rounds.base import transaction
-from fl.server.aggregate import aggregators
-from fl.server.optimizers import server_optimizers
+from fl.server.rules import aggregators
+from fl.server.spec import server_optimizers
 from fl.training.local_model import WholeModel
 from tests.support import ROOT, resume_here, rows, run_here
 
@@ -32,8 +32,8 @@ RUN = {"clients": 4, "rounds": 3, "limit_train": 160, "local_steps": 2, "batch_s
 @pytest.fixture
 def examples(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Every name that the page's Python defines; its registrations are taken back."""
-    for registry in (aggregators, server_optimizers):
-        monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    for registry, name in ((aggregators, "vote"), (server_optimizers, "fedsign")):
+        monkeypatch.delitem(registry, name, raising=False)
     scope: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         exec(compile(block, "architecture.md", "exec"), scope)

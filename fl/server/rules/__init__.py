@@ -1,33 +1,81 @@
-"""The option `--aggregate`: each rule registers itself in its own module, all of which are imported here."""
+"""The option `--aggregate`: the rules by name."""
 
-from compression.spec import parse_stage
-from fl.models.state import ModelState
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..aggregate import Aggregator, Mean, aggregators
-from . import clip as _clip
-from . import krum as _krum
-from . import median as _median
+from compression.spec import SpecError, Stage, parse_stage
+from fl.common.registry import Entry, Registry
 
-__all__ = ["Aggregator", "Mean", "aggregate_names", "make_aggregator", "parse_aggregate"]
+if TYPE_CHECKING:
+    from fl.models.state import ModelState
 
-_ = (_clip, _krum, _median)
+    from ..aggregate import Aggregator
+
+__all__ = ["Rule", "aggregate_names", "aggregators", "make_aggregator", "parse_aggregate"]
 
 
-def parse_aggregate(text: str) -> tuple[type[Aggregator], float]:
+@dataclass(frozen=True)
+class Rule(Entry):
+    """What options ask of a subclass of `Aggregator`.
+
+    `argument`: what the help text calls the number after the rule's name, if there is one; `read`: that number of a
+    specification with one argument, or SpecError. `in_parts`: whether clients may hold different submodels. `fewest`: how
+    many updates a round must have, by the number.
+    """
+
+    argument: str = ""
+    read: Callable[[Stage], float] = lambda stage: 0.0
+    in_parts: bool = False
+    fewest: Callable[[float], int] = lambda number: 1
+
+
+def _trimmed(stage: Stage) -> float:
+    fraction = stage.number(0, 0, 0.5, "F")
+    if fraction == 0.5:
+        raise SpecError(f"'{stage}': F must be below 0.5, which would drop everything; use median")
+    return fraction
+
+
+def _attackers(stage: Stage) -> float:
+    return stage.integer(0, 0, "F, the number of clients that may send anything,")
+
+
+def fewest_of_krum(attackers: float) -> int:
+    """The condition of Krum, 2 F + 2 < n, for F `attackers`."""
+    return 2 * int(attackers) + 3
+
+
+aggregators = Registry(
+    "rule to aggregate by",
+    {
+        "mean": Rule("fl.server.aggregate:Mean", in_parts=True),
+        "clip": Rule(
+            "fl.server.rules.clip:Clip", "NORM", lambda stage: stage.number(0, 1e-12, 1e12, "NORM"), in_parts=True
+        ),
+        "krum": Rule("fl.server.rules.krum:Krum", "F", _attackers, fewest=fewest_of_krum),
+        "multikrum": Rule("fl.server.rules.krum:MultiKrum", "F", _attackers, fewest=fewest_of_krum),
+        "median": Rule("fl.server.rules.median:Median"),
+        "trimmed": Rule("fl.server.rules.median:Trimmed", "F", _trimmed),
+    },
+)
+
+
+def parse_aggregate(text: str) -> tuple[Rule, float]:
     """Read `--aggregate`: the rule, and its number if it takes one (else 0); SpecError for what cannot be meant."""
     stage = parse_stage(text)
-    kind = aggregators[stage.name]
-    stage.expect(1 if kind.argument else 0)
-    return kind, kind.read(stage) if kind.argument else 0.0
+    rule = aggregators[stage.name]
+    stage.expect(1 if rule.argument else 0)
+    return rule, rule.read(stage)
 
 
-def make_aggregator(text: str, state: ModelState, *, apart: bool = False, damped: bool = False) -> Aggregator:
+def make_aggregator(text: str, state: "ModelState", *, apart: bool = False, damped: bool = False) -> "Aggregator":
     """The rule that `text` names; for `apart` and `damped` see `Mean`. SpecError for one that cannot be read."""
-    kind, number = parse_aggregate(text)
-    return kind(state, number, apart=apart, damped=damped)
+    rule, number = parse_aggregate(text)
+    made: Aggregator = rule.load()(state, number, apart=apart, damped=damped)
+    return made
 
 
 def aggregate_names() -> list[str]:
     """How each rule is written, as in trimmed:F."""
-    arguments = {name: aggregators[name].argument for name in aggregators}
-    return [f"{name}:{argument}" if argument else name for name, argument in arguments.items()]
+    return [f"{name}:{rule.argument}" if rule.argument else name for name, rule in aggregators.items()]

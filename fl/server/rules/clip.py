@@ -3,25 +3,17 @@
 import torch
 from torch import Tensor
 
-from compression.spec import Stage
 from compression.wire import Sparse
 from fl.models.submodel import WHOLE, Submodel
 
-from ..aggregate import Mean, aggregators
+from ..aggregate import Mean
 
 
-@aggregators.register("clip")
 class Clip(Mean):
     """Each update is scaled to at most an l2 norm, then averaged as in `Mean`; buffers are averaged as they are.
 
     Sun et al. 2019, "Can You Really Backdoor Federated Learning?", section 4 (norm thresholding, without the noise).
     """
-
-    argument = "NORM"
-
-    @classmethod
-    def read(cls, stage: Stage) -> float:
-        return stage.number(0, 1e-12, 1e12, cls.argument)
 
     def add(
         self,

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compression.spec import Stage
 from compression.wire import Sparse
 from fl.common.errors import RoundError
 
-from ..aggregate import Aggregate, aggregators
+from ..aggregate import Aggregate
+from . import fewest_of_krum
 from .kept import Kept, columns
 
 
-@aggregators.register("krum")
 class Krum(Kept):
     """The update of the client that is closest to others, with its buffers; of equals the first of the cohort.
 
@@ -22,33 +21,20 @@ class Krum(Kept):
     that are nearest to it; the lowest is taken.
     """
 
-    argument = "F"
-
-    @classmethod
-    def read(cls, stage: Stage) -> float:
-        return stage.integer(0, 0, "F, the number of clients that may send anything,")
-
-    @classmethod
-    def fewest(cls, number: float) -> int:
-        return 2 * int(number) + 3
-
     def _count(self, clients: int) -> int:
         """How many of `clients` updates are taken."""
         return 1
 
     def result(self) -> Aggregate:
-        clients = len(self._updates)
-        if clients < self.fewest(self._number):
-            raise RoundError(
-                f"krum needs {self.fewest(self._number)} updates for F = {self._number:g}, and {clients} arrived"
-            )
+        clients, fewest = len(self._updates), fewest_of_krum(self._number)
+        if clients < fewest:
+            raise RoundError(f"krum needs {fewest} updates for F = {self._number:g}, and {clients} arrived")
         scores = _scores(self._updates, int(self._number))
         chosen = sorted(torch.argsort(scores, stable=True)[: self._count(clients)].tolist())
         statistics = [self._statistics[at] for at in chosen] if self._statistics else []
         return Aggregate(_mean([self._updates[at] for at in chosen], self._update), _mean(statistics, self._buffers))
 
 
-@aggregators.register("multikrum")
 class MultiKrum(Krum):
     """The plain mean of the n - F clients with the lowest scores of Krum."""
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from compression.spec import SpecError, Stage
 from compression.wire import Sparse
 
-from ..aggregate import Aggregate, aggregators
+from ..aggregate import Aggregate
 from .kept import Kept, columns
 
 
@@ -34,7 +33,6 @@ class _Middle(Kept):
         return out
 
 
-@aggregators.register("median")
 class Median(_Middle):
     """The median; of an even number of clients the mean of the two in the middle."""
 
@@ -42,18 +40,8 @@ class Median(_Middle):
         return max(0, clients - 1) // 2
 
 
-@aggregators.register("trimmed")
 class Trimmed(_Middle):
     """The mean without the largest and the smallest values, a fraction F of the clients (rounded down) on each side."""
-
-    argument = "F"
-
-    @classmethod
-    def read(cls, stage: Stage) -> float:
-        fraction = stage.number(0, 0, 0.5, cls.argument)
-        if fraction == 0.5:
-            raise SpecError(f"'{stage}': F must be below 0.5, which would drop everything; use median")
-        return fraction
 
     def _dropped(self, clients: int) -> int:
         return int(self._number * clients + 1e-9)  # 0.29 * 100 is 28.999999999999996

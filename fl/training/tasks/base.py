@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fl.common.errors import ConfigError
+from fl.common.generators import seeded
 from fl.common.plugin import reason
-from fl.common.seeds import seeded
 from fl.common.surroundings import kept_surroundings
 from fl.models.trial import average_counts, counts_of, refuse_sparse_gradients, remember, run_once
 

@@ -11,8 +11,9 @@ from fl.algorithms.base import Algorithm
 from fl.algorithms.feddyn import FedDyn
 from fl.algorithms.fednova import FedNova
 from fl.algorithms.fedprox import FedProx
-from fl.algorithms.make import make_algorithm, parse_algorithm
+from fl.algorithms.make import make_algorithm
 from fl.algorithms.scaffold import Scaffold
+from fl.algorithms.spec import parse_algorithm
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.run.rules import check_rules

@@ -10,7 +10,7 @@ from torch import nn
 from compression.masks.inside import MaskedLayout
 from fl.comm.inbox import Inbox, Pending
 from fl.comm.message import ClientReport, Message
-from fl.common.files import join_state, split_state
+from fl.common.tensor_files import join_state, split_state
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Submodel
 

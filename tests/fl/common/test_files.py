@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl.common.files import join_state, read_bytes, read_json, read_tensors, split_state, write_tensors
+from fl.common.files import read_bytes, read_json
+from fl.common.tensor_files import join_state, read_tensors, split_state, write_tensors
 
 _NAMES = st.text(max_size=4) | st.sampled_from(["", "/", "a/b", "%", "%2F", ".", "..", "a.b", "é"])
 _JSON = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=3)

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import torch
 
-from fl.common.seeds import derive_seed, numpy_generator, seeded, torch_generator
+from fl.common.generators import seeded, torch_generator
+from fl.common.seeds import derive_seed, numpy_generator
 
 
 def test_frozen_value():

@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from compression.draws import uniform
+from fl.pruning import score
 from fl.pruning.score import SquaredUpdates, gradient, magnitude, random, snip
+from fl.pruning.spec import WEIGHT_SCORES
 
 
 def numbers(n: int, seed: int) -> torch.Tensor:
@@ -57,3 +59,9 @@ def test_gradient_refuses_signed_sums() -> None:
     with pytest.raises(ValueError, match="one of them is negative"):
         gradient(torch.tensor([1.0, -1.0]))
     assert gradient(torch.empty(0)).numel() == 0
+
+
+@pytest.mark.parametrize("method", WEIGHT_SCORES)
+def test_every_method_that_goes_by_weights_alone_has_a_score(method: str) -> None:
+    """One that had none would silently get that of magnitude."""
+    assert method in score._BY_WEIGHTS

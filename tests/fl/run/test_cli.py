@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from fl.algorithms.make import ALGORITHMS
+from fl.algorithms.spec import ALGORITHMS
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.data import DATASETS
@@ -16,8 +16,8 @@ from fl.models import MODELS
 from fl.pruning.spec import METHODS
 from fl.run.checks import check_options
 from fl.run.cli import main, make_parser, parse
-from fl.server.aggregate import aggregators
-from fl.server.optimizers import server_optimizers
+from fl.server.rules import aggregators
+from fl.server.spec import server_optimizers
 from tests.support import ROOT
 
 

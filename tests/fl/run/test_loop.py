@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-import fl.common.files
+import fl.common.tensor_files
 import fl.output.report
 import fl.run.books
 import fl.run.loop
@@ -187,14 +187,14 @@ def test_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
 def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock by which each of the server's files takes a thousand seconds."""
     waited = [0.0]
-    write = fl.common.files.write_bytes
+    write = fl.common.tensor_files.write_bytes
 
     def slowly(path: Path, data: bytes) -> None:
         waited[0] += 1000.0 * path.name.startswith("server")
         write(path, data)
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
-    monkeypatch.setattr(fl.common.files, "write_bytes", slowly)
+    monkeypatch.setattr(fl.common.tensor_files, "write_bytes", slowly)
     for module in (fl.run.loop, fl.run.books):
         monkeypatch.setattr(module, "time", clock)
     run_here(tmp_path, "a", **OPTIONS, checkpoint_every=2)

@@ -8,7 +8,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm as gaussian
 
 from compression.spec import SpecError
-from fl.server.privacy import Privacy, PrivacySpec, epsilon, parse_dp
+from fl.server.privacy import Privacy, epsilon
+from fl.server.privacy_spec import PrivacySpec, parse_dp
 
 DELTA = 1e-5
 

@@ -13,7 +13,8 @@ from compression.spec import SpecError
 from compression.wire import Sparse
 from fl.common.errors import RoundError
 from fl.models.state import ModelState
-from fl.server.rules import Aggregator, aggregate_names, kept, make_aggregator, parse_aggregate
+from fl.server.aggregate import Aggregator
+from fl.server.rules import aggregate_names, kept, make_aggregator, parse_aggregate
 
 _RULES = ["mean", "median", "trimmed:0.3", "krum:1", "multikrum:1", "clip:2"]
 

@@ -1,0 +1,63 @@
+"""Tensors in files (safetensors), and nested states taken apart into tensors and JSON."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from safetensors.torch import load, load_file, save
+from torch import Tensor
+
+from .files import need_file, sha256, write_bytes
+from .names import readable
+from .tensors import to_host
+
+
+def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; as `load_file`, which cannot open a path that is no UTF-8."""
+    need_file(path)
+    return load_file(path) if readable(str(path)) == str(path) else load(path.read_bytes())
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Write a safetensors file atomically; returns its SHA-256."""
+    data = _to_bytes(tensors)
+    write_bytes(path, data)
+    return sha256(data)
+
+
+State = dict[str, Any]
+"""What remembers something, as tensors, values that JSON can hold, and further states by name."""
+
+
+def split_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
+    """The tensors of a nested state, by their names joined with '/', and what is left of it."""
+    tensors: dict[str, Tensor] = {}
+    rest: State = {}
+    for name, value in state.items():
+        key = quote(name, safe="")
+        if isinstance(value, Tensor):
+            tensors[key] = value
+        elif isinstance(value, Mapping):
+            own, rest[name] = split_state(value)
+            tensors.update({f"{key}/{inner}": tensor for inner, tensor in own.items()})
+        else:
+            rest[name] = value
+    return tensors, rest
+
+
+def join_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any] | None = None) -> State:
+    """The inverse of `split_state`."""
+    state: State = copy.deepcopy(dict(rest or {}))
+    for key, tensor in tensors.items():
+        *path, name = map(unquote, key.split("/"))
+        inner = state
+        for word in path:
+            inner = inner.setdefault(word, {})
+        inner[name] = tensor
+    return state
