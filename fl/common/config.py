@@ -50,6 +50,9 @@ class DataOptions:
     data_dir: str = option(
         "data", "folder of all data sets; each is looked for in it and in DIR/<dataset>", path=_WHOLE
     )
+    cache_dir: str | None = option(
+        None, "folder for large tables and pictures as they were decoded (default: beside them)", path=_WHOLE
+    )
     download: bool = option(True, "fetch a missing data set where its source allows it")
     limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
     limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)

@@ -59,24 +59,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write beside the target, force to disk, then rename: a reader sees the old file or the new one, never a part."""
+    """Write a file atomically."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file beside the target, to be written in this block; then it is forced to disk and renamed: a reader sees the old
+    file or the new one, never a part."""
     work.steps += 1
     temporary = path.with_name(path.name + f".{os.getpid()}.part")
     with naming(path):
         try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary
+            _force_to_disk(temporary)
             os.replace(temporary, path)
         except BaseException:  # a full disk, say, on which the part must not stay
             temporary.unlink(missing_ok=True)
             raise
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        _force_to_disk(path.parent)
+
+
+def _force_to_disk(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 @contextlib.contextmanager

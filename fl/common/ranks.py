@@ -32,7 +32,10 @@ _MEETING_TIMEOUT = datetime.timedelta(minutes=30)
 
 _MAY_DIFFER = frozenset(
     f"--{name}"
-    for name in ("data-dir", "download", "output-dir", "threads", "quiet", "tensorboard", "track", "hang-timeout")
+    for name in (
+        *("data-dir", "cache-dir", "download", "output-dir", "threads"),
+        *("quiet", "tensorboard", "track", "hang-timeout"),
+    )
 )
 """What may depend on the machine that a rank is on."""
 

@@ -1,15 +1,19 @@
 """Tensors in files (safetensors), and nested states taken apart into tensors and JSON."""
 
 import copy
+import errno
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from safetensors.torch import load, load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
-from .files import need_file, sha256, write_bytes
+from .files import need_file, sha256, write_bytes, written_whole
 from .names import readable
 from .tensors import to_host
 
@@ -29,6 +33,21 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     data = _to_bytes(tensors)
     write_bytes(path, data)
     return sha256(data)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """As `write_tensors`, for tensors on the CPU that are too large for a copy in memory."""
+    if readable(str(path)) != str(path):  # which `save_file` cannot write to
+        write_bytes(path, _to_bytes(tensors))
+        return
+    with written_whole(path) as temporary:
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        except SafetensorError as error:  # what the system said is in its text alone
+            code = re.search(r"os error (\d+)", str(error))
+            number = int(code[1]) if code else errno.EIO
+            raise OSError(number, os.strerror(number)) from None
+        temporary.chmod(path.parent.stat().st_mode & 0o666)  # it is the user's alone, wherever it is
 
 
 State = dict[str, Any]

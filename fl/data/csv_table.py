@@ -20,6 +20,7 @@ import torch
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.errors import DataError
 
+from .cache import cached
 from .csv_cells import Names
 from .csv_columns import Rows, read_rows
 from .csv_numbers import COMMA, POINT
@@ -133,7 +134,11 @@ class _Table:
 
     def load(self) -> Dataset:
         """The data set; DataError for files, columns and values that will not do."""
-        rows = read_rows(self._files(), self.names, self.option)
+        root, files = self.path if self.path.is_dir() else self.path.parent, self._files()
+        return cached(root, files, self.option, lambda: self._read(files))
+
+    def _read(self, files: list[Path]) -> Dataset:
+        rows = read_rows(files, self.names, self.option)
         parts, how = self._parts(rows)
         starts = {
             part: cut_starts(rows.usable & own, rows.gap_before, length=self.span, step=self.step)

@@ -7,6 +7,7 @@ the labels, `classes` [7]. The public part is the validation split, the private 
 """
 
 import csv
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from fl.common.errors import DataError
 from fl.common.files import need_file
 from fl.common.text_file import UNREADABLE
 
+from .cache import cached
 from .dataset import Dataset, Split
 from .files import read_arrays, why_unreadable
 
@@ -42,7 +44,7 @@ def load(data_dir: Path, download: bool) -> Dataset:
                 f"{' and '.join(file.name for file in files)}"
             )
         if files:
-            return _read(files[0])
+            return cached(root, files, "emotion", partial(_read, files[0]))
     raise DataError(
         f"--dataset emotion: no copy in {data_dir} or {data_dir / 'emotion'}, and none can be downloaded; put there "
         "fer2013.csv, or an archive fer2013*.npz of x_train, y_train, x_public, y_public, x_private, y_private and classes"

@@ -6,6 +6,7 @@ writes: folders `train` and `test` of JSON files, `{"users": [...], "user_data":
 "y": [...]}}}`.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fl.common.errors import DataError
 from fl.common.files import read_json
 from fl.common.text_file import UNREADABLE
 
+from .cache import cached
 from .dataset import Dataset, Split
 from .files import read_arrays, why_unreadable
 
@@ -35,11 +37,11 @@ def load(data_dir: Path, download: bool) -> Dataset:
         archives = sorted(root.glob("femnist*.npz"))
         if len(archives) > 1:
             raise DataError(f"--dataset femnist: {root} must hold one femnist*.npz, not {len(archives)}")
-        folders = [root / "train", root / "test"]
+        parts = [sorted((root / part).glob("*.json")) for part in ("train", "test")]
         if archives:
-            return _read(archives[0], _from_archive)
-        if all(any(folder.glob("*.json")) for folder in folders):
-            return _read(root, _from_leaf)
+            return cached(root, archives, "femnist", partial(_read, archives[0], _from_archive))
+        if all(parts):
+            return cached(root, [*parts[0], *parts[1]], "femnist", partial(_read, root, _from_leaf))
     raise DataError(
         f"--dataset femnist: no copy in {data_dir} or {data_dir / 'femnist'}, and none can be downloaded; put there one "
         "femnist*.npz, or the folders train and test of JSON files that LEAF's preprocess.sh -s niid -t sample makes"

@@ -16,11 +16,12 @@ T = TypeVar("T")
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Let one process of this machine in at a time: all ranks start together and would write the same files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".download.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Let one process of this machine in at a time: all ranks start together and would write the same files. `lock`: a file
+    for this alone; OSError if it cannot be made."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -49,7 +50,7 @@ def obtain(
         failure = "--download is off"
     else:
         try:
-            with _one_at_a_time(data_dir):
+            with one_at_a_time(data_dir / ".download.lock"):
                 try:
                     return read(data_dir)  # another rank may have fetched them while this one waited
                 except UNREADABLE:

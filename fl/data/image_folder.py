@@ -5,6 +5,7 @@
 aside for testing. Pictures may lie in folders of any depth in the folder of their class.
 """
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from compression.spec import SpecError, Stage, parse_stage
 from fl.common.errors import DataError
 from fl.common.names import readable
 
+from .cache import FOLDER, cached
 from .dataset import Dataset, Split
 from .pictures import count_channels, decode, endings
 
@@ -73,21 +75,29 @@ class _Folder:
                     "needs two"
                 )
         every = [path for part in parts for paths in part.values() for path in paths]
+        data = cached(self.path, every, self.spec, lambda: self._decode(parts, every, names))
+        sizes = [sum(map(len, part.values())) for part in parts]
+        counts = ", ".join(f"{size} to {use}" for use, size in zip(_USES, sizes, strict=False))
+        return dataclasses.replace(
+            data,
+            notes=(
+                f"imagefolder: {counts}; {len(names)} classes; {self.size}x{self.size} pixels, {data.channels} channel(s)"
+                + (f"; not used: {', '.join(unused)}" if unused else ""),
+            ),
+            left_out=(*self._passed_over(unused), *data.left_out),
+        )
+
+    def _decode(self, parts: list[Pictures], every: list[Path], names: list[str]) -> Dataset:
         channels = self.channels or count_channels(every)
         splits = [self._split(part, names, channels) for part in parts]
-        counts = ", ".join(f"{len(split)} to {use}" for use, split in zip(_USES, splits, strict=False))
         return Dataset(
             readable(self.path.resolve().name),
             splits[0],
             splits[1],
             classes=len(names),
-            validation=splits[2] if validation else None,
+            validation=splits[2] if len(splits) > 2 else None,
             class_names=tuple(map(readable, names)),
-            notes=(
-                f"imagefolder: {counts}; {len(names)} classes; {self.size}x{self.size} pixels, {channels} channel(s)"
-                + (f"; not used: {', '.join(unused)}" if unused else ""),
-            ),
-            left_out=(*self._passed_over(unused), *self._blank()),
+            left_out=tuple(self._blank()),
         )
 
     def _passed_over(self, unused: list[str]) -> list[str]:
@@ -253,7 +263,7 @@ def _folders(path: Path) -> list[Path]:
 def _listed(folder: Path) -> list[Path]:
     """What the folder holds, in the order of the names' bytes."""
     try:
-        return sorted(folder.iterdir(), key=os.fsencode)
+        return sorted((path for path in folder.iterdir() if path.name != FOLDER), key=os.fsencode)
     except OSError as error:
         raise DataError(f"{folder} cannot be read ({error.strerror})") from None
 

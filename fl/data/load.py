@@ -11,6 +11,7 @@ from fl.common.generators import seeded
 from fl.common.seeds import numpy_generator
 from fl.common.surroundings import kept_surroundings
 
+from .cache import cache_in
 from .dataset import Dataset
 from .groups import draw_groups, share_of_each, take_of_each
 from .names import check_dataset, is_natural
@@ -28,7 +29,7 @@ def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False) -> Dat
     Raises ConfigError for an unknown name and DataError for missing or malformed data. Safe to call on all ranks at
     once: the ranks of one machine take turns when something has to be downloaded.
     """
-    with progress_bars(not quiet), kept_surroundings(), seeded(seed, "data"):
+    with progress_bars(not quiet), cache_in(options.cache_dir), kept_surroundings(), seeded(seed, "data"):
         data = check_dataset(options)()
     if not isinstance(data, Dataset):
         raise DataError(f"--dataset {options.dataset} must return a fl.data.Dataset, not {type(data).__name__}")

@@ -17,6 +17,7 @@ import torch
 
 from fl.common.errors import DataError
 
+from .cache import cached
 from .dataset import Dataset, Split
 from .normalise import Scaler
 from .tables import find_tables, read_table, refuse_huge, to_numbers
@@ -57,12 +58,15 @@ def load(data_dir: Path, download: bool) -> Dataset:
     next hour is like the last one. DataError for missing or unreadable files, and where a split has no window.
     """
     paths = find_tables(data_dir, FOLDERS, "PRSA_Data_*", "--dataset temperature")
-    stations = [_read(path) for path in paths]
-    if not stations:
+    if not paths:
         raise DataError(
             f"--dataset temperature: no stations in {data_dir / FOLDERS[0]}, {data_dir / FOLDERS[1]} or {data_dir}, and "
             "none can be downloaded; put there UCI's files PRSA_Data_*.csv (or .csv.gz)"
         )
+    return cached(paths[0].parent, paths, "temperature", lambda: _from_stations([_read(path) for path in paths]))
+
+
+def _from_stations(stations: list[Station]) -> Dataset:
     inside = _parts(stations)
     starts = {
         part: [_starts(each, own) for each, own in zip(stations, masks, strict=True)] for part, masks in inside.items()

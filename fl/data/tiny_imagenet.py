@@ -11,12 +11,16 @@ import torch
 from fl.common.errors import DataError
 from fl.common.text_file import CANNOT_READ, read_text
 
+from .cache import cached
 from .dataset import Dataset, Split
 from .pictures import decode
 
 SIDE = 64
 _FOLDERS = (".", "tiny-imagenet-200", "tiny_imagenet", "tiny_imagenet_subset")
 _ANNOTATIONS = "val/val_annotations.txt"
+
+Picture = tuple[Path, int]
+"""A file and its class."""
 
 
 def load(data_dir: Path, download: bool) -> Dataset:
@@ -58,6 +62,12 @@ def _read(root: Path) -> Dataset:
         if cells[1] in classes:
             test.append((root / "val" / "images" / cells[0], classes[cells[1]]))
     names = dict(line.split("\t", 1) for line in _text(root / "words.txt").splitlines() if "\t" in line)
+    texts = [root / name for name in ("wnids.txt", "words.txt", _ANNOTATIONS)]
+    pictures = [path for path, _ in (*train, *test)]
+    return cached(root, [*texts, *pictures], "tiny_imagenet", lambda: _decode(train, test, classes, names))
+
+
+def _decode(train: list[Picture], test: list[Picture], classes: dict[str, int], names: dict[str, str]) -> Dataset:
     return Dataset(
         "tiny_imagenet",
         _split(train),
@@ -68,7 +78,7 @@ def _read(root: Path) -> Dataset:
     )
 
 
-def _split(pictures: list[tuple[Path, int]]) -> Split:
+def _split(pictures: list[Picture]) -> Split:
     labels = torch.tensor([label for _, label in pictures], dtype=torch.int64)
     return Split(decode([path for path, _ in pictures], size=SIDE, channels=3, fit=False), labels)
 

@@ -71,7 +71,7 @@ def _trusted(folder: Path, given: dict[str, str | None]) -> Config:
     for name, value in given.items():
         if value not in (None, getattr(config, name)):
             raise ConfigError(f"--{name} {value} differs from {getattr(config, name)}, with which {folder} was run")
-    config = dataclasses.replace(config, uplink="none", downlink="none", deepspeed_config=None)  # not used here
+    config = dataclasses.replace(config, cache_dir=None, uplink="none", downlink="none", deepspeed_config=None)
     refuse_stored_code(folder, config, given)
     return config
 

@@ -28,8 +28,8 @@ _WRITTEN = (".csv", ".json", ".log", ".safetensors", ".png", ".html")
 
 FREE = frozenset(
     {
-        *("resume", "run_name", "output_dir", "data_dir", "download", "device", "quiet", "checkpoint_every"),
-        *("tensorboard", "track", "hang_timeout"),
+        *("resume", "run_name", "output_dir", "data_dir", "cache_dir", "download", "device", "quiet"),
+        *("checkpoint_every", "tensorboard", "track", "hang_timeout"),
     }
 )
 """Options in which two runs that count as the same may differ, and a run that goes on from how it began."""
@@ -63,7 +63,7 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
             f"--resume {config.resume}: {folder} was run with --hook {stored.hook}, whose state cannot be saved; "
             "start a new run"
         )
-    changes = {}
+    changes: dict[str, Any] = {"cache_dir": None}  # a folder that only the run folder names is not written to
     for name in sorted(explicit):
         given, kept = getattr(config, name), getattr(stored, name)
         if name in FREE or name == "rounds":  # more of them may follow

@@ -142,6 +142,15 @@ def test_nothing_is_downloaded_into_a_folder_that_only_config_json_names(folder)
         assert (found.data_dir, found.download) == ("/elsewhere", True)
 
 
+def test_a_cache_that_only_config_json_names_is_not_used(folder):
+    """It would be written to."""
+    stored = dataclasses.replace(STORED, cache_dir="/elsewhere")
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(stored)))
+    for given, wanted in (({}, None), ({"cache_dir": "/mine"}, "/mine")):
+        found, _ = continue_options(Config(resume=str(folder), **given), frozenset({"resume", *given}))
+        assert found.cache_dir == wanted
+
+
 RANKS = Ranks(0, 1, 0, 1, torch.device("cpu"), torch.device("cpu"), "python", 1)
 
 
