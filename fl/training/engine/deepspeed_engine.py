@@ -143,7 +143,7 @@ class DeepSpeedEngine(LocalEngine):
 
     def _make_optimizer(self, groups: list[Any]) -> torch.optim.Optimizer:
         extras = {k: tuple(v) if isinstance(v, list) else v for k, v in self._file.optimizer_extras.items()}
-        return make_optimizer(self._config, groups, self._lr, **extras)
+        return make_optimizer(self._config, groups, self._lr, exact=True, **extras)  # DeepSpeed looks at the class
 
     def _initialize(self, trained: nn.Module, ranks: "RanksLike") -> Any:
         given = engine_config(self._file, self._config, self.precision)
