@@ -1,8 +1,10 @@
 """Random numbers as a function of (seed, purpose, key), never of what was drawn before."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def derive_seed(seed: int, purpose: str, *key: int) -> int:
@@ -14,6 +16,8 @@ def derive_seed(seed: int, purpose: str, *key: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def numpy_generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
+def numpy_generator(seed: int, purpose: str, *key: int) -> "np.random.Generator":
     """A fresh NumPy generator (PCG64) for one purpose of a run."""
+    import numpy as np  # here, for what reads options alone
+
     return np.random.Generator(np.random.PCG64(derive_seed(seed, purpose, *key)))

@@ -24,8 +24,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from compression.spec import SpecError, Stage, nearest, parse_stage
 from fl.common.client_table import read_lines
 from fl.common.config import Config
@@ -110,6 +108,8 @@ class Sampler:
         stage = parse_sampling(text)
         self.draws_count = probability is not None
         self._probability = probability
+        import numpy as np  # here, for what reads options alone
+
         self._samples = np.array(samples, dtype=np.float64)
         self._seed = seed
         self._power = stage.integer(0, 1, "D") if stage.name == "power" else 0

@@ -15,7 +15,8 @@ from fl.common.ranks import Ranks
 from fl.data import Dataset, Split, load_dataset
 from fl.data.augment import Augment
 from fl.data.normalise import Normaliser, make_normaliser
-from fl.data.partition import BY_LABEL, check_partition, partition
+from fl.data.partition import BY_LABEL, check_partition
+from fl.data.partition.share import partition
 from fl.data.split import divide
 from fl.models import MODELS, build_model
 from fl.models.own_state import OwnState

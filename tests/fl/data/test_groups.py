@@ -12,7 +12,8 @@ from fl.common.errors import ConfigError
 from fl.common.seeds import numpy_generator
 from fl.data import Dataset, Split, check_dataset, load_dataset
 from fl.data.groups import draw_groups, share_of_each, take_of_each
-from fl.data.partition import check_partition, partition
+from fl.data.partition import check_partition
+from fl.data.partition.share import partition
 from fl.data.split import split_validation
 
 SIZES = {3: 6, 7: 1, 8: 4, 20: 9, 21: 2, 40: 5}

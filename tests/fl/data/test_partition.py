@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from compression.spec import SpecError
 from fl.common.errors import ConfigError
 from fl.common.seeds import numpy_generator
-from fl.data.partition import check_partition, partition
+from fl.data.partition import check_partition
 from fl.data.partition.minimum import raise_to_minimum
+from fl.data.partition.share import partition
 
 SPECS = ["iid", "dirichlet:0.01", "dirichlet:0.3", "dirichlet:1e6", "shards:2", "quantity:0", "quantity:2"]
 TEN = np.repeat(np.arange(10), 100)
