@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fl.common.errors import ConfigError
-from fl.server import privacy
+from fl.server import privacy_spec
 from fl.server.privacy import epsilon
 from fl.training.trainer import ClientTrainer
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
@@ -97,7 +97,7 @@ def test_what_cannot_be_private_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         run_here(tmp_path, "run", **{**_BASE, "model": "tests.user_code:norm_model"})
     with pytest.raises(ConfigError, match="delta must be below 1 / --clients 6"):
         run_here(tmp_path, "run", **{**_BASE, "dp": "clip:1,noise=1,delta=0.2"})
-    monkeypatch.setattr(privacy.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(privacy_spec.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs the package dp-accounting: pip install 'leanfed\[privacy\]'"):
         run_here(tmp_path, "run", **_BASE)
     assert not list(tmp_path.iterdir())
