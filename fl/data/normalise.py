@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_TOGETHER_BYTES = 1 << 26  # of images, when they are counted
+
 
 class Normaliser:
     """Subtracts each channel's mean and divides by its standard deviation, both over uint8 training images.
@@ -14,16 +16,20 @@ class Normaliser:
     are exact and the same on every machine and for any number of threads. A constant channel has `std` 1.
     """
 
-    def __init__(self, images: Tensor) -> None:
-        """`images`: uint8 [N, C, H, W], not empty."""
-        pixels = images.numel() // images.shape[1]
-        values = range(256)
+    def __init__(self, images: Tensor, rows: Tensor | None = None) -> None:
+        """`images`: uint8 [N, C, H, W], not empty; those at `rows`, int64 [M], count, or all."""
+        every = torch.arange(len(images)) if rows is None else rows
+        shades = torch.zeros(images.shape[1], 256, dtype=torch.int64, device=images.device)
+        together = max(1, _TOGETHER_BYTES // images[0].numel())  # a copy of all would be as large as the data
+        for some in every.to(images.device).split(together):
+            for channel, values in enumerate(images.index_select(0, some).transpose(0, 1)):
+                shades[channel] += torch.bincount(values.reshape(-1), minlength=256)
+        pixels = int(shades[0].sum())
         self.mean: list[float] = []
         self.std: list[float] = []
-        for channel in range(images.shape[1]):
-            counts = torch.bincount(images[:, channel].reshape(-1), minlength=256).tolist()
-            total = sum(value * count for value, count in zip(values, counts, strict=True))
-            squares = sum(value * value * count for value, count in zip(values, counts, strict=True))
+        for counts in shades.tolist():
+            total = sum(value * count for value, count in zip(range(256), counts, strict=True))
+            squares = sum(value * value * count for value, count in zip(range(256), counts, strict=True))
             self.mean.append(total / pixels)
             self.std.append(math.sqrt(pixels * squares - total * total) / pixels or 1.0)
         scale = torch.tensor([1 / std for std in self.std], dtype=torch.float64)
@@ -51,9 +57,10 @@ class Identity(Normaliser):
         return x.contiguous(memory_format=memory_format) if x.ndim == 4 else x
 
 
-def make_normaliser(x: Tensor) -> Normaliser:
-    """What makes inputs of such training samples: uint8 images are normalised, float32 is left as it is."""
-    return Normaliser(x) if x.dtype == torch.uint8 else Identity()
+def make_normaliser(x: Tensor, rows: Tensor | None = None) -> Normaliser:
+    """What makes inputs of such training samples, those of `x` at `rows` (int64 [M]) or all: uint8 images are normalised,
+    float32 is left as it is."""
+    return Normaliser(x, rows) if x.dtype == torch.uint8 else Identity()
 
 
 class Scaler:

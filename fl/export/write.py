@@ -85,7 +85,7 @@ class _Export:
         train_at, _ = divide(data, config.val_fraction, config.seed)
         self.test: Split = data.test
         self.task = make_task(data)
-        self.normalise = make_normaliser(data.train.x[torch.from_numpy(train_at)])
+        self.normalise = make_normaliser(data.train.x, torch.from_numpy(train_at))
         self.structure = Structure(
             model=config.model,
             stem=config.stem,

@@ -44,12 +44,13 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         config = with_clients(config, int(groups.max()) + 1)
     task = make_task(data)
     train_at, validation = divide(data, config.val_fraction, config.seed)
-    train = data.train.take(torch.from_numpy(train_at)).to(ranks.device)
-    parts = _share_out(data, train, config, None if groups is None else groups[train_at])
+    rows = torch.from_numpy(train_at)
+    train = data.train.to(ranks.device)  # all of it, which the ranks of a machine may share; `take` would copy
+    parts = [rows[part] for part in _share_out(data, train_at, config)]
     parts, held = hold_out(parts, config.client_eval, config.seed)
     augment = data.augment if config.augment == "auto" else config.augment
     Augment(augment).check_shape(data.sample_shape)
-    normalise = make_normaliser(train.x)
+    normalise = make_normaliser(train.x, rows)
     model = build_model(
         config,
         classes=data.classes,
@@ -79,6 +80,7 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         train=train,
         validation=validation.to(ranks.device),
         test=data.test.to(ranks.device),
+        rows=rows,
         parts=parts,
         held=held,
         task=task,
@@ -88,7 +90,7 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         engine=engine,
         state=state,
         local_plan=LocalPlan(algorithm, config, alike=counts_alike(config)),
-        notes=(*data.notes, _sizes(data, train, validation, held)),
+        notes=(*data.notes, _sizes(data, rows, validation, held)),
         left_out=data.left_out,
     )
 
@@ -134,24 +136,25 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
         model.train(was_training)
 
 
-def _sizes(data: Dataset, train: Split, validation: Split, held: list[Tensor]) -> str:
+def _sizes(data: Dataset, rows: Tensor, validation: Split, held: list[Tensor]) -> str:
     """A sentence with the sizes of all splits."""
     own = "the data set's own split, --val-fraction is not used" if data.validation is not None else "--val-fraction"
     clients = sum(len(part) for part in held)
     of_these = f", {clients} of them held out by clients (--client-eval)" if clients else ""
-    return f"{len(train)} training samples{of_these}, {len(validation)} validation ({own}), {len(data.test)} test"
+    return f"{len(rows)} training samples{of_these}, {len(validation)} validation ({own}), {len(data.test)} test"
 
 
-def _share_out(data: Dataset, train: Split, config: Config, groups: np.ndarray | None) -> list[Tensor]:
-    """For each client, positions of its samples in `train`, all that it has."""
+def _share_out(data: Dataset, train_at: np.ndarray, config: Config) -> list[Tensor]:
+    """For each client, positions in `train_at` of all samples that it has."""
     assert config.clients is not None, "a resolved configuration has a number of clients"
-    labels = train.y.cpu().numpy()
+    labels = data.train.y.numpy()[train_at]
+    groups = None if data.groups is None else data.groups.numpy()[train_at]
     if not data.classes:
         if check_partition(config.partition).stage.name in BY_LABEL:
             raise ConfigError(
                 f"--partition {config.partition} shares samples out by class, and {data.name} has numbers to predict: "
                 "use iid, quantity:SIGMA or natural"
             )
-        labels = np.zeros(len(train), dtype=np.int64)
+        labels = np.zeros(len(train_at), dtype=np.int64)
     parts = partition(labels, config.clients, config.partition, config.seed, groups)
     return [torch.from_numpy(part) for part in parts]

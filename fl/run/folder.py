@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fl.common.config import Config, refuse_stored_code, stored_options
@@ -182,11 +183,13 @@ def samples_sha256(worker: Worker) -> str:
     which; the same on every rank. Collective; DataError if ranks have different samples.
     """
     found = hashlib.sha256()
-    for split in (worker.train, worker.validation, worker.test):
-        _add(found, split.x[:: max(1, len(split) // _LOOKED_AT)])
-        _add(found, split.y)
+    splits = (worker.train, worker.rows), (worker.validation, None), (worker.test, None)
+    for split, rows in splits:
+        at = torch.arange(len(split)) if rows is None else rows
+        _add(found, split.x[at[:: max(1, len(at) // _LOOKED_AT)]])
+        _add(found, split.y[at])
     for part in (*worker.parts, *worker.held):
-        _add(found, part)
+        _add(found, torch.searchsorted(worker.rows, part))
     digest = found.hexdigest()
     if not worker.ranks.all_agree(int(digest[:12], 16)):
         name = worker.config.dataset

@@ -23,15 +23,19 @@ from .trainer import ClientTrainer
 
 @dataclass
 class Worker:
-    """The parts of a run on this rank. `parts`: for each client, positions of its samples in `train`, int64; `held`: of
-    those that it does not train on, for `--client-eval`. `classes`: 0 where targets are numbers. `notes`: on the data,
-    for the log; `left_out`: on data that are not used, for the terminal too."""
+    """The parts of a run on this rank. `rows`: positions in `train` of the samples that are not held out to validate on;
+    `parts`: of each client's own, `held`: of those that it does not train on, for `--client-eval`; all int64.
+
+    `classes`: 0 where targets are numbers. `notes`: on the data, for the log; `left_out`: on data that are not used, for the
+    terminal too.
+    """
 
     config: Config
     ranks: Ranks
     train: Split
     validation: Split
     test: Split
+    rows: Tensor
     parts: list[Tensor]
     held: list[Tensor]
     task: Task

@@ -43,6 +43,15 @@ def test_normaliser_matches_the_definition():
     torch.testing.assert_close(normalise(x).double(), (exact - mean) / std, rtol=0, atol=1e-6)
 
 
+def test_normaliser_of_some_images(monkeypatch):
+    """Oracle: a normaliser of those images alone, whatever the others are and however many are counted together."""
+    x, rows = images(50), torch.tensor([3, 4, 7, 30, 49])
+    monkeypatch.setattr("fl.data.normalise._TOGETHER_BYTES", 2 * x[0].numel())
+    some, alone = Normaliser(x, rows), Normaliser(x[rows])
+    assert (some.mean, some.std) == (alone.mean, alone.std)
+    assert some.mean != Normaliser(x).mean
+
+
 def test_normaliser_keeps_a_constant_channel_finite():
     """Oracle: a channel of one value has mean that value and becomes 0."""
     x = torch.full((3, 1, 2, 2), 7, dtype=torch.uint8)
