@@ -40,7 +40,7 @@ _PRELOADED = [
 QUICK = {"dataset": "digits", "model": "lenet5", "threads": 1, "precision": "fp32", "quiet": True}
 """Options of a run that takes a fraction of a second."""
 
-TIMES = ("time_s", "train_s", "exchange_s", "eval_s")
+TIMES = ("time_s", "train_s", "exchange_s", "eval_s", "checkpoint_s")
 """Columns of the csv files that differ between two runs of the same options."""
 
 

@@ -2,11 +2,12 @@
 
 In a round, in this order, `client` being one that the rank hosts:
 
-a client's rank     begin, correction in every local step, on_client; its update is encoded; sent, or forget if it fails
+a client's rank     begin, correction in every local step, on_client; its update is encoded; sent
 rank 0              receive for each client in cohort order, on_server, and after the server's step broadcast
 every rank          apply_broadcast where there is one, then commit, or rollback if the round has failed
 
-What a client or the server remembers changes in `commit` and `apply_broadcast` only.
+What the server remembers changes in `commit` and `apply_broadcast` only. What a client keeps is handed to `begin` and
+`sent`, which returns what it keeps from then on, if the round succeeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,12 +26,12 @@ class Algorithm:
 
     corrects: ClassVar[bool] = False
     """Whether `correction` has anything to add: only then do gradients need a hook."""
-    has_client_state: ClassVar[bool] = False
-    """Whether clients remember anything between rounds."""
+    kept_vectors: ClassVar[int] = 0
+    """How many vectors [n] a client keeps between rounds."""
 
-    def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
+    def begin(self, client: int, weights: Tensor, steps: int, lr: float, own: Mapping[str, Tensor]) -> None:
         """`client` starts `steps` local steps at `lr` from the global `weights`, which nobody changes before
-        `on_client`."""
+        `on_client`. `own`: what it keeps, by name, on any device and only to be read; empty the first time."""
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:
         """What is added to the gradient of `parameter`, number `at` of the layout, in its shape; None: nothing.
@@ -44,17 +45,16 @@ class Algorithm:
         """The vector that `client` sends instead of its `update` [n], whose memory is used."""
         return update
 
-    def sent(self, client: int, decoded: Sparse) -> None:
-        """Take the update of `client` as the server will decode it; not to be changed before `commit`."""
-
-    def forget(self, client: int) -> None:
-        """What `client` has sent since the last `commit` does not count, and was not received."""
+    def sent(self, client: int, decoded: Sparse, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take the update of `client`, the one that began last, as the server will decode it. Returns what it keeps instead
+        of its `own`, new tensors."""
+        return {}
 
     def commit(self) -> None:
-        """The round has succeeded: what was sent and received counts."""
+        """The round has succeeded: what was received counts."""
 
     def rollback(self) -> None:
-        """The round has failed: nothing that was `sent` since the last `commit` has arrived."""
+        """The round has failed: nothing that was received since the last `commit` counts."""
 
     def weight(self, samples: int) -> int:
         """The weight in the mean of a client with `samples`."""
@@ -79,13 +79,6 @@ class Algorithm:
 
     def apply_broadcast(self, values: Tensor) -> None:
         """Take over what rank 0 broadcast; the tensor is kept."""
-
-    def client_state(self, client: int) -> dict[str, Tensor]:
-        """Copies of what `client` remembers, by name; empty if it has not taken part."""
-        return {}
-
-    def load_client_state(self, client: int, state: Mapping[str, Tensor]) -> None:
-        """Continue from `client_state`."""
 
     def server_state(self) -> dict[str, Tensor]:
         """Copies of what the server remembers, by name; used on rank 0."""

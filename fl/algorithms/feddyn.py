@@ -27,54 +27,47 @@ from .views import Displacement, ParameterViews
 class FedDyn(Algorithm):
     """`alpha`: strength of the spring, above 0; `clients`: m.
 
-    A client holds g_k [n] once it has taken part, rank 0 holds h [n]; all are zero at first. The local optimizer is
-    free: any of them finds the minimum only roughly, and the formulas take it as it is.
+    A client keeps g_k [n], as `gradient`, once it has taken part; rank 0 holds h [n]. All are zero at first. The local
+    optimizer is free: any of them finds the minimum only roughly, and the formulas take it as it is.
     """
 
     corrects: ClassVar[bool] = True
-    has_client_state: ClassVar[bool] = True
+    kept_vectors: ClassVar[int] = 1
 
     def __init__(self, layout: Layout, device: torch.device, alpha: float, clients: int) -> None:
         self._alpha = alpha
         self._clients = clients
         self._device = device
-        self._gradients: dict[int, Tensor] = {}
         self._moved = Displacement(layout)
         self._linear = ParameterViews(layout)
         self._is_linear = False
-        self._sent: dict[int, Sparse] = {}
         self._total: Tensor | None = None  # h, made when the first mean is
         self._next: Tensor | None = None  # h if the round succeeds
         self._spare: Tensor | None = None
 
-    def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
+    def begin(self, client: int, weights: Tensor, steps: int, lr: float, own: Mapping[str, Tensor]) -> None:
         self._moved.use(weights)
-        self._is_linear = client in self._gradients
+        self._is_linear = bool(own)
         if self._is_linear:
-            self._linear.use(self._gradients[client])
+            self._linear.use(own["gradient"].to(self._device, torch.float32))
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:
         """alpha (v - w) - g_k."""
         pull = self._moved.at(at, parameter).mul_(self._alpha)
         return pull.sub_(self._linear.at(at, parameter)) if self._is_linear else pull
 
-    def sent(self, client: int, decoded: Sparse) -> None:
-        self._sent[client] = decoded
-
-    def forget(self, client: int) -> None:
-        self._sent.pop(client, None)
+    def sent(self, client: int, decoded: Sparse, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        gradient = torch.zeros(decoded.n, device=self._device)
+        if own:
+            gradient.copy_(own["gradient"])
+        decoded.add_to(gradient, self._alpha)
+        return {"gradient": gradient}
 
     def rollback(self) -> None:
-        self._sent = {}
         if self._next is not None:
             self._next, self._spare = None, self._next
 
     def commit(self) -> None:
-        for client, decoded in self._sent.items():
-            if client not in self._gradients:
-                self._gradients[client] = torch.zeros(decoded.n, device=self._device)
-            decoded.add_to(self._gradients[client], self._alpha)
-        self._sent = {}
         if self._next is not None:
             self._total, self._next, self._spare = self._next, None, self._total
 
@@ -88,15 +81,6 @@ class FedDyn(Algorithm):
         out = torch.empty_like(update) if self._spare is None else self._spare
         self._next = torch.add(total, update, alpha=self._alpha * len(weights) / self._clients, out=out)
         return update.add_(self._next, alpha=1 / self._alpha)
-
-    def client_state(self, client: int) -> dict[str, Tensor]:
-        """g_k as `gradient`, [n]."""
-        return {"gradient": self._gradients[client].clone()} if client in self._gradients else {}
-
-    def load_client_state(self, client: int, state: Mapping[str, Tensor]) -> None:
-        self._gradients.pop(client, None)
-        if "gradient" in state:
-            self._gradients[client] = state["gradient"].to(self._device, copy=True)
 
     def server_state(self) -> dict[str, Tensor]:
         """h as `total`, [n]."""

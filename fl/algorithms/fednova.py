@@ -10,7 +10,7 @@ K steps of SGD with momentum rho (none: 0) have a_i = [1 - rho^K, 1 - rho^(K-1),
 decay is the same term in every client's objective, so their weighted sum stays the one that is minimised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -30,7 +30,7 @@ class FedNova(Algorithm):
         self._momentum = momentum
         self._norms: dict[int, float] = {}
 
-    def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
+    def begin(self, client: int, weights: Tensor, steps: int, lr: float, own: Mapping[str, Tensor]) -> None:
         self._norms[client] = steps_norm(steps, self._momentum)
 
     def on_client(self, client: int, update: Tensor) -> Tensor:

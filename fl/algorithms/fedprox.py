@@ -6,6 +6,7 @@ server does as in federated averaging. (The paper draws clients in proportion to
 `--sampling samples`. By default, as in most programs, clients are drawn alike and the mean is weighted.)
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from torch import Tensor
@@ -28,7 +29,7 @@ class FedProx(Algorithm):
         self._mu = mu
         self._moved = Displacement(layout)
 
-    def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
+    def begin(self, client: int, weights: Tensor, steps: int, lr: float, own: Mapping[str, Tensor]) -> None:
         self._moved.use(weights)
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:

@@ -26,51 +26,43 @@ from .views import ParameterViews
 
 
 class Scaffold(Algorithm):
-    """`clients`: N. Clients hold c_i [n] once they have taken part, every rank holds c [n]; all are zero at first."""
+    """`clients`: N. A client keeps c_i [n], as `variate`, once it has taken part; every rank holds c [n]. All are zero at
+    first."""
 
     corrects: ClassVar[bool] = True
-    has_client_state: ClassVar[bool] = True
+    kept_vectors: ClassVar[int] = 1
 
     def __init__(self, layout: Layout, device: torch.device, clients: int) -> None:
         self._clients = clients
-        self._common = torch.zeros(layout.total, device=device)  # replaced, never written over: _sent refers to it
-        self._own: dict[int, Tensor] = {}
+        self._common = torch.zeros(layout.total, device=device)
         self._shift = torch.empty_like(self._common)
         self._views = ParameterViews(layout)
-        self._begun: dict[int, float] = {}
-        self._sent: dict[int, tuple[Sparse, float, Tensor]] = {}
+        self._length = 0.0  # steps times learning rate of the client that began last
         self._sum: Tensor | None = None  # of the gradients received, on rank 0
         self._received = 0
 
-    def begin(self, client: int, weights: Tensor, steps: int, lr: float) -> None:
-        self._begun[client] = steps * lr
-        own = self._own.get(client)
-        self._views.use(self._common if own is None else torch.sub(self._common, own, out=self._shift))
+    def begin(self, client: int, weights: Tensor, steps: int, lr: float, own: Mapping[str, Tensor]) -> None:
+        self._length = steps * lr
+        variate = _variate(own, self._common)
+        self._views.use(self._common if variate is None else torch.sub(self._common, variate, out=self._shift))
 
     def correction(self, at: int, parameter: Tensor) -> Tensor | None:
         """c - c_i."""
         return self._views.at(at, parameter)
 
-    def sent(self, client: int, decoded: Sparse) -> None:
+    def sent(self, client: int, decoded: Sparse, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A client whose learning rate is 0 has learnt nothing and keeps c_i."""
-        length = self._begun.pop(client)
-        if length > 0:
-            self._sent[client] = (decoded, 1 / length, self._common)
-
-    def forget(self, client: int) -> None:
-        self._sent.pop(client, None)
-        self._begun.pop(client, None)
+        if not self._length > 0:
+            return dict(own)
+        variate = _variate(own, self._common)
+        changed = (torch.zeros_like(self._common) if variate is None else variate).sub(self._common)
+        decoded.add_to(changed, 1 / self._length)
+        return {"variate": changed}
 
     def rollback(self) -> None:
-        self._sent, self._begun = {}, {}
         self._clear()
 
     def commit(self) -> None:
-        for client, (decoded, scale, common) in self._sent.items():
-            if client not in self._own:
-                self._own[client] = torch.zeros_like(common)
-            decoded.add_to(self._own[client].sub_(common), scale)
-        self._sent = {}
         self._clear()
 
     def weight(self, samples: int) -> int:
@@ -92,15 +84,6 @@ class Scaffold(Algorithm):
     def apply_broadcast(self, values: Tensor) -> None:
         self._common = values
 
-    def client_state(self, client: int) -> dict[str, Tensor]:
-        """c_i as `variate`, [n]."""
-        return {"variate": self._own[client].clone()} if client in self._own else {}
-
-    def load_client_state(self, client: int, state: Mapping[str, Tensor]) -> None:
-        self._own.pop(client, None)
-        if "variate" in state:
-            self._own[client] = state["variate"].to(self._common.device, copy=True)
-
     def server_state(self) -> dict[str, Tensor]:
         """c as `variate`, [n]."""
         return {"variate": self._common.clone()}
@@ -112,3 +95,7 @@ class Scaffold(Algorithm):
         self._received = 0
         if self._sum is not None:
             self._sum.zero_()
+
+
+def _variate(own: Mapping[str, Tensor], like: Tensor) -> Tensor | None:
+    return own["variate"].to(like) if own else None

@@ -35,10 +35,9 @@ class CodecSchedule:
 
 
 class Encoder:
-    """The uplink of the clients that this rank hosts: one `Sender` each.
+    """The uplink of the clients that this rank hosts.
 
-    `fractions`: of the uplink's coordinates, by client. A client's residual is the new one when the round commits; `keep`
-    makes it so earlier, for a client that may start again in the same round.
+    `fractions`: of the uplink's coordinates, by client.
     """
 
     def __init__(self, uplink: CodecSchedule, feedback: str, fractions: Fractions, layout: Layout, seed: int) -> None:
@@ -47,8 +46,6 @@ class Encoder:
         self.fractions = fractions
         self.layout = layout
         self.seed = seed
-        self.senders: dict[int, Sender] = {}
-        self._before: dict[int, object] = {}  # of the senders that this round has changed
 
     def codec(self, job: Job) -> Codec:
         """The codec that encodes the update of a job, and decodes it."""
@@ -59,18 +56,21 @@ class Encoder:
 
     def encode(
         self, job: Job, update: Update, sections: Mapping[str, Tensor], residual_mask: Tensor | None
-    ) -> tuple[Message, Sparse]:
-        """The message with an update and further `sections`, and the update as the server will decode it. `update.values`
-        is overwritten.
+    ) -> tuple[Message, Sparse, dict[str, Tensor]]:
+        """The message with an update and further `sections`; the update as the server will decode it; and what the client
+        keeps of it if it arrives (`Sender.state_dict`), to be in the state of its next job as `sender`. `update.values` is
+        overwritten.
 
         `residual_mask`, bool [n]: the coordinates whose residual still counts; None: all.
         """
-        sender = self.sender(job.client)
-        self._before.setdefault(job.client, sender.snapshot())
+        sender = Sender(self.uplink.codec, self.feedback)
+        like = update.values
+        kept = {name: tensor.to(like.device, like.dtype) for name, tensor in job.state.get("sender", {}).items()}
+        sender.load_state_dict(kept)
         sender.codec = self.codec(job)
         key = derive_seed(self.seed, "uplink", job.number, job.client)
-        payload, decoded = sender.encode(update.values, self.layout, key, within=residual_mask)
-        sender.codec = self.uplink.codec  # not that of a mask, which would be kept alive
+        payload, decoded = sender.encode(like, self.layout, key, within=residual_mask)
+        sender.keep()
         sections = {**sections, "update": payload, **encode_buffers(update.buffers)}
         report = ClientReport(
             client=job.client,
@@ -82,36 +82,9 @@ class Encoder:
             moved=update.moved,
             halved=update.halved,
         )
-        return Message(report, sections), decoded
-
-    def sender(self, client: int) -> Sender:
-        """The sender of a client, made when it is first asked for."""
-        if client not in self.senders:
-            self.senders[client] = Sender(self.uplink.codec, self.feedback)
-        return self.senders[client]
-
-    def keep(self) -> None:
-        """What was encoded so far has been sent."""
-        for client in self._before:
-            self.senders[client].keep()
-
-    def forget(self, client: int) -> None:
-        """The update that `client` has encoded since `keep` does not arrive."""
-        if client in self.senders:
-            self.senders[client].forget()
-
-    def commit(self) -> None:
-        """The round has succeeded."""
-        self.keep()
-        self._before = {}
-
-    def rollback(self) -> None:
-        """The round has failed: every sender is as it was before."""
-        for client, before in self._before.items():
-            self.senders[client].restore(before)
-        self._before = {}
+        return Message(report, sections), decoded, sender.state_dict()
 
     @property
-    def has_client_state(self) -> bool:
-        """Whether clients keep anything between rounds."""
-        return Sender(self.uplink.codec, self.feedback).has_state
+    def kept_vectors(self) -> int:
+        """How many vectors as large as the model a client keeps between rounds."""
+        return {"none": 0, "residual": 1, "dgc": 2}[Sender(self.uplink.codec, self.feedback).feedback]

@@ -215,6 +215,12 @@ class RunOptions:
     )
     eval_every: int = option(1, "evaluate every this many rounds", low=1)
     checkpoint_every: int = option(1, "checkpoint every this many rounds (0: never)", low=0)
+    state_budget: str = option(
+        "auto",
+        "memory of a machine for what clients keep between rounds, such as 6GB; the rest waits on disk "
+        "(auto: a quarter of what is free)",
+    )
+    state_dtype: Literal["fp32", "bf16"] = option("fp32", "numbers that clients keep between rounds")
     quiet: bool = option(False, "no progress bar and no table")
     tensorboard: bool = option(False, "TensorBoard event files in the run folder, a scalar for every column and round")
     track: str = option(

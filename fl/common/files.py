@@ -30,6 +30,15 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal, without holding all of it in memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
 def need_file(path: Path) -> None:
     """OSError for a pipe or a device, of which reading might never end, and for what is not there."""
     kind = path.stat().st_mode

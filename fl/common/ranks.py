@@ -34,7 +34,7 @@ _MAY_DIFFER = frozenset(
     f"--{name}"
     for name in (
         *("data-dir", "cache-dir", "download", "output-dir", "threads"),
-        *("quiet", "tensorboard", "track", "hang-timeout"),
+        *("quiet", "tensorboard", "track", "hang-timeout", "state-budget"),
     )
 )
 """What may depend on the machine that a rank is on."""
@@ -100,6 +100,11 @@ class Ranks:
     def wait_for_all(self) -> None:
         """Return when every rank has got here. (A barrier of its own would pick a device; this one is on the CPU.)"""
         self.sum(torch.zeros(1))
+
+    def store(self) -> dist.Store:
+        """A connection of its own to the store of the process group. Any thread may use it, at any time: it is no
+        collective."""
+        return dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
 
     def explained(self, error: Exception) -> Exception:
         """A RoundError in one sentence, if `error` means that another rank is gone; else `error`."""

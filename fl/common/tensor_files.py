@@ -18,7 +18,8 @@ from .names import readable
 from .tensors import to_host
 
 
-def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
+def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    """A safetensors file with these tensors."""
     return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
 
 
@@ -30,7 +31,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     """Write a safetensors file atomically; returns its SHA-256."""
-    data = _to_bytes(tensors)
+    data = tensors_to_bytes(tensors)
     write_bytes(path, data)
     return sha256(data)
 
@@ -38,7 +39,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """As `write_tensors`, for tensors on the CPU that are too large for a copy in memory."""
     if readable(str(path)) != str(path):  # which `save_file` cannot write to
-        write_bytes(path, _to_bytes(tensors))
+        write_bytes(path, tensors_to_bytes(tensors))
         return
     with written_whole(path) as temporary:
         try:

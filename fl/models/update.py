@@ -1,6 +1,8 @@
 """What a client is asked for, and what it made of the global model."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -12,13 +14,14 @@ class Job:
     """A client's local training: from `version` of the global model, on `submodel`.
 
     `number` seeds its random choices: the round, or, where clients come and go in their own time, how many starts of this
-    client came before.
+    client came before. `state`: what the client keeps from the last time, nested, its tensors only to be read.
     """
 
     client: int
     number: int
     version: int
     submodel: Submodel = WHOLE
+    state: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass

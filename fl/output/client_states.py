@@ -1,133 +1,211 @@
-"""What clients keep between rounds (residuals, control variates): a few in memory, all in files of the checkpoint.
+"""What clients keep between rounds (residuals, velocities, control variates): a few states in memory, the others on disk.
 
-A state is as large as the model, and every client that ever took part has one. So only the states used last stay in
-memory; a client that takes part again has its own read from its file before it trains.
+A state is as large as the model, and every client that ever took part has one. So the states used last stay in memory, up
+to a budget. The others are in files that are mapped into memory when their clients take part again. These files are the
+checkpoint: a state is written once, and only if it changed.
 """
 
-import json
-import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from fl.common.config import RunOptions
+from fl.common.generators import torch_generator
 from fl.common.ranks import Ranks
+from fl.common.sizes import free_memory, parse_size
 from fl.common.tensor_files import State, join_state, split_state, write_tensors
+from fl.common.tensors import to_host
 
-from .checkpoint import Stored, load_tensors, make_folder
-
-IN_MEMORY = 64_000_000
-"""Bytes of idle clients' states that a rank keeps in memory; a round's own are there besides."""
+from .stored import Stored, client_file, load_tensors, make_folder
 
 
-class HasClientStates(Protocol):
-    """Whatever clients' states are part of."""
+@dataclass(eq=False, slots=True)
+class _Kept:
+    """A client's state. `number`: how often it has changed; `tensors`: None while it is only on disk; `sha256`: of its
+    file, empty before there is one; `saved`: whether a checkpoint has it, or is to have it."""
 
-    def client_state(self, client: int) -> State:
-        """What `client`, hosted here, keeps between rounds: tensors, nested."""
+    number: int
+    tensors: dict[str, Tensor] | None = None
+    sha256: str = ""
+    saved: bool = False
 
-    def load_client_state(self, client: int, state: State) -> None:
-        """Continue from `client_state`."""
 
-    def attach_states(self, states: "ClientStates") -> bool:
-        """Ask `states` for a client's state before it trains; False where all states stay in memory anyway."""
+@dataclass(frozen=True)
+class Changed:
+    """What a checkpoint adds: the states that are new since the last one, by client, and the files that they replace."""
+
+    states: dict[int, _Kept]
+    replaced: list[str]
 
 
 class ClientStates:
-    """The states of the clients that this rank hosts, and the names of everybody's files.
+    """The states of the clients that this rank hosts.
 
-    A state that changed and has to leave memory between two checkpoints waits in a file of its own, which the next
-    checkpoint renames: a checkpoint never names a file that is written again.
+    A participant of the round's transaction: a state that is `put` counts from `keep` on, and stays from `commit` on. What
+    was put is kept as it is, on the host, and must not be written over.
     """
 
-    def __init__(self, folder: Path, ranks: Ranks, rounds: HasClientStates) -> None:
-        self.folder = folder
+    def __init__(self, ranks: Ranks, *, budget: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> None:
+        """`budget`: bytes of memory. `dtype`: in which fp32 numbers are kept, in memory as on disk; `seed` is that of their
+        rounding."""
         self._ranks = ranks
-        self._rounds = rounds
-        self._bytes_each = 0  # all states are of about one size
-        self._here: dict[int, None] = {}  # clients whose state is in memory, the least recently used first
-        self._busy: set[int] = set()  # trained in the round that is not over yet
-        self._changed: set[int] = set()  # since the last checkpoint, on any rank
-        self._waiting: dict[int, Stored] = {}  # changed, and in a file that no checkpoint names yet
-        self._files: dict[int, Stored] = {}
-        self._parks = rounds.attach_states(self)
+        self.budget = budget
+        self._dtype = dtype
+        self._seed = seed
+        self._folder = Path()
+        self._states: dict[int, _Kept] = {}
+        self._counting: dict[int, _Kept] = {}  # in this round, from `keep` on
+        self._put: dict[int, _Kept] = {}
+        self._recent: dict[_Kept, int] = {}  # the client of each state in memory, the least recently used first
+        self.bytes_in_memory = 0
+        self._dirty: set[int] = set()  # changed since the last checkpoint
+        self._replaced: list[str] = []  # files that the last checkpoint has, and the next one will not have
+        self._writing = threading.Lock()
 
-    def fetch(self, client: int) -> None:
-        """Have the state of `client`, hosted here, in memory before it trains."""
-        self._busy.add(client)
-        if client not in self._here:
-            stored = self._waiting.get(client, self._files.get(client))
-            if stored is not None:
-                self._rounds.load_client_state(client, join_state(load_tensors(self.folder, stored)))
-        self._here.pop(client, None)
-        self._here[client] = None
-        self._make_room()
+    def open(self, folder: Path, files: Mapping[int, Stored] | None = None) -> None:
+        """Write to `folder` from now on, and go on from the `files` there, by client."""
+        self._folder = folder
+        self._states = {
+            client: _Kept(stored.number, sha256=stored.sha256, saved=True)
+            for client, stored in (files or {}).items()
+            if self._ranks.hosts(client)
+        }
 
-    def end_round(self, changed: Iterable[int]) -> None:
-        """The round is over, and the states of these clients, on any rank, are new."""
-        for client in changed:
-            self._changed.add(client)
-            if self._ranks.hosts(client):
-                self._waiting.pop(client, None)
-                self._here.setdefault(client, None)
-        self._busy = set()
-        self._make_room()
+    def get(self, client: int) -> State:
+        """What `client`, hosted here, keeps: nested, its tensors on the host and only to be read; empty if it has nothing.
 
-    def save(self, next_round: int) -> dict[int, Stored]:
-        """Write the states that changed since the last call; the file of every client, the same on every rank. Collective;
-        the OSError of one rank is raised on all.
+        DataError if its file cannot be read, or is not what was written.
         """
-        changed = sorted(self._changed)
-        names = [f"client-{client:06d}-{next_round:06d}.safetensors" for client in changed]
-        digests = torch.zeros(len(changed), 32, dtype=torch.uint8)
-        problem = ""
-        try:
-            for row, client in enumerate(changed):
-                if self._ranks.hosts(client):
-                    digests[row] = torch.tensor([*bytes.fromhex(self._write(client, names[row]))])
-        except OSError as error:
-            problem = json.dumps([error.errno, error.strerror, error.filename])
-        if problem := self._ranks.first_text(problem):
-            raise OSError(*json.loads(problem))
-        self._ranks.sum(digests)
-        for row, client in enumerate(changed):
-            self._files[client] = Stored(names[row], bytes(digests[row].tolist()).hex())
-        self._changed, self._waiting = set(), {}
-        return dict(self._files)
+        kept = self._counting.get(client) or self._states.get(client)
+        if kept is None:
+            return {}
+        if kept.tensors is None:
+            path = self._folder / client_file(client, kept.number)
+            return join_state(load_tensors(path, kept.sha256))
+        self._recent[kept] = self._recent.pop(kept)
+        return join_state(kept.tensors)
 
-    def _write(self, client: int, name: str) -> str:
-        """Write the client's state to this file; returns its SHA-256."""
-        waiting = self._waiting.get(client)
-        if waiting is not None:
-            os.replace(self.folder / waiting.name, self.folder / name)
-            return waiting.sha256
-        make_folder(self.folder, self._ranks)
-        return write_tensors(self.folder / name, split_state(self._rounds.client_state(client))[0])
+    def put(self, client: int, state: State) -> None:
+        """What `client`, hosted here, keeps from now on: tensors, nested. OSError if it must be written and cannot be."""
+        before = self._counting.get(client) or self._states.get(client)
+        tensors = to_host(split_state(state)[0])
+        if not tensors and before is None:
+            return
+        kept = _Kept(1 if before is None else before.number + 1)
+        if self._dtype != torch.float32:
+            generator = torch_generator(self._seed, "client state", client, kept.number)
+            # Sorted: a state that comes from its file has another order.
+            tensors = {name: round_to_bf16(tensors[name], generator) for name in sorted(tensors)}
+        kept.tensors = tensors
+        self._drop(client, self._put.pop(client, None))
+        self._put[client] = kept
+        self._recent[kept] = client
+        self.bytes_in_memory += _size(kept)
+        self._make_room()
+
+    def keep(self) -> None:
+        """What was put counts: `get` returns it."""
+        for client, kept in self._put.items():
+            self._drop(client, self._counting.get(client))
+            self._counting[client] = kept
+        self._put = {}
+
+    def forget(self, client: int) -> None:
+        """What was put for `client` since `keep` does not count."""
+        self._drop(client, self._put.pop(client, None))
+
+    def commit(self) -> None:
+        """The round has succeeded."""
+        self.keep()
+        for client, kept in self._counting.items():
+            before = self._states.get(client)
+            if before is not None and before.saved:
+                self._replaced.append(client_file(client, before.number))
+                self._leave_memory(before)
+            else:
+                self._drop(client, before)
+            self._states[client] = kept
+            self._dirty.add(client)
+        self._counting = {}
+
+    def rollback(self) -> None:
+        """The round has failed: every state is as it was before."""
+        for states in (self._put, self._counting):
+            for client, kept in states.items():
+                self._drop(client, kept)
+        self._put, self._counting = {}, {}
+
+    def take_changed(self) -> Changed:
+        """What the next checkpoint adds; it is on disk when each of these states was written (`write`)."""
+        changed = Changed({client: self._states[client] for client in sorted(self._dirty)}, self._replaced)
+        for kept in changed.states.values():
+            kept.saved = True
+        self._dirty, self._replaced = set(), []
+        return changed
+
+    def write(self, client: int, kept: _Kept) -> Stored:
+        """Have a state on disk; any thread may call this."""
+        with self._writing:
+            if not kept.sha256:
+                assert kept.tensors is not None  # it leaves memory only when it is on disk
+                make_folder(self._folder, self._ranks)
+                path = self._folder / client_file(client, kept.number)
+                kept.sha256 = write_tensors(path, kept.tensors)
+        return Stored(kept.number, kept.sha256)
+
+    @property
+    def files(self) -> set[str]:
+        """The names of all files that are still needed, between two rounds."""
+        return {client_file(client, kept.number) for client, kept in self._states.items()} | set(self._replaced)
 
     def close(self) -> None:
-        """The run is over: states that no checkpoint is to name are needed no more."""
-        for waiting in self._waiting.values():
-            (self.folder / waiting.name).unlink(missing_ok=True)
-
-    def load(self, files: dict[int, Stored]) -> None:
-        """Go on from a checkpoint's files."""
-        self._files = dict(files)
-        for client in filter(self._ranks.hosts, files):
-            self.fetch(client)
-            self._busy = set()
+        """The run is over: states that no checkpoint has are needed no more."""
+        for client in self._dirty:
+            self._drop(client, self._states[client])
 
     def _make_room(self) -> None:
-        if not self._parks or not self._here:
+        while self.bytes_in_memory > self.budget and self._recent:
+            kept, client = next(iter(self._recent.items()))
+            self.write(client, kept)
+            self._leave_memory(kept)
+
+    def _leave_memory(self, kept: _Kept) -> None:
+        if self._recent.pop(kept, None) is not None:
+            self.bytes_in_memory -= _size(kept)
+        if kept.sha256:
+            kept.tensors = None
+
+    def _drop(self, client: int, kept: _Kept | None) -> None:
+        """A state that no checkpoint has is needed no more."""
+        if kept is None:
             return
-        if not self._bytes_each:
-            state = self._rounds.client_state(next(iter(self._here)))
-            self._bytes_each = sum(tensor.nbytes for tensor in split_state(state)[0].values())
-        room = IN_MEMORY // max(1, self._bytes_each)
-        idle = [client for client in self._here if client not in self._busy]
-        for client in idle[: max(0, len(self._here) - room)]:
-            if client in self._changed and client not in self._waiting:
-                name = f"client-{client:06d}-waiting.safetensors"
-                self._waiting[client] = Stored(name, self._write(client, name))
-            self._rounds.load_client_state(client, {})
-            del self._here[client]
+        self._leave_memory(kept)
+        if kept.sha256:
+            (self._folder / client_file(client, kept.number)).unlink(missing_ok=True)
+
+
+def _size(kept: _Kept) -> int:
+    return sum(tensor.nbytes for tensor in (kept.tensors or {}).values())
+
+
+def round_to_bf16(x: Tensor, generator: torch.Generator) -> Tensor:
+    """fp32 of any shape as bf16, up or down at random with probabilities that make its expectation `x`: what is rounded
+    away is not lost on average, where rounding to nearest would swallow every step below 1/512 of the number. Other types
+    stay as they are.
+    """
+    if x.dtype != torch.float32:
+        return x
+    bits = torch.randint(1 << 16, x.shape, generator=generator, dtype=torch.int32, device="cpu")
+    return bits.add_(x.view(torch.int32)).bitwise_right_shift_(16).to(torch.int16).view(torch.bfloat16)
+
+
+def make_states(options: RunOptions, ranks: Ranks) -> ClientStates:
+    """The store of `--state-budget`, which the ranks of a machine share, and `--state-dtype`."""
+    auto = options.state_budget == "auto"
+    budget = free_memory() // 4 if auto else parse_size(options.state_budget)
+    dtype = torch.bfloat16 if options.state_dtype == "bf16" else torch.float32
+    return ClientStates(ranks, budget=budget // ranks.local_world_size, dtype=dtype, seed=options.seed)

@@ -17,7 +17,7 @@ from fl.training.tasks import Task
 
 from .layers import LAYERS
 
-_BEFORE = ("round", "time_s", "train_s", "exchange_s", "eval_s", "train_loss")
+_BEFORE = ("round", "time_s", "train_s", "exchange_s", "eval_s", "checkpoint_s", "train_loss")
 _AFTER = (
     "clients",
     "rejected",

@@ -37,6 +37,9 @@ def transaction(participants: Sequence[Participant]) -> Iterator[None]:
 class Rounds(ABC):
     """The rounds of a run, in one of the modes. A method with a default does nothing in most modes."""
 
+    states: ClientStates
+    """What the clients that this rank hosts keep between rounds."""
+
     @abstractmethod
     def run(self, number: int) -> RoundResult:
         """One round; every rank's global model is the new one afterwards. If it fails on any rank, every rank raises, and
@@ -59,9 +62,9 @@ class Rounds(ABC):
         return 0, 0
 
     @property
-    def has_client_state(self) -> bool:
-        """Whether clients keep anything between rounds."""
-        return False
+    def kept_vectors(self) -> int:
+        """How many vectors as large as the model a client keeps in `states`."""
+        return 0
 
     @property
     def privacy(self) -> dict[str, float]:
@@ -96,16 +99,8 @@ class Rounds(ABC):
         """If the run ends now: the bytes that clients still at work have begun to download and to send."""
         return []
 
-    def attach_states(self, states: ClientStates) -> bool:
-        """Ask `states` for a client's state before it trains; False where all states stay in memory anyway."""
-        return False
-
-    def client_state(self, client: int) -> State:
-        """What `client`, hosted here, keeps between rounds: tensors, nested."""
-        return {}
-
-    def load_client_state(self, client: int, state: State) -> None:
-        """Continue from `client_state`."""
+    def put_states(self) -> None:
+        """Before a checkpoint: put into `states` what clients keep elsewhere."""
 
     @abstractmethod
     def state_dict(self) -> State:

@@ -20,6 +20,7 @@ from fl.common.generators import seeded
 from fl.data.batches import count_steps
 from fl.models.own_state import OwnState
 from fl.models.update import Job
+from fl.output.client_states import make_states
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
@@ -170,6 +171,7 @@ class DdpRounds(Rounds):
         self._optimizer = self._engine.optimizer
         options = dataclasses.replace(config, local_epochs=None, local_steps=self._steps)
         self._trainer = dataclasses.replace(worker, config=options, engine=self._engine).make_trainer()
+        self.states = make_states(config, worker.ranks)
 
     def run(self, number: int) -> RoundResult:
         ranks, state, traffic = self._worker.ranks, self._worker.state, self.hook.traffic
@@ -196,7 +198,6 @@ class DdpRounds(Rounds):
         reports, received = gather_reports(ranks, report, received_bytes)
         return RoundResult(
             reports,
-            [report.client for report in reports],
             Held(state.layout.total, state.buffers.numel()),
             update_norm=float(torch.linalg.vector_norm(update.values)),
             peers=Peers(self._steps, received),
@@ -222,17 +223,10 @@ class DdpRounds(Rounds):
         self._optimizer.load_state_dict(moments)
         self.hook.sender.restore(sender)
 
-    @property
-    def has_client_state(self) -> bool:
-        return self.hook.sender.has_state
-
-    def client_state(self, client: int) -> dict[str, Tensor]:
+    def put_states(self) -> None:
         """The residuals by parameter name; how often the hook was called follows from the round."""
-        return self.hook.sender.state_dict()
-
-    def load_client_state(self, client: int, state: dict[str, Tensor]) -> None:
-        device = self._worker.ranks.device
-        self.hook.load_state_dict({name: tensor.to(device) for name, tensor in state.items()})
+        self.states.put(self._worker.ranks.rank, self.hook.sender.state_dict())
+        self.states.commit()
 
     def state_dict(self) -> dict[str, Any]:
         """The model and the optimizer's state, which is the same on every rank."""
@@ -244,6 +238,9 @@ class DdpRounds(Rounds):
         return {"model": model, "optimizer": moments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        ranks = self._worker.ranks
+        own = self.states.get(ranks.rank)
+        self.hook.load_state_dict({name: tensor.to(ranks.device) for name, tensor in own.items()})
         self._worker.state.parameters.copy_(state["model"]["parameters"])
         self._worker.state.buffers.copy_(state["model"]["buffers"])
         whole = self._optimizer.state_dict()

@@ -23,9 +23,10 @@ from fl.comm.message import (
 )
 from fl.comm.transport import Transport
 from fl.common.seeds import derive_seed
+from fl.common.tensor_files import State
 from fl.models.submodel import Submodel
 from fl.models.update import Job, Update
-from fl.output.client_states import ClientStates
+from fl.output.client_states import make_states
 from fl.output.layers import LayerCounts
 from fl.pruning.build import make_plan
 from fl.server.aggregate import Aggregate, Aggregator
@@ -80,12 +81,12 @@ class FederatedRounds(Rounds):
             make_aggregator=self._make_aggregator,
         )
         self.rejections = Rejections(self.ranks, config.min_clients)
+        self.states = make_states(config, self.ranks)
         self.participants: list[Participant] = [
-            *(self.encoder, self.algorithm, self.plan, self.server, self.sampler, self.rejections),
+            *(self.states, self.algorithm, self.plan, self.server, self.sampler, self.rejections),
             *([] if self._privacy is None else [self._privacy]),
         ]
         self.held = Held()
-        self._fetch: Callable[[int], object] = lambda client: None
         self.late: list[Time] = []
         """Clients that the server gave up on since the last round, with their busy time."""
 
@@ -118,7 +119,7 @@ class FederatedRounds(Rounds):
                 failure = error
         accepted = self._tell_refused(refused, failure)
         for rejection in self.rejections.of_round[already:]:
-            for each in (self.encoder, self.algorithm, self.plan):
+            for each in (self.states, self.plan):
                 each.forget(rejection.client)
         self.rejections.accepted(accepted)
         return accepted
@@ -145,31 +146,37 @@ class FederatedRounds(Rounds):
         `numbers`: client -> the `number` of its `Job`, which seeds its random choices. `version`: of the global model.
         """
 
+        own: dict[int, State] = {}
+
         def hosted() -> Iterator[int]:
             for client in filter(self.ranks.hosts, numbers):
-                self._fetch(client)
+                own[client] = self.states.get(client)
                 yield client
 
         def prepare(client: int) -> tuple[Job, LocalModel]:
-            return self._prepare(client, numbers[client], version)
+            return self._prepare(client, numbers[client], version, own.pop(client))
 
         for client, trained in self.trainer.train_many(hosted(), prepare, self.corrections):
+            outcome: Message | Rejection
             try:
                 if isinstance(trained, BaseException):
                     raise trained
-                outcome: Message | Rejection = self._encode(*trained)
+                outcome, state = self._encode(*trained)
             except NonFiniteError as error:
                 outcome = Rejection(client, str(error))
             except (Exception, SystemExit) as error:
                 outcome = Rejection(client, f"{type(error).__name__}: {' '.join(str(error).split())}", error=error)
+            else:
+                self.states.put(client, state)
             yield outcome
 
-    def _encode(self, job: Job, update: Update) -> Message:
+    def _encode(self, job: Job, update: Update) -> tuple[Message, State]:
+        """The message, and what the client keeps."""
         update.values = self.algorithm.on_client(job.client, update.values)
         sections, residual_mask = self.plan.sections(job.client), self.plan.residual_mask(job.client)
-        message, decoded = self.encoder.encode(job, update, sections, residual_mask)
-        self.algorithm.sent(job.client, decoded)
-        return message
+        message, decoded, sender = self.encoder.encode(job, update, sections, residual_mask)
+        algorithm = self.algorithm.sent(job.client, decoded, job.state.get("algorithm", {}))
+        return message, {"sender": sender, "algorithm": algorithm}
 
     def _bounds(self, client: int, version: int) -> Bounds:
         """The largest report that `client` can rightly send."""
@@ -178,10 +185,10 @@ class FederatedRounds(Rounds):
         sizes = {"update": codec.most_bytes(self.state.layout), "buffers": most_bytes(m)}
         return Bounds(len(self.worker.parts[client]), n, sizes)
 
-    def _prepare(self, client: int, number: int, version: int) -> tuple[Job, LocalModel]:
-        model = self.plan.local(client, version)
-        self.local_plan.begin(client, len(self.worker.parts[client]), self.state.parameters, version)
-        return Job(client, number, version, self.plan.submodel(client)), model
+    def _prepare(self, client: int, number: int, version: int, state: State) -> tuple[Job, LocalModel]:
+        model, samples = self.plan.local(client, version), len(self.worker.parts[client])
+        self.local_plan.begin(client, samples, self.state.parameters, version, state.get("algorithm", {}))
+        return Job(client, number, version, self.plan.submodel(client), state), model
 
     def begin(self) -> None:
         """On rank 0: before the first message of a round."""
@@ -314,22 +321,9 @@ class FederatedRounds(Rounds):
     def end(self, number: int, val_score: float | None) -> None:
         self.plan.observe(number, val_score)
 
-    def attach_states(self, states: ClientStates) -> bool:
-        self._fetch = states.fetch
-        return True
-
     @property
-    def has_client_state(self) -> bool:
-        return self.encoder.has_client_state or self.algorithm.has_client_state
-
-    def client_state(self, client: int) -> dict[str, Any]:
-        own = {"sender": self.encoder.sender(client).state_dict(), "algorithm": self.algorithm.client_state(client)}
-        return {name: state for name, state in own.items() if state}
-
-    def load_client_state(self, client: int, state: Mapping[str, Any]) -> None:
-        self.algorithm.load_client_state(client, state.get("algorithm", {}))
-        sender = {name: tensor.to(self.ranks.device) for name, tensor in state.get("sender", {}).items()}
-        self.encoder.sender(client).load_state_dict(sender)
+    def kept_vectors(self) -> int:
+        return self.encoder.kept_vectors + self.algorithm.kept_vectors
 
     def state_dict(self) -> dict[str, Any]:
         return {

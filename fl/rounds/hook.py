@@ -1,5 +1,6 @@
 """Rounds through a DDP communication hook: one client per rank, averaged by the hook."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from fl.common.errors import RoundError
 from fl.common.generators import seeded
 from fl.common.ranks import Ranks
 from fl.models.update import Job, Update
-from fl.output.client_states import ClientStates
 from fl.server.aggregate import Aggregate
 from fl.training.worker import Worker
 
@@ -46,11 +46,6 @@ class OwnHook:
         """The round has failed: the hook forgets it."""
         self.codec.sender.forget()
 
-    @property
-    def has_state(self) -> bool:
-        """Whether the hook remembers anything between rounds."""
-        return self.codec.sender.has_state
-
     def state_dict(self) -> dict[str, Tensor]:
         """What the hook remembers, by parameter name; its calls are the rounds."""
         return self.codec.sender.state_dict()
@@ -62,8 +57,6 @@ class OwnHook:
 
 class ForeignHook:
     """The hook of `--hook`. Nobody can look at what it remembers, save it or take it back."""
-
-    has_state = False
 
     def __init__(self, text: str, ranks: Ranks, seed: int) -> None:
         self._state, self._hook = load_hook(text)
@@ -141,7 +134,6 @@ class HookRounds(FederatedRounds):
         n, m = self.state.parameters.numel(), self.state.buffers.numel()
         return RoundResult(
             reports,
-            [report.client for report in reports],
             Held(n, m),
             published,
             self.server.update_norm,
@@ -177,16 +169,16 @@ class HookRounds(FederatedRounds):
     def _reversed(flat: Tensor, source: Layout, target: Layout) -> Tensor:
         return target.gather(reversed(source.views(flat)), torch.empty_like(flat))
 
-    def attach_states(self, states: ClientStates) -> bool:
-        """A rank has one client, whose state stays."""
-        return False
-
     @property
-    def has_client_state(self) -> bool:
-        return self.hook.has_state
+    def kept_vectors(self) -> int:
+        """What the one client of a rank keeps stays in the hook."""
+        return 0
 
-    def client_state(self, client: int) -> dict[str, Any]:
-        return self.hook.state_dict()
+    def put_states(self) -> None:
+        self.states.put(self.ranks.rank, self.hook.state_dict())
+        self.states.commit()
 
-    def load_client_state(self, client: int, state: Any) -> None:
-        self.hook.load_state_dict({name: tensor.to(self.ranks.device) for name, tensor in state.items()})
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        own = self.states.get(self.ranks.rank)
+        self.hook.load_state_dict({name: tensor.to(self.ranks.device) for name, tensor in own.items()})
+        super().load_state_dict(state)

@@ -71,13 +71,12 @@ class RoundResult:
     """A finished round. `reports` are the same on every rank, the rest is whole on rank 0.
 
     `published`: bytes of each section that the server sent. `columns`: further columns of clients.csv, for each report;
-    `charges` likewise, where clients come and go in their own time. `trained`: the clients whose state is new; `now`: when
-    the server stepped, in virtual seconds, where the rounds know. `rejected`: clients whose updates do not count and that
+    `charges` likewise, where clients come and go in their own time. `now`: when the server stepped, in virtual
+    seconds, where the rounds know. `rejected`: clients whose updates do not count and that
     are still to be charged; those of rounds in virtual time are among the `dropped`.
     """
 
     reports: list[ClientReport]
-    trained: list[int]
     held: Held = field(default_factory=Held)
     published: dict[str, int] = field(default_factory=dict)
     update_norm: float = 0.0

@@ -39,7 +39,6 @@ class SyncRounds(FederatedRounds):
             self.held.mean = sum(self.plan.held(client) for client in holders) / len(holders)
         return RoundResult(
             reports,
-            clients,
             self.held,
             published,
             self.server.update_norm,

@@ -42,7 +42,6 @@ class TimedRounds(FederatedRounds):
         self.version = 0
         self._costs = worker.make_costs()
         self._untrained: set[int] = set()
-        self._trained: set[int] = set()
         self._dropped: list[Dropped] = []
         self.participants += [self.in_flight, self.inbox, self._ledger]
 
@@ -67,7 +66,7 @@ class TimedRounds(FederatedRounds):
     def _open(self, number: int) -> None:
         self.rejections.begin(number, min(len(self.present()), self.worker.config.clients_per_round or 0))
         self.version, self.late = number, []
-        self._untrained, self._trained, self._dropped = set(), set(), []
+        self._untrained, self._dropped = set(), []
         self.schedule.open()
 
     def free(self) -> list[int]:
@@ -98,7 +97,7 @@ class TimedRounds(FederatedRounds):
             else:
                 self._ledger.restore(client, start.noted)
             self._untrained.discard(client)
-            self.encoder.forget(client)  # what it has not kept is as if it had not been asked
+            self.states.forget(client)  # what it has not kept is as if it had not been asked
             self.inbox.drop(client, self.in_flight.number(client))
             self.inbox.forget(client)
             self.in_flight.give_up(client)
@@ -133,7 +132,6 @@ class TimedRounds(FederatedRounds):
         self.held.mean = sum(each.start.held for each in arrived) / len(arrived)
         return RoundResult(
             [each.report for each in arrived],
-            sorted(self._trained),
             self.held,
             published,
             self.server.update_norm,
@@ -212,10 +210,9 @@ class TimedRounds(FederatedRounds):
         already = len(self.rejections.of_round)
         reports = self.gather(numbers, self.version, take)
         if not self.schedule.drops:
-            self.encoder.keep()  # a client may start again before the server takes its update
+            self.states.keep()  # a client may start again before the server takes its update
         self.inbox.reports.update({report.client: report for report in reports})
         self.inbox.rejections.update({each.client: each for each in self.rejections.of_round[already:]})
-        self._trained |= {report.client for report in reports}
         self._untrained = set()
 
     def _codec(self, submodel: Submodel) -> Codec:

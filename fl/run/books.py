@@ -90,6 +90,7 @@ class Books:
         measured = {
             "round": number,
             "time_s": None,  # known when all else of the round is done
+            "checkpoint_s": None,
             "train_s": train_s,
             "exchange_s": max(0.0, seconds["exchange_s"] - train_s),
             "eval_s": seconds["eval_s"],
@@ -108,12 +109,14 @@ class Books:
             self.record.end_run((page.metrics, page.clients), page.onward)
         return page
 
-    def add(self, page: Page, started: float) -> tuple[dict[str, Beginning], dict[str, Any]]:
+    def add(self, page: Page, started: float, checkpoint_s: float) -> tuple[dict[str, Beginning], dict[str, Any]]:
         """Write a page; how far the record is a checkpoint's, and the last round, for the checkpoint.
 
-        `started`: when the round did.
+        `started`: when the round did. `checkpoint_s`: seconds that it waited for checkpoints.
         """
-        page.metrics["time_s"] = page.onward[0]["time_s"] = time.perf_counter() - started
+        times = {"time_s": time.perf_counter() - started, "checkpoint_s": checkpoint_s}
+        page.metrics.update(times)
+        page.onward[0].update(times)
         self.record.add_round(page.metrics, page.clients, page.layers, page.scores)
         return {**self.record.so_far(), "partition.json": self._partition}, self.record.last_round
 

@@ -18,6 +18,7 @@ from fl.common.errors import ConfigError
 from fl.common.mode import mode_of, parse_mode
 from fl.common.names import readable
 from fl.common.paths import LONGEST_NAME
+from fl.common.sizes import parse_size
 from fl.data import check_dataset, is_natural
 from fl.data.augment_spec import read_augment
 from fl.data.partition import check_partition
@@ -104,6 +105,7 @@ def _check_specs(config: Config) -> None:
         "server": lambda name: server_optimizers[name],
         "aggregate": parse_aggregate,
         "dp": parse_dp,
+        "state_budget": lambda text: text == "auto" or parse_size(text),
         "augment": lambda spec: spec == "auto" or read_augment(spec),
     }
     for name, check in checks.items():

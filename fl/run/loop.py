@@ -23,8 +23,7 @@ from fl.common.stopping import Stopped, stopping
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
 from fl.common.tensor_files import write_tensors
 from fl.common.terminal import lasting_output, try_to_write
-from fl.output.checkpoint import Checkpoints, Manifest
-from fl.output.client_states import ClientStates
+from fl.output.checkpoint import Checkpoints, Manifest, saved_rounds
 from fl.output.predictions import write_predictions
 from fl.output.summary import write_summary
 from fl.rounds.base import Rounds
@@ -96,7 +95,7 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
             worker.make_costs().each([worker.engine.model], [1])  # refused now, or in the first round
         rounds = make_rounds(worker)
         resumed = folder is not None
-        begins = -1 if folder is None else Checkpoints(folder, ranks).next_round()
+        begins = -1 if folder is None else max(saved_rounds(folder), default=-1)
         if not ranks.all_agree(begins):
             raise ConfigError(f"--resume {config.resume}: ranks see different checkpoints; all must share --output-dir")
         if folder is None:
@@ -132,14 +131,15 @@ class _Run:
         self.folder = folder
         self.rounds = rounds
         self.costs = Costs(worker, rounds.wait_s, rounds.ledger)
-        self.checkpoints = Checkpoints(folder, self.ranks)
-        self.states = ClientStates(self.checkpoints.folder, self.ranks, rounds)
+        self.checkpoints = Checkpoints(folder, self.ranks, rounds.states)
         self.tested: Evaluation | None = None  # the test split, after the last round
         self.stopped: Stopped | None = None
         self._can_go_on = self.config.hook is None
+        rounds.states.open(self.checkpoints.folder)
         manifest, warning = self._load() if resumed else (None, "")
         self._resumes = ["--resume", str(folder), *(word for one in code_options(self.config).items() for word in one)]
         stopping.note_saved(*(self._resumes if resumed else ()))
+        self.checkpoints.on_complete = self._note_saved
         self.first_round = 0 if manifest is None else manifest.next_round
         share_model(self.ranks, worker.state)
         self.books: Books | None = None
@@ -171,14 +171,19 @@ class _Run:
             with stopping.after_the_round():
                 try:
                     self._run_rounds()
+                    self.checkpoints.finish()
                 except RuntimeError as error:
-                    raise self.ranks.explained(error) from error.__cause__
+                    explained = self.ranks.explained(error)
+                    if explained is not error:
+                        self.checkpoints.give_up()
+                    raise explained from error.__cause__
             return self._finish() if self.stopped is None else {}
         except Exception as error:
             if self.books is not None:
                 self.books.log.error("%s: %s", type(error).__name__, error)
             raise
         finally:
+            self.checkpoints.close()
             if self.books is not None:
                 self.books.close()
 
@@ -214,12 +219,12 @@ class _Run:
         self._tell_times(number, page)
         # The evaluation that ends a run decides nothing: a longer run would not have made it.
         self.rounds.end(number, judged.score(self.worker.task) if is_due else None)
-        self.states.end_round(result.trained if self.rounds.has_client_state else ())
         every = self.config.checkpoint_every
         saves = every > 0 and (is_last or _is_due(number, every))
         status = self.ranks.largest(stopping.status)  # all ranks stop after the same round
         self._add(number, page, started, saves=saves or (status > 0 and self._can_go_on))
         if status:
+            self.checkpoints.finish()
             self.stopped = self._stop(status, number + 1)
         self.tested = judged.test
         return page.metrics
@@ -242,26 +247,29 @@ class _Run:
                 self.books.tell(line)
 
     def _add(self, number: int, page: Page, started: float, *, saves: bool) -> None:
-        """Write the round down, with a checkpoint around it if it is due."""
+        """Write the round down, and begin a checkpoint if it is due."""
         books = self.books
 
-        def add() -> tuple[dict[str, Beginning], dict[str, Any]]:
+        def add(waited_s: float = 0.0) -> tuple[dict[str, Beginning], dict[str, Any]]:
             assert books is not None  # this is rank 0
-            return books.add(page, started)
+            return books.add(page, started, waited_s)
 
         if saves:
+            self.rounds.put_states()
             state = {}
             if books is not None:
                 state = {"rounds": self.rounds.state_dict(), "costs": self.costs.state_dict()}
                 state["options"] = lasting_options(self.config)
-            files = self.states.save(number + 1)
-            self.checkpoints.save(number + 1, state=state, client_files=files, record=add)
-            if self._can_go_on:
-                stopping.note_saved(*self._resumes)
+            self.checkpoints.save(number + 1, state=state, record=add)
         elif books is not None:
             add()
         if books is not None:
             books.trackers.log(page.metrics)
+
+    def _note_saved(self) -> None:
+        """A checkpoint is complete."""
+        if self._can_go_on:
+            stopping.note_saved(*self._resumes)
 
     def _stop(self, status: int, finished: int) -> Stopped:
         """Rank 0 says after how many rounds, and how to go on."""
@@ -280,7 +288,6 @@ class _Run:
             refuse_other_model(self.worker, state["rounds"]["model"])
             self.rounds.load_state_dict(state["rounds"])
             self.costs.load_state_dict(state["costs"])
-            self.states.load(manifest.client_files)
         except (ConfigError, DataError):
             raise
         except (
@@ -295,7 +302,7 @@ class _Run:
         return manifest, warning
 
     def _finish(self) -> dict[str, Any]:
-        self.states.close()
+        self.rounds.states.close()
         summary = self._write_results()
         if self.tested is None:  # the run goes on after its last round
             self.tested = self.worker.evaluate(self.worker.test)

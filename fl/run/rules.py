@@ -330,6 +330,12 @@ RULES: tuple[Rule, ...] = (
     _dgc(lambda o: o.momentum, "brings its own momentum: --momentum {momentum:g} must be 0"),
     _dgc(lambda o: o.own_momentum, "brings its own momentum: {own_momentum} of --server {server} must be 0"),
 
+    # What clients keep.
+    ("--state-dtype {state_dtype} is about clients that take turns on a rank:",
+     lambda o: o.state_dtype != "fp32" and not o.mode.sees_each_update, "--mode must not be step, nor --exchange hook"),
+    ("--state-budget {state_budget} is about clients that take turns on a rank:",
+     lambda o: o.state_budget != "auto" and not o.mode.sees_each_update, "--mode must not be step, nor --exchange hook"),
+
     # No server.
     _step("--server {server}", lambda o: o.server != "fedavg"),
     _step("--downlink {downlink}", lambda o: o.config.downlink != "none"),

@@ -1,5 +1,7 @@
 """Local training by round and client: the algorithm, the learning rate, the number of steps, how much a client counts."""
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from fl.algorithms.base import Algorithm
@@ -31,6 +33,6 @@ class LocalPlan:
         """The local learning rate."""
         return learning_rate(self._options, round_)
 
-    def begin(self, client: int, samples: int, weights: Tensor, round_: int) -> None:
-        """`client`, with its number of `samples`, starts from the global `weights` [n]."""
-        self.algorithm.begin(client, weights, self.steps(samples), self.lr(round_))
+    def begin(self, client: int, samples: int, weights: Tensor, round_: int, own: Mapping[str, Tensor]) -> None:
+        """`client`, with its number of `samples` and its `own` state, starts from the global `weights` [n]."""
+        self.algorithm.begin(client, weights, self.steps(samples), self.lr(round_), own)

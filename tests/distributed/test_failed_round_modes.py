@@ -188,7 +188,7 @@ def _told(rounds: Any, costs: Costs, number: int, result: Any) -> Any:
         timed = [row for row in entry.clients if row.get("arrive_s") is not None]
         rounds.timed(number, entry.metrics["virtual_time_s"], timed)
     rounds.end(number, 0.5)
-    return entry, result.reports, result.trained, result.published, costs.state_dict()
+    return entry, result.reports, result.published, costs.state_dict()
 
 
 def _memory(rounds: Any) -> dict[str, Any]:

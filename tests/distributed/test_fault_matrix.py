@@ -19,8 +19,8 @@ from tests.distributed.two_ranks import said, two_ranks
 from tests.end_to_end.test_resume import OPTIONS, assert_same_run
 from tests.support import resume_here, run_here
 
-_OPTIONS: dict[str, Any] = {**OPTIONS, "rounds": 3, "clients": 2, "clients_per_round": 2}
-_ROUND = 1  # in which the fault comes
+_OPTIONS: dict[str, Any] = {**OPTIONS, "rounds": 4, "clients": 2, "clients_per_round": 2}
+_ROUND = 2  # in which the fault comes; the checkpoint after round 0 is complete, that after round 1 need not be
 _PATIENCE_S = 120
 _MOMENTS: dict[str, tuple[str, str]] = {
     "before the upload": ("fl.training.trainer", "ClientTrainer.train"),
@@ -28,7 +28,7 @@ _MOMENTS: dict[str, tuple[str, str]] = {
     "after the upload": ("fl.rounds.federated", "FederatedRounds._tell_refused"),
     "server step": ("fl.comm.transport", "Transport.share"),
     "broadcast": ("fl.rounds.federated", "FederatedRounds.apply"),
-    "checkpoint": ("fl.output.client_states", "ClientStates._write"),
+    "checkpoint": ("fl.output.client_states", "ClientStates.write"),
     "results": ("fl.run.loop", "_Run._write_results"),
 }
 """What is called at each moment."""

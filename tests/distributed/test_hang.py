@@ -22,7 +22,7 @@ _TIMEOUT_S = 2
 
 
 def _stop(round_: int) -> None:
-    if round_ in (1, 3):
+    if round_ in (2, 4):
         os.kill(os.getpid(), signal.SIGSTOP)
 
 

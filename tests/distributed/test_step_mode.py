@@ -112,7 +112,9 @@ def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:
         expected = torch.nn.utils.parameters_to_vector(parameters)
         torch.testing.assert_close(worker.state.parameters, expected, rtol=1e-5, atol=1e-6)
     assert isinstance(residual, Tensor)
-    own = torch.cat([step_mode.client_state(rank)[f"residual.{name}"].flatten() for name in worker.state.layout.names])
+    own = torch.cat(
+        [step_mode.hook.sender.state_dict()[f"residual.{name}"].flatten() for name in worker.state.layout.names]
+    )
     torch.testing.assert_close(own, residual, rtol=1e-5, atol=1e-6)
 
 

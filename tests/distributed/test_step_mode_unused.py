@@ -91,7 +91,7 @@ def check(rank: int, world: int, name: str, uplink: str) -> None:
         assert same_on_all_ranks(worker.state.parameters)
     assert 0 < skipped < 8, skipped
     if uplink != "none":
-        ours, theirs = step_mode.client_state(rank), hook.sender.state_dict()
+        ours, theirs = step_mode.hook.sender.state_dict(), hook.sender.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 

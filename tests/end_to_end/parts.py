@@ -33,9 +33,10 @@ def run_with(rounds: Any, number: int, cohort: Sequence[int]) -> RoundResult:
 
 def remembered(rounds: Rounds, clients: int) -> dict[str, Any]:
     """Copies of all tensors that the rounds, and these clients, remember, by path; and all else as text."""
+    rounds.put_states()
     states = {
         "rounds": rounds.state_dict(),
-        **{f"client {client}": rounds.client_state(client) for client in range(clients)},
+        **{f"client {client}": rounds.states.get(client) for client in range(clients)},
     }
     tensors, rest = split_state(states)
     return {**{name: tensor.clone() for name, tensor in tensors.items()}, "rest": str(rest)}

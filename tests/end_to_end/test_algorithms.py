@@ -58,7 +58,7 @@ def _sums(rank: int, world_size: int) -> None:
     worker, rounds = start_rounds(algorithm="scaffold", **_SUMS, uplink="topk:0.3")
     for round_ in range(3):
         rounds.run(round_)
-    own = [rounds.client_state(client) for client in range(4)]
+    own = [rounds.states.get(client) for client in range(4)]
     layout = worker.state.layout
     mean = sum(state["algorithm"]["variate"] for state in own) / 4
     torch.testing.assert_close(rounds.state_dict()["algorithm"]["variate"], mean, rtol=1e-4, atol=1e-6)

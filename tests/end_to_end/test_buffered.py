@@ -227,11 +227,11 @@ def _a_dropped_update_never_was(rank: int, world_size: int) -> None:
     worker = make_worker(**_ALL["deadline"])
     rounds, wasted = make_rounds(worker), 0
     for round_ in range(6):
-        before = {client: rounds.client_state(client).get("sender", {}) for client in range(6)}
+        before = {client: rounds.states.get(client).get("sender", {}) for client in range(6)}
         outcome = rounds.run(round_)
         arrived = {report.client for report in outcome.reports}
         for late in outcome.dropped:
-            after = rounds.client_state(late.client).get("sender", {})
+            after = rounds.states.get(late.client).get("sender", {})
             assert late.client not in arrived
             assert before[late.client].keys() == after.keys()
             assert all(torch.equal(after[name], before[late.client][name]) for name in after)

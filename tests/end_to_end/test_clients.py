@@ -108,7 +108,7 @@ def _follow_residuals(rank: int, world_size: int) -> None:
         rounds.run(round_)
         assert set(trained) == {client for client in cohort if worker.ranks.hosts(client)}
         for client in set(old) | set(trained):
-            state = rounds.client_state(client)["sender"]
+            state = rounds.states.get(client)["sender"]
             names = [f"residual.{name}" for name in worker.state.layout.names]
             residuals[client] = torch.cat([state[name].flatten() for name in names])
         for client, residual in residuals.items():

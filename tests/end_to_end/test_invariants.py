@@ -120,23 +120,25 @@ def test_checkpoints_change_nothing_and_hold_no_pickle(tmp_path: Path, checkpoin
     "options",
     [
         {"error_feedback": "dgc:0.9", "momentum": 0.0},
+        {"state_dtype": "bf16"},
         {"algorithm": "scaffold", "error_feedback": "none", "momentum": 0.0},
         {"mode": "buffered:2", "profiles": "mix:good=0.5+2g=0.5"},
         {"deadline": 30, "over_select": 1.5, "profiles": "mix:good=0.5+2g=0.5"},
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_states_that_leave_memory_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options) -> None:
+def test_states_that_leave_memory_change_nothing(tmp_path: Path, options) -> None:
     """Clients' states all in memory, or none of those that are idle; checkpoints in every round, or none: the same
     model and the same bytes, also where the run is stopped and goes on."""
     all_of = {**_TINY, "clients": 6, "clients_per_round": 2, "uplink": "topk:0.05", **options, "rounds": 6}
     expected = run_here(tmp_path, "whole", **all_of)
-    monkeypatch.setattr("fl.output.client_states.IN_MEMORY", 0)
+    sizes = {tensor.dtype for path in tmp_path.rglob("client-*") for tensor in load_file(path).values()}
+    assert sizes == {torch.bfloat16 if "state_dtype" in options else torch.float32}
     for name, every in (("kept", 1), ("never", 0)):
-        summary = run_here(tmp_path, name, **all_of, checkpoint_every=every)
+        summary = run_here(tmp_path, name, **all_of, checkpoint_every=every, state_budget="0")
         for key in ("model_sha256", "total_uplink_bytes", "total_downlink_bytes"):
             assert summary[key] == expected[key], (name, key)
-    run_here(tmp_path, "short", **{**all_of, "rounds": 4})
+    run_here(tmp_path, "short", **{**all_of, "rounds": 4}, state_budget="0")
     summary = resume_here(tmp_path, "short", rounds=6)
     assert summary["model_sha256"] == expected["model_sha256"]
 

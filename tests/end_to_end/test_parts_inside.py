@@ -61,7 +61,7 @@ def _own_masks(rank: int, world_size: int) -> None:
 
 def _residual(rounds: Any, client: int) -> torch.Tensor:
     layout = rounds.worker.state.layout
-    state = rounds.client_state(client)["sender"]
+    state = rounds.states.get(client)["sender"]
     return torch.cat([state[f"residual.{name}"].flatten() for name in layout.names])
 
 

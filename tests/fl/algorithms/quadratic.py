@@ -79,6 +79,8 @@ class Runner:
         self.codec = make_codec(codec)
         self.feedback = feedback
         self.senders: dict[int, Sender] = {}
+        self.own: dict[int, dict[str, Tensor]] = {}
+        """What each client keeps."""
         self.server_lr = server_lr
         self.sgd: dict[str, Any] = {"momentum": momentum, "weight_decay": weight_decay}
         self.a = torch.tensor(problem.a, dtype=torch.float32)
@@ -91,15 +93,15 @@ class Runner:
     def round(self, round_: Round, *, fails: bool = False) -> np.ndarray:
         """One round; one that `fails` does so before the server's step. The global weights after it, float64 [n]."""
         server = self.algorithms[0]
-        mean, weights = torch.zeros(N), []
+        mean, weights, own = torch.zeros(N), [], dict(self.own)
         for client, steps in round_.steps.items():
             algorithm = self.algorithms[client % len(self.algorithms)]
-            algorithm.begin(client, self.weights, steps, round_.lr)
+            algorithm.begin(client, self.weights, steps, round_.lr, self.own.get(client, {}))
             update = algorithm.on_client(client, self.weights - self._train(algorithm, client, steps, round_.lr))
             sender = self.senders.setdefault(client, Sender(self.codec, self.feedback))
             payload, decoded = sender.encode(update, LAYOUT, key=client)
             sender.keep()
-            algorithm.sent(client, decoded)
+            own[client] = algorithm.sent(client, decoded, self.own.get(client, {}))
             received = self.codec.decode(payload, N, LAYOUT)
             server.receive(client, received, steps, round_.lr)
             weights.append(server.weight(self.problem.samples[client]))
@@ -109,7 +111,7 @@ class Runner:
             for algorithm in self.algorithms:
                 algorithm.rollback()
             return self.weights.double().numpy()
-        self.weights = self.weights - self.server_lr * mean
+        self.weights, self.own = self.weights - self.server_lr * mean, own
         values = server.broadcast()
         for algorithm in self.algorithms:
             if values is not None:

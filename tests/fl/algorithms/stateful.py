@@ -13,11 +13,11 @@ Make = Callable[[], Algorithm]
 CLIENTS = 5
 
 
-def state_of(algorithm: Algorithm) -> dict[str, Tensor]:
-    """Everything remembered, in one dictionary."""
-    state = dict(algorithm.server_state())
-    for client in range(CLIENTS):
-        state.update({f"{client}.{name}": value for name, value in algorithm.client_state(client).items()})
+def state_of(runner: Runner) -> dict[str, Tensor]:
+    """Everything that the server and the clients remember, in one dictionary."""
+    state = dict(runner.algorithms[0].server_state())
+    for client, own in runner.own.items():
+        state.update({f"{client}.{name}": value for name, value in own.items()})
     return state
 
 
@@ -47,12 +47,10 @@ def check_resume(make: Make) -> None:
     first = Runner(problem, make(), make())
     first.run(rounds[:3])
     second = Runner(problem, make(), make(), make())
-    second.weights = first.weights.clone()
+    second.weights, second.own = first.weights.clone(), dict(first.own)
     server = first.algorithms[0].server_state()
     for algorithm in second.algorithms:
         algorithm.load_server_state(server)
-    for client in range(CLIENTS):
-        second.algorithms[client % 3].load_client_state(client, first.algorithms[client % 2].client_state(client))
     assert np.array_equal(second.run(rounds[3:]), through[3:])
 
 
@@ -62,9 +60,9 @@ def check_failed_round(make: Make) -> None:
     through = Runner(problem, make()).run(rounds)
     runner = Runner(problem, make())
     runner.run(rounds[:2])
-    before = state_of(runner.algorithms[0])
+    before = state_of(runner)
     runner.round(rounds[3], fails=True)
-    assert_same_state(state_of(runner.algorithms[0]), before)
+    assert_same_state(state_of(runner), before)
     assert np.array_equal(runner.run(rounds[2:]), through[2:])
 
 

@@ -45,7 +45,7 @@ def test_equals_the_paper(cohort: int, alpha: float, rho: float) -> None:
     close(runner.run(rounds), trace)
     close(runner.algorithms[0].server_state()["total"].numpy(), h)
     for client in range(5):
-        state = runner.algorithms[0].client_state(client)
+        state = runner.own.get(client)
         close(state["gradient"].numpy() if state else np.zeros(N), gradients[client])
 
 
@@ -54,7 +54,7 @@ def test_the_state_is_the_gradient_at_the_minimum() -> None:
     problem, alpha = Problem.drawn(1, seed=9), 0.5
     runner = Runner(problem, make(alpha, 1))
     runner.round(Round({0: 300}, 0.2))
-    state = runner.algorithms[0].client_state(0)["gradient"].numpy()
+    state = runner.own[0]["gradient"].numpy()
     close(state, problem.gradient(0, -state / alpha))
 
 
@@ -63,7 +63,7 @@ def test_both_sides_agree_for_every_codec(codec: str) -> None:
     """h is the mean of the clients' g_k, of which the server never sees one."""
     runner = Runner(Problem.drawn(5), make(), codec=codec)
     runner.run(uneven_rounds(5, 10, cohort=3, lr=0.05))
-    own = [runner.algorithms[0].client_state(client).get("gradient", torch.zeros(N)) for client in range(5)]
+    own = [runner.own.get(client, {}).get("gradient", torch.zeros(N)) for client in range(5)]
     close(runner.algorithms[0].server_state()["total"].numpy(), torch.stack(own).mean(0).numpy())
 
 

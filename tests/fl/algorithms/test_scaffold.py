@@ -46,7 +46,7 @@ def test_equals_the_paper(cohort: int, eta: float, decay: float) -> None:
     close(runner.run(rounds), trace)
     close(runner.algorithms[0].server_state()["variate"].numpy(), c)
     for client in range(5):
-        state = runner.algorithms[0].client_state(client)
+        state = runner.own.get(client)
         close(state["variate"].numpy() if state else np.zeros(N), own[client])
 
 
@@ -58,7 +58,7 @@ def test_a_variate_is_the_mean_gradient_of_the_steps() -> None:
     for _ in range(3):
         gradients.append(problem.gradient(0, y))
         y = y - 0.1 * gradients[-1]
-    close(runner.algorithms[0].client_state(0)["variate"].numpy(), np.mean(gradients, axis=0))
+    close(runner.own[0]["variate"].numpy(), np.mean(gradients, axis=0))
 
 
 @pytest.mark.parametrize("codec", ["none", "topk:0.3", "int8", "randk:0.5"])
@@ -66,7 +66,7 @@ def test_both_sides_agree_for_every_codec(codec: str) -> None:
     """The server's variate is the mean of the clients', of which it never sees one."""
     runner = Runner(Problem.drawn(5), make(), codec=codec)
     runner.run(uneven_rounds(5, 10, cohort=3, lr=0.05))
-    own = [runner.algorithms[0].client_state(client).get("variate", torch.zeros(N)) for client in range(5)]
+    own = [runner.own.get(client, {}).get("variate", torch.zeros(N)) for client in range(5)]
     close(runner.algorithms[0].server_state()["variate"].numpy(), torch.stack(own).mean(0).numpy())
 
 
@@ -83,9 +83,9 @@ def test_a_learning_rate_of_zero_teaches_nothing() -> None:
     """No division by it: all variates stay."""
     runner = Runner(Problem.drawn(5), make())
     runner.run(uneven_rounds(5, 3, cohort=3, lr=0.05))
-    before = stateful.state_of(runner.algorithms[0])
+    before = stateful.state_of(runner)
     runner.round(Round({0: 2, 1: 3}, 0.0))
-    stateful.assert_same_state(stateful.state_of(runner.algorithms[0]), before)
+    stateful.assert_same_state(stateful.state_of(runner), before)
 
 
 def test_ranks_resume_and_failure() -> None:

@@ -32,7 +32,6 @@ def close_round(
     n, m = ledger._parameters if held is None else held, ledger._buffers if held_buffers is None else held_buffers
     result = RoundResult(
         reports,
-        list(uplinks),
         Held(n, m, holdings or {}, new_mask),
         {"change": change_bytes, "buffers": buffers_bytes},
         peers=peers,

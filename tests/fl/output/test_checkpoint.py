@@ -4,9 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ import torch
 from fl.common.errors import DataError
 from fl.common.files import Beginning, write_bytes, write_json
 from fl.common.ranks import Ranks
-from fl.output.checkpoint import Checkpoints, load_tensors, saved_rounds
+from fl.output.checkpoint import Checkpoints, saved_rounds
 from fl.output.client_states import ClientStates
-from fl.rounds.base import Rounds
+from fl.output.stored import Stored, client_file, load_tensors
 
 CPU = torch.device("cpu")
 ONE = Ranks(
@@ -24,56 +25,44 @@ ONE = Ranks(
 )
 
 
-class Clients:
-    """Rounds as far as their clients' states matter: two numbers each, all in memory or on file (`parks`)."""
-
-    def __init__(self, parks: bool = True) -> None:
-        self.parks = parks
-        self.states: dict[int, dict[str, torch.Tensor]] = {}
-
-    def attach_states(self, states: ClientStates) -> bool:
-        return self.parks
-
-    def client_state(self, client: int) -> dict[str, torch.Tensor]:
-        return self.states.get(client, {})
-
-    def load_client_state(self, client: int, state: dict[str, torch.Tensor]) -> None:
-        self.states[client] = state
-
-    def train(self, states: ClientStates, clients: Iterable[int], value: float) -> None:
-        """A round of these clients, each of which adds `value` to its state."""
-        for client in clients:
-            states.fetch(client)
-            old = self.states.get(client, {}).get("residual", torch.zeros(2))
-            self.states[client] = {"residual": old + torch.tensor([value, client])}
-        states.end_round(clients)
-
-    @property
-    def here(self) -> set[int]:
-        """The clients whose state is in memory."""
-        return {client for client, state in self.states.items() if state}
+def opened(folder: Path, budget: int = 1000) -> Checkpoints:
+    """Checkpoints of a run that begins, or goes on, in this folder."""
+    checkpoints = Checkpoints(folder, ONE, ClientStates(ONE, budget=budget))
+    checkpoints.states.open(checkpoints.folder)
+    return checkpoints
 
 
-def states_of(checkpoints: Checkpoints, clients: Clients | None = None) -> ClientStates:
-    return ClientStates(checkpoints.folder, ONE, cast(Rounds, clients or Clients()))
+def train(states: ClientStates, clients: Iterable[int], value: float) -> None:
+    """A round of these clients, each of which adds `value` and its number to its state of two numbers."""
+    for client in clients:
+        old = states.get(client).get("residual", torch.zeros(2))
+        states.put(client, {"residual": old + torch.tensor([value, client])})
+    states.commit()
 
 
-def save(checkpoints: Checkpoints, next_round: int, states: ClientStates) -> None:
+def save(checkpoints: Checkpoints, next_round: int) -> None:
+    """A checkpoint, complete when this returns."""
     checkpoints.save(
         next_round,
         state={"model": {"parameters": torch.full((3,), float(next_round))}, "seen": [[0, next_round]]},
-        client_files=states.save(next_round),
-        record=lambda: ({"metrics.csv": Beginning(next_round * 10, "")}, {}),
+        record=lambda waited_s: ({"metrics.csv": Beginning(next_round * 10, "")}, {}),
     )
+    checkpoints.finish()
+
+
+def residual(checkpoints: Checkpoints, stored: Stored, client: int) -> list[float]:
+    path = checkpoints.folder / client_file(client, stored.number)
+    found: list[float] = load_tensors(path, stored.sha256)["residual"].tolist()
+    return found
 
 
 def test_client_files_are_written_only_when_changed_and_the_last_two_checkpoints_are_kept(tmp_path):
     """Client 0 changes in every round, client 1 only in round 1: its file from then stays as long as it is named."""
-    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
-    states = states_of(checkpoints, clients)
+    checkpoints = opened(tmp_path)
     for next_round, trained in ((1, (0, 1)), (2, (0,)), (3, (0,)), (4, (0,))):
-        clients.train(states, trained, 1)
-        save(checkpoints, next_round, states)
+        train(checkpoints.states, trained, 1)
+        save(checkpoints, next_round)
+    checkpoints.close()
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == [
         "client-000000-000003.safetensors",
@@ -83,96 +72,93 @@ def test_client_files_are_written_only_when_changed_and_the_last_two_checkpoints
         "manifest-000004.json",
         "server-000003.safetensors",
         "server-000004.safetensors",
+        "states.csv",
     ]
-    manifest, _ = Checkpoints(tmp_path, ONE).latest()
+    again = opened(tmp_path)
+    manifest, _ = again.latest()
     assert (manifest.next_round, manifest.record) == (4, {"metrics.csv": Beginning(40, "")})
-    assert load_tensors(checkpoints.folder, manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
-    state = checkpoints.load(manifest)
+    files = again.client_files(manifest)
+    assert residual(again, files[1], 1) == [1.0, 1.0]
+    state = again.load(manifest)
+    assert again.states.get(0)["residual"].tolist() == [4.0, 0.0]
     assert state["seen"] == [[0, 4]]
     assert state["model"]["parameters"].tolist() == [4.0] * 3
 
 
 def test_a_run_that_goes_on_keeps_the_files_of_clients_that_did_not_change(tmp_path):
     """Client 1's state is still found after a restart and two more checkpoints without it."""
-    first, clients = Checkpoints(tmp_path, ONE), Clients()
-    states = states_of(first, clients)
-    clients.train(states, (0, 1), 1)
-    save(first, 1, states)
-    again, clients = Checkpoints(tmp_path, ONE), Clients()
-    manifest, _ = again.latest()
-    states = states_of(again, clients)
-    states.load(manifest.client_files)
+    first = opened(tmp_path)
+    train(first.states, (0, 1), 1)
+    save(first, 1)
+    first.close()
+    again = opened(tmp_path)
+    again.load(again.latest()[0])
     for next_round in (2, 3, 4):
-        clients.train(states, (0,), 1)
-        save(again, next_round, states)
-    manifest, _ = Checkpoints(tmp_path, ONE).latest()
-    assert load_tensors(again.folder, manifest.client_files[1])["residual"].tolist() == [1.0, 1.0]
+        train(again.states, (0,), 1)
+        save(again, next_round)
+    again.close()
+    last = opened(tmp_path)
+    last.load(last.latest()[0])
+    assert last.states.get(1)["residual"].tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("every", [1, 3, 0])
-def test_idle_states_leave_memory_and_come_back(tmp_path, monkeypatch, every):
-    """Room for two states of 8 bytes: after ten rounds of two clients among seven each state is the sum that a dict of
-    all of them holds, and never more than two stay between rounds; a checkpoint names all of them, and at the end no
-    file is left that none names."""
-    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
-    monkeypatch.setattr("fl.output.client_states.IN_MEMORY", 16)
-    states = states_of(checkpoints, clients)
-    expected = {client: torch.zeros(2) for client in range(7)}
-    for round_ in range(10):
-        cohort = sorted({(3 * round_) % 7, (5 * round_ + 1) % 7})
-        clients.train(states, cohort, round_)
-        for client in cohort:
-            expected[client] += torch.tensor([round_, client])
-        assert len(clients.here) <= 2
-        if (every and (round_ + 1) % every == 0) or (every and round_ == 9):
-            save(checkpoints, round_ + 1, states)
-    for client in range(7):
-        states.fetch(client)
-        assert torch.equal(clients.states[client]["residual"], expected[client])
-    states.close()
-    named = checkpoints.latest()[0].client_files if every else {}
-    assert len(set(named.values())) == (7 if every else 0)
-    assert not list(tmp_path.glob("**/*waiting*"))
-    for client, stored in named.items():
-        assert torch.equal(load_tensors(checkpoints.folder, stored)["residual"], expected[client])
+def test_a_checkpoint_holds_what_was_when_it_began(tmp_path, monkeypatch):
+    """The thread comes to write only when the next round has changed everything: what it writes is the round before."""
+    go_on, changed = threading.Event(), torch.zeros(3)
+
+    def late(path: Path, data: bytes) -> None:
+        go_on.wait()
+        write_bytes(path, data)
+
+    monkeypatch.setattr("fl.output.checkpoint.write_bytes", late)
+    checkpoints = opened(tmp_path)
+    train(checkpoints.states, (0, 1), 1)
+    checkpoints.save(1, state={"model": changed, "seen": [1]}, record=lambda waited_s: ({}, {}))
+    changed += 1
+    train(checkpoints.states, (0, 1), 5)
+    assert saved_rounds(tmp_path) == []
+    go_on.set()
+    checkpoints.finish()
+    checkpoints.close()
+    again = opened(tmp_path)
+    state = again.load(again.latest()[0])
+    assert state["model"].tolist() == [0.0] * 3
+    assert [again.states.get(client)["residual"].tolist() for client in (0, 1)] == [[1.0, 0.0], [1.0, 1.0]]
 
 
-def test_a_round_larger_than_the_room_keeps_its_states(tmp_path, monkeypatch):
-    """Room for one state, five clients in a round: what trains now is not taken away before the round is over."""
-    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
-    monkeypatch.setattr("fl.output.client_states.IN_MEMORY", 8)
-    states = states_of(checkpoints, clients)
-    clients.train(states, range(5), 1)
-    for client in range(5):
-        states.fetch(client)
-    assert clients.here == set(range(5))
-    states.end_round(())
-    assert len(clients.here) == 1
+@pytest.mark.parametrize("where", ["fl.output.checkpoint.write_bytes", "fl.output.client_states.write_tensors"])
+def test_an_error_of_the_disk_is_raised_at_the_next_checkpoint(tmp_path, monkeypatch, where):
+    """In the thread it would be lost; the checkpoint before stays."""
+    checkpoints = opened(tmp_path)
+    train(checkpoints.states, (0,), 1)
+    save(checkpoints, 1)
 
+    def full(path: Path, data: Any) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-def test_rounds_whose_states_stay_write_only_checkpoints(tmp_path, monkeypatch):
-    """A rank with one client (hooks, step mode) keeps its state whatever its size."""
-    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients(parks=False)
-    monkeypatch.setattr("fl.output.client_states.IN_MEMORY", 0)
-    states = states_of(checkpoints, clients)
-    clients.states[0] = {"residual": torch.ones(2)}
-    states.end_round([0])
-    assert clients.here == {0}
-    assert not checkpoints.folder.exists()
+    train(checkpoints.states, (0,), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, full)
+        checkpoints.save(2, state={}, record=lambda waited_s: ({}, {}))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.finish()
+    checkpoints.close()
+    assert opened(tmp_path).latest()[0].next_round == 1
 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
     """A run folder with the checkpoints 1 and 2, and two clients."""
-    checkpoints, clients = Checkpoints(tmp_path, ONE), Clients()
-    states = states_of(checkpoints, clients)
+    checkpoints = opened(tmp_path)
     for next_round in (1, 2):
-        clients.train(states, (0, 1), 1)
-        save(checkpoints, next_round, states)
+        train(checkpoints.states, (0, 1), 1)
+        save(checkpoints, next_round)
+    checkpoints.close()
     return tmp_path
 
 
 MANIFEST, SERVER = "manifest-000002.json", "server-000002.safetensors"
+KINDS = (("manifest", "json"), ("server", "safetensors"))
 CLIENTS = "client-000000-000002.safetensors", "client-000001-000002.safetensors"
 
 
@@ -219,6 +205,14 @@ def forged(**fields: Any) -> Callable[[Path], None]:
     return forge
 
 
+def a_strange_table(folder: Path) -> None:
+    """What follows the rows of the checkpoint before, with a manifest that fits."""
+    kept = json.loads((folder / "manifest-000001.json").read_text())["states"]["bytes"]
+    data = (folder / "states.csv").read_bytes()[:kept] + b"../0,1," + SHA.encode()
+    (folder / "states.csv").write_bytes(data)
+    forged(states={"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})(folder)
+
+
 SHA = "0" * 64
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     **{
@@ -235,9 +229,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     **{f"{name} missing": (lambda folder, name=name: (folder / name).unlink(), name) for name in (SERVER, *CLIENTS)},
     **{
         f"manifest {text[:9]}": (written(MANIFEST, lambda data, text=text: text.encode()), MANIFEST)
-        for text in ("{}", "[]", "null", "7", '"a"', "[" * 100_000, '{"format": 8}', '{"format": []}')
+        for text in ("{}", "[]", "null", "7", '"a"', "[" * 100_000, '{"format": 9}', '{"format": []}')
     },
     "clients swapped": (swapped, CLIENTS[0]),
+    "table outside the manifest": (forged(states={"bytes": 70, "sha256": SHA}), "states.csv"),
+    "table of anything": (a_strange_table, "states.csv"),
     "server outside": (linked, SERVER),
     "server a pipe": (a_fifo, SERVER),
     **{
@@ -245,17 +241,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         for how in (edited, forged)
         for name, value in [
             *(("next_round", value) for value in (3, "2", -3, 1.5, None, [], True)),
-            *(("server_file", value) for value in (None, "x", {}, {"name": 1, "sha256": SHA})),
-            *(("server_file", {"name": value, "sha256": SHA}) for value in ("/etc/passwd", "../a", "server-1", "")),
-            *(("client_files", value) for value in (None, [], {"x": {}}, {"0": "a"}, {"-1": {}})),
-            *(("client_files", {"0": {"name": value, "sha256": SHA}}) for value in ("/dev/zero", "..", SERVER)),
+            *(("server_sha256", value) for value in (None, 1, {}, [])),
+            *(
+                ("states", value)
+                for value in ([], "x", {}, {"bytes": -1, "sha256": SHA}, {"bytes": "1", "sha256": SHA})
+            ),
             *(
                 ("record", value)
                 for value in (None, [], {"metrics.csv": 3}, {"metrics.csv": {"bytes": -1, "sha256": SHA}})
             ),
             *(("state", value) for value in (None, [], 3)),
             *(("last_round", value) for value in (None, [], 3)),
-            *(("format", value) for value in (7, 99, "8", None)),
+            *(("format", value) for value in (8, 99, "9", None)),
             ("more", 1),
         ]
     },
@@ -267,7 +264,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage):
     """It is told which file is damaged, and what is lost; the older checkpoint is whole, and is gone on from."""
     apply, name = DAMAGE[damage]
     apply(folder / "checkpoints")
-    checkpoints = Checkpoints(folder, ONE)
+    checkpoints = opened(folder)
     manifest, warning = checkpoints.latest()
     assert manifest.next_round == 1
     assert f"{name} " in warning
@@ -278,7 +275,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(folder, damage):
 def test_without_a_manifest_there_is_no_checkpoint(folder):
     """A process killed before the manifest was renamed leaves the older checkpoint in force, without a word."""
     (folder / "checkpoints" / MANIFEST).unlink()
-    manifest, warning = Checkpoints(folder, ONE).latest()
+    manifest, warning = opened(folder).latest()
     assert (manifest.next_round, warning) == (1, "")
 
 
@@ -287,31 +284,30 @@ def test_where_none_is_whole_the_newest_is_named(folder):
     for name in (SERVER, "client-000001-000001.safetensors"):
         (folder / "checkpoints" / name).write_bytes(b"torn")
     with pytest.raises(DataError, match=rf"{SERVER} is damaged: .*; no older checkpoint is whole either"):
-        Checkpoints(folder, ONE).latest()
+        opened(folder).latest()
 
 
 def test_another_format_is_refused(folder):
     """By its number, also where it names what this program does not know."""
     for number in (1, 2):
         path = folder / "checkpoints" / f"manifest-{number:06d}.json"
-        write_json(path, {**json.loads(path.read_text()), "format": 7, "plan": {}})
-    with pytest.raises(DataError, match=rf"{MANIFEST} has format 7; this program reads format 8"):
-        Checkpoints(folder, ONE).latest()
+        write_json(path, {**json.loads(path.read_text()), "format": 8, "plan": {}})
+    with pytest.raises(DataError, match=rf"{MANIFEST} has format 8; this program reads format 9"):
+        opened(folder).latest()
 
 
 def test_what_comes_after_a_damaged_checkpoint(folder):
     """Its manifest goes before its files are written anew: a process killed in between must not take old for new."""
     (folder / "checkpoints" / SERVER).write_bytes(b"torn")
-    checkpoints, clients = Checkpoints(folder, ONE), Clients()
+    checkpoints = opened(folder)
     manifest, _ = checkpoints.latest()
     checkpoints.drop_newer(manifest)
     assert saved_rounds(folder) == [1]
-    states = states_of(checkpoints, clients)
-    states.load(manifest.client_files)
-    clients.train(states, (0, 1), 1)
-    save(checkpoints, 2, states)
+    checkpoints.load(manifest)
+    train(checkpoints.states, (0, 1), 1)
+    save(checkpoints, 2)
     assert saved_rounds(folder) == [1, 2]
-    assert Checkpoints(folder, ONE).latest()[1] == ""
+    assert opened(folder).latest()[1] == ""
 
 
 def test_only_files_of_its_own_are_deleted(folder):
@@ -327,13 +323,18 @@ def test_only_files_of_its_own_are_deleted(folder):
     for name in (f"{MANIFEST}.77.part", "client-000005-000003.safetensors.7.part", "server-000007.safetensors"):
         (inside / name).write_text("left")
     assert saved_rounds(folder) == [1, 2]
-    checkpoints = Checkpoints(folder, ONE)
-    manifest, _ = checkpoints.latest()
-    states = states_of(checkpoints)
-    states.load(manifest.client_files)
+    checkpoints = opened(folder)
+    checkpoints.load(checkpoints.latest()[0])
     for next_round in (3, 4):
-        save(checkpoints, next_round, states)
-    stay = {"manifest-000003.json", "manifest-000004.json", "server-000003.safetensors", "server-000004.safetensors"}
+        save(checkpoints, next_round)
+    checkpoints.close()
+    stay = {
+        "states.csv",
+        "manifest-000003.json",
+        "manifest-000004.json",
+        "server-000003.safetensors",
+        "server-000004.safetensors",
+    }
     assert {path.name for path in inside.iterdir()} == foreign | stay | set(CLIENTS)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import shutil
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-import fl.common.tensor_files
+import fl.output.checkpoint
 import fl.output.report
 import fl.run.books
 import fl.run.loop
 from fl.common.errors import ConfigError, DataError, DiskError
-from fl.output.checkpoint import _to_json
+from fl.common.files import write_bytes
+from fl.output.checkpoint import Checkpoints, _to_json
 from fl.output.report import write_report
 from fl.run.cli import main
 from tests.support import QUICK, on_ranks, resume_here, rows, run_here
@@ -185,21 +187,31 @@ def test_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock by which each of the server's files takes a thousand seconds."""
-    waited = [0.0]
-    write = fl.common.tensor_files.write_bytes
+    """On a clock by which each of the server's files takes a thousand seconds, once somebody waits for it: the second round
+    waits for the checkpoint of the first."""
+    waited, asked = [0.0], threading.Event()
+    write, finish = write_bytes, Checkpoints.finish
 
     def slowly(path: Path, data: bytes) -> None:
-        waited[0] += 1000.0 * path.name.startswith("server")
+        if path.name.startswith("server"):
+            asked.wait()
+            waited[0] += 1000.0
         write(path, data)
 
+    def ask(checkpoints: Checkpoints) -> None:
+        if checkpoints._begun:
+            asked.set()
+        finish(checkpoints)
+
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
-    monkeypatch.setattr(fl.common.tensor_files, "write_bytes", slowly)
-    for module in (fl.run.loop, fl.run.books):
+    monkeypatch.setattr("fl.output.checkpoint.write_bytes", slowly)
+    monkeypatch.setattr(Checkpoints, "finish", ask)
+    for module in (fl.run.loop, fl.run.books, fl.output.checkpoint):
         monkeypatch.setattr(module, "time", clock)
-    run_here(tmp_path, "a", **OPTIONS, checkpoint_every=2)
-    first, second = (float(row["time_s"]) for row in rows(tmp_path / "a", without=()))
-    assert first < 1000 <= second < 2000
+    run_here(tmp_path, "a", **OPTIONS)
+    for name in ("time_s", "checkpoint_s"):
+        first, second = (float(row[name]) for row in rows(tmp_path / "a", without=()))
+        assert first < 1000 <= second < 2000, name
 
 
 @pytest.mark.parametrize(

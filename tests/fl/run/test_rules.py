@@ -33,6 +33,8 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"hook": "a.b:c"}, "--hook a.b:c works with --exchange hook"),
     ({**_HOOK, "uplink": "bf16"}, "--uplink bf16 both say"),
     ({**_HOOK, "uplink_warmup": 2}, "--uplink-warmup 2"),
+    ({"mode": "step", "state_dtype": "bf16"}, "--state-dtype bf16 is about clients that take turns on a rank"),
+    ({"exchange": "hook", "state_budget": "1GB"}, "--state-budget 1GB is about clients that take turns on a rank"),
     ({"uplink_shares": "online:0.1"}, "--profiles must not be none"),
     ({"uplink_shares": "online:0.1", "uplink": "int8", **_TIMED}, "a kept fraction"),
     ({"uplink_shares": "online:0.1", "exchange": "hook", **_TIMED}, "needs --exchange server"),

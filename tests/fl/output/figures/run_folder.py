@@ -18,7 +18,7 @@ NAMES = [
     "dashboard.png",
 ]
 METRICS = (
-    "round,time_s,train_s,exchange_s,eval_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,rejected,samples,"
+    "round,time_s,train_s,exchange_s,eval_s,checkpoint_s,train_loss,val_loss,val_accuracy,test_accuracy,clients,rejected,samples,"
     "uplink_bytes,downlink_bytes,uplink_dense_bytes,downlink_dense_bytes,uplink_ratio,kept_fraction,update_norm,sparsity,mask_bytes,"
     "virtual_time_s,train_flops,client_memory_bytes"
 )
@@ -38,6 +38,7 @@ def make_run(folder: Path, *, rounds: int = 4, clients: int = 3, **cells: Any) -
                 "train_s": 3 + t,
                 "exchange_s": 1,
                 "eval_s": 0.5,
+                "checkpoint_s": 0.1,
                 "train_loss": 2 / (t + 1),
                 "val_loss": 2.1 / (t + 1),
                 "val_accuracy": 0.5 + 0.1 * min(t, 2) - 0.01 * t,

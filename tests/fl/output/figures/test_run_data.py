@@ -38,7 +38,7 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
         ("client_eval.csv", "round,client,samples,score,loss\n0,1,2,x,3\n", "not a table of clients' scores"),
         ("metrics.csv", None, "metrics.csv does not exist"),
         ("metrics.csv", "round,train_s\n", "no column 'time_s'"),
-        ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 24) + "\n", "holds 'x'"),
+        ("metrics.csv", METRICS + "\n" + ",".join(["x"] * 25) + "\n", "holds 'x'"),
         ("clients.csv", "round,client\n0,1\n", "no column 'rank'"),
         ("clients.csv", "client,rank,arrive_s\n0,0,1.5\n", "no column 'start_s'"),
         ("layers.csv", "round,layer\n", "no column 'size'"),
