@@ -17,10 +17,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 
@@ -34,7 +34,6 @@ FOLDER = ".leanfed-cache"
 LEAST_BYTES = 8_000_000
 """Files of less than this together are not cached: to decode them takes a second or so."""
 
-_DECODERS = ("numpy", "pillow", "torch")
 _TEXTS, _CHECKSUM = "texts", "checksum"
 _LOCK = "lock"
 
@@ -109,7 +108,7 @@ def _identify(files: Sequence[Path]) -> list[tuple[int, ...]] | None:
 
 def _digest(root: Path, files: Sequence[Path]) -> str:
     """Of the files' contents and their paths from `root`, and of what decodes them: this package and its libraries."""
-    found = hashlib.sha256(f"{sys.version_info[:2]} {[version(name) for name in _DECODERS]}".encode())
+    found = hashlib.sha256(f"{sys.version_info[:2]} {np.__version__} {PIL.__version__}".encode())
     program = Path(__file__).parents[1]
     own = [path for room in ("common", "data") for path in sorted((program / room).glob("*.py"))]
     for folder, paths in ((program, own), (root, files)):
