@@ -55,6 +55,7 @@ from .folder import (
     samples_sha256,
     with_first_weights,
 )
+from .room import check_room
 
 
 @lasting_output()
@@ -98,11 +99,13 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
         begins = -1 if folder is None else max(saved_rounds(folder), default=-1)
         if not ranks.all_agree(begins):
             raise ConfigError(f"--resume {config.resume}: ranks see different checkpoints; all must share --output-dir")
+        place = Path(config.output_dir) if folder is None else folder
+        note = ranks.share_json(lambda: check_room(worker, rounds, place))
         if folder is None:
             folder, name = create_folder(config, ranks)
             worker.config = dataclasses.replace(worker.config, run_name=name)
             held.enter_context(locked(folder, ranks, is_new=True))
-        one = _Run(worker, rounds, folder, digest, resumed=resumed)
+        one = _Run(worker, rounds, folder, digest, note, resumed=resumed)
         summary = one.go()
     if one.stopped is not None:
         raise one.stopped
@@ -124,7 +127,10 @@ def make_rounds(worker: Worker) -> Rounds:
 class _Run:
     """The loop over rounds with its books, costs and checkpoints."""
 
-    def __init__(self, worker: Worker, rounds: Rounds, folder: Path, samples_sha256: str, *, resumed: bool) -> None:
+    def __init__(
+        self, worker: Worker, rounds: Rounds, folder: Path, samples_sha256: str, note: str, *, resumed: bool
+    ) -> None:
+        """`note`: a sentence for the log and the terminal; may be empty."""
         self.worker = worker
         self.config = worker.config
         self.ranks: Ranks = worker.ranks
@@ -149,6 +155,8 @@ class _Run:
                 keep_first_weights(self.config, folder)
                 self._write_partition(samples_sha256)
             self.books = Books(worker, rounds, self.costs, folder, manifest)
+            if note:
+                self.books.tell(note)
             if manifest is not None and warning:
                 self.books.warn(warning)
                 self.checkpoints.drop_newer(manifest)
