@@ -172,7 +172,7 @@ class Costs:
         return [each if small else each * part for each, part, small in zip(flops, held, smaller, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on, ready for JSON."""
+        """Everything needed to go on: nested, tensors and what JSON can hold."""
         return {"ledger": self.ledger.state_dict(), "clock": self.clock.clock.state_dict() if self.clock else {}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -114,7 +114,7 @@ class Sampler:
         self._seed = seed
         self._power = stage.integer(0, 1, "D") if stage.name == "power" else 0
         self._weighted = stage.name in _BY_SAMPLES
-        self._waits: _Waits = lambda client, at: 0
+        self._waits: _Waits | None = None  # None: everybody is always up
         self.by_time = False
         if stage.name == _FILE:
             self._waits, self.by_time = _trace(Path(text), len(samples))
@@ -181,11 +181,13 @@ class Sampler:
 
     def wait_s(self, client: int, now: float) -> float:
         """Virtual seconds until a client that was drawn is up; 0 where that is a matter of rounds."""
-        return self._waits(client, now) if self.by_time else 0.0
+        return self._waits(client, now) if self._waits is not None and self.by_time else 0.0
 
     def _up(self, free: list[int], count: int, at: float) -> list[int]:
         """Clients that are up; if fewer than `count`, also those that will be up soonest. In virtual time clients that
         will never be up are left out."""
+        if self._waits is None:
+            return sorted(free)
         waits = sorted((self._waits(client, at), client) for client in free)
         if self.by_time:
             waits = [each for each in waits if each[0] < _NEVER]
@@ -195,8 +197,12 @@ class Sampler:
 def _days(period: int, share: float, seed: int) -> _Waits:
     up = max(1, round(share * period))
 
+    @cache
+    def offset(client: int) -> int:
+        return derive_seed(seed, "day", client) % period
+
     def waits(client: int, round_: float) -> float:
-        hour = (int(round_) + derive_seed(seed, "day", client)) % period
+        hour = (int(round_) + offset(client)) % period
         return 0 if hour < up else period - hour
 
     return waits

@@ -15,6 +15,7 @@ from torch import Tensor
 from compression import NonFiniteError
 from fl.comm.message import Message
 from fl.common.errors import RoundError
+from fl.common.tensor_files import split_state
 from fl.rounds.costs import Costs
 from fl.rounds.ddp import DdpRounds
 from fl.rounds.hook import HookRounds
@@ -192,8 +193,8 @@ def _told(rounds: Any, costs: Costs, number: int, result: Any) -> Any:
 
 
 def _memory(rounds: Any) -> dict[str, Any]:
-    ledger = rounds.ledger
-    return {**remembered(rounds, rounds.worker.config.clients), "ledger": ledger and ledger.state_dict()}
+    tensors, rest = split_state(rounds.ledger.state_dict() if rounds.ledger else {})
+    return {**remembered(rounds, rounds.worker.config.clients), **tensors, "ledger": rest}
 
 
 def _ways(rounds: Any, result: Any, trainings: int, failing_rank: int) -> list[tuple[str, int]]:

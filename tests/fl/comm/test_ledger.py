@@ -1,10 +1,14 @@
 """Who is charged what, by hand-worked examples."""
 
 import json
+from typing import Any
+
+from safetensors.torch import load, save
 
 from compression.wire import dense_bytes
 from fl.comm.ledger import ClientBytes, Closing, Ledger, SubmodelSize
 from fl.comm.message import ClientReport
+from fl.common.tensor_files import State, join_state, split_state
 from fl.pruning.plan import NewMask
 from fl.rounds.costs import charge_bytes
 from fl.rounds.result import Held, Peers, RoundResult
@@ -41,6 +45,17 @@ def close_round(
 
 
 MODEL = (24 + 4000) + (24 + 40)
+
+
+def saved(ledger: Ledger) -> State:
+    """Its state as a checkpoint holds it."""
+    tensors, rest = split_state(ledger.state_dict())
+    return join_state(load(save(tensors)), json.loads(json.dumps(rest)))
+
+
+def plain(ledger: Ledger) -> dict[str, Any]:
+    """Its state without tensors."""
+    return {name: getattr(value, "tolist", lambda value=value: value)() for name, value in ledger.state_dict().items()}
 
 
 def down(rows) -> dict[int, int]:
@@ -104,17 +119,17 @@ def test_hook_rounds_add_the_all_reduce_to_the_download():
     assert rows[0].downlink_bytes == MODEL + 60
 
 
-def test_state_survives_json():
-    """A ledger that went through JSON charges the next rounds as the original does."""
+def test_state_survives_a_checkpoint():
+    """A ledger that went through a file charges the next rounds as the original does."""
     one, other = make(), make()
     close_round(one, {0: 5, 3: 6}, change_bytes=100, buffers_bytes=56)
-    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    other.load_state_dict(saved(one))
     for ledger in (one, other):
         close_round(ledger, {3: 5}, change_bytes=70, buffers_bytes=56)
     assert close_round(one, {0: 1, 3: 1, 4: 1}, change_bytes=1, buffers_bytes=56) == close_round(
         other, {0: 1, 3: 1, 4: 1}, change_bytes=1, buffers_bytes=56
     )
-    assert one.state_dict() == other.state_dict()
+    assert plain(one) == plain(other)
 
 
 def test_a_mask_is_paid_once_and_then_saves_bytes():
@@ -126,7 +141,7 @@ def test_a_mask_is_paid_once_and_then_saves_bytes():
     assert down(rows) == {0: 100 + 30 + 64, 1: 30 + (24 + 4 * 200) + 64}
     assert [row.downlink_dense_bytes for row in rows] == [MODEL, MODEL]
     again = make()
-    again.load_state_dict(json.loads(json.dumps(ledger.state_dict())))
+    again.load_state_dict(saved(ledger))
     for each in (ledger, again):
         assert down(close_round(each, {0: 7, 2: 7}, change_bytes=50, buffers_bytes=64, held=200)) == {
             0: 50 + 64,
@@ -146,7 +161,7 @@ def test_a_client_downloads_its_part_and_what_is_new_in_it():
     assert down(rows) == {0: 200, 1: 200}
     rows = close_round(ledger, {0: 5, 1: 5}, change_bytes=9000, buffers_bytes=0, holdings={0: large, 1: large})
     assert down(rows) == {0: 200 + 50 + 24 + 1200, 1: 200}
-    ledger.load_state_dict(json.loads(json.dumps(ledger.state_dict())))
+    ledger.load_state_dict(saved(ledger))
     rows = close_round(ledger, {0: 5, 1: 5}, change_bytes=9000, buffers_bytes=0, holdings={0: large, 1: large})
     assert down(rows) == {0: 24 + 1600, 1: 24 + 1600}
     again = SubmodelSize(100, 0, 2, 30)

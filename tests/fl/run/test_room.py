@@ -13,8 +13,14 @@ from tests.support import resume_here, run_here
 
 # lenet5 for the digits has 62,006 parameters: 248,024 bytes in fp32.
 _OPTIONS: dict[str, Any] = {
-    "model": "lenet5", "clients": 10, "clients_per_round": 2, "rounds": 3, "limit_train": 60, "local_steps": 1, "uplink": "topk:0.1"
-}  # fmt: skip
+    "model": "lenet5",
+    "clients": 10,
+    "clients_per_round": 2,
+    "rounds": 3,
+    "limit_train": 60,
+    "local_steps": 1,
+    "uplink": "topk:0.1",
+}
 _TOLD = "6 clients x 248 KB that each keeps between rounds: 1.5 MB"
 
 
@@ -46,8 +52,8 @@ def test_a_run_that_cannot_fit_is_refused(
     run_here(tmp_path / "out", "a", **options)
 
 
-def test_what_goes_to_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """Once, in run.log and on the terminal, where memory is too small; when the run goes on, its own files are no
+def test_what_goes_to_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In run.log, where memory is too small; when the run goes on, its own files are no
     hindrance."""
     run_here(tmp_path, "small", **_OPTIONS, state_budget="1MB")
     sentence = f"{_TOLD}; of these 1.0 MB stay in memory (--state-budget), and the rest is read from disk"
