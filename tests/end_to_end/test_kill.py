@@ -1,16 +1,19 @@
 """kill -9 at a random moment, then `--resume`. Oracle: the uninterrupted run."""
 
 import os
+import pkgutil
 import random
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fl.output.checkpoint import saved_rounds
 from tests.end_to_end.test_resume import assert_same_run
 from tests.support import ROOT, context, environment, flags, kill_tree, on_ranks, resume_here, run_here, torchrun
 
@@ -70,6 +73,52 @@ def test_killed_and_resumed(tmp_path: Path, whole: Path, kill: int) -> None:
         pytest.fail("no attempt was killed before its end")
     run_here(tmp_path, f"run{attempt}", **_OPTIONS, resume="auto")
     assert_same_run(tmp_path / f"run{attempt}", whole)
+
+
+_WRITERS = {
+    "a client's file": "fl.output.client_states.write_tensors",
+    "the server's file": "fl.output.checkpoint.write_bytes",
+    "the table": "fl.output.record.Table.so_far",
+    "the manifest": "fl.output.checkpoint.write_bytes",
+}
+
+
+def _die_on_the_thread(output_dir: Path, what: str, after: bool) -> None:
+    """A run that dies while its thread writes the seventh checkpoint, just before or just after this part of it."""
+    owner, _, name = _WRITERS[what].rpartition(".")
+    function, named = (
+        pkgutil.resolve_name(_WRITERS[what]),
+        {"the server's file": "server", "the manifest": "manifest"}.get(what, ""),
+    )
+    calls = []
+
+    def struck(*arguments: Any) -> Any:
+        on_thread = threading.current_thread() is not threading.main_thread()
+        calls.append(on_thread and str(getattr(arguments[0], "name", "")).startswith(named))
+        strikes = calls[-1] and sum(calls) == (7 if what != "a client's file" else 20)
+        if strikes and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments)
+        if strikes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pkgutil.resolve_name(owner), name, struck)
+        run_here(output_dir, "run", **_OPTIONS)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("what", _WRITERS)
+def test_killed_while_a_checkpoint_is_written(tmp_path: Path, whole: Path, what: str, after: bool) -> None:
+    """While the main thread trains the next round: the checkpoint before is whole, and goes on."""
+    process = context().Process(target=_die_on_the_thread, args=(tmp_path, what, after))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert max(saved_rounds(tmp_path / "run")) == (7 if (what, after) == ("the manifest", True) else 6)
+    resume_here(tmp_path, "run")
+    assert_same_run(tmp_path / "run", whole)
 
 
 def test_killed_again_and_again(tmp_path: Path, whole: Path) -> None:
