@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-events soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -55,6 +55,10 @@ bench-density: $(STAMP)
 
 bench-submodel: $(STAMP)
 	$(BIN)/python benchmarks/submodel.py
+
+# Needs 60 GB of disk, and half an hour.
+bench-clients: $(STAMP)
+	$(BIN)/python benchmarks/clients.py --data-dir $(or $(DATA),data)
 
 bench-events: $(STAMP)
 	$(BIN)/python benchmarks/events.py

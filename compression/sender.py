@@ -104,11 +104,6 @@ class Sender:
         self._velocity.restore(velocity)
         self._pending = list(pending)
 
-    @property
-    def has_state(self) -> bool:
-        """Whether anything is remembered between messages."""
-        return self.feedback != "none" or self.codec.warm
-
     def state_dict(self) -> dict[str, Tensor]:
         """Everything remembered, as `residual.NAME`, `velocity.NAME` and `factor.NAME` for each parameter name."""
         return {
