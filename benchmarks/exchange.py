@@ -21,6 +21,7 @@ from fl.comm.encoder import CodecSchedule, Encoder
 from fl.comm.message import SECTIONS, Bounds, Rejection, apply_change, decode_model, encode_buffers
 from fl.comm.transport import Transport
 from fl.common.config import ServerOptions
+from fl.common.huge_pages import use_huge_pages
 from fl.common.ranks import Ranks
 from fl.models.update import Job
 from fl.server.aggregate import Mean
@@ -86,11 +87,12 @@ def on_rank(rank: int, store: str) -> None:
         most = dict.fromkeys(SECTIONS, 2**40)
         bounds = Bounds(update.samples, state.parameters.numel(), most)
         uploads, steps = [], []
+        kept: dict[str, torch.Tensor] = {}
         for repeat in range(REPEATS + 1):
             fresh = dataclasses.replace(update, client=rank, values=update.values.clone())
             dist.barrier()
             started = time.perf_counter()
-            message, _ = encoder.encode(Job(rank, repeat, repeat), fresh, {}, None)
+            message, _, kept = encoder.encode(Job(rank, repeat, repeat, state={"sender": kept}), fresh, {}, None)
             encoded = time.perf_counter()
             if rank == 0:
                 server.aggregator.reset()
@@ -103,8 +105,7 @@ def on_rank(rank: int, store: str) -> None:
                 return {"change": server.step(mean), **encode_buffers(mean.buffers)}
 
             apply_change(state, *decode_model(transport.share(answer), "change", state, codec))
-            for each in (encoder, server):
-                each.commit()
+            server.commit()
             uploads.append(encoded - started)
             steps.append(time.perf_counter() - encoded)
         upload_s, step_s = (sorted(values[1:])[REPEATS // 2] for values in (uploads, steps))
@@ -128,6 +129,7 @@ def on_rank(rank: int, store: str) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     selection(real_update()[2].values)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PYTHONPATH"] = str(Path(__file__).parent)

@@ -9,6 +9,7 @@ from typing import NoReturn
 from compression.errors import NonFiniteError
 from compression.spec import nearest
 from fl.common.errors import ConfigError, DataError, RoundError
+from fl.common.huge_pages import use_huge_pages
 from fl.common.paths import expanded
 from fl.common.terminal import end_with_mistake, lasting_output
 
@@ -57,6 +58,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 @lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: read, check, run what is not finished, show the tables."""
+    use_huge_pages()
     try:
         options = _parse(sys.argv[1:] if argv is None else argv)
         experiment = read_experiment(options.file)

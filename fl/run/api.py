@@ -5,6 +5,7 @@ from typing import Any
 
 from fl.common.config import Config, no_such_option
 from fl.common.errors import ConfigError
+from fl.common.huge_pages import use_huge_pages
 
 
 def train(**options: Any) -> dict[str, Any]:
@@ -18,6 +19,7 @@ def train(**options: Any) -> dict[str, Any]:
     for name in options:
         if name not in names:
             raise ConfigError(no_such_option(name, names))
+    use_huge_pages()
     from .loop import run
 
     return run(Config(**options), explicit=frozenset(options))

@@ -16,6 +16,7 @@ from compression.spec import SpecError, closest, nearest
 from fl.algorithms.spec import algorithm_names
 from fl.common.config import GROUPS, MOVED, Config, no_such_option
 from fl.common.errors import ConfigError, DataError, RoundError
+from fl.common.huge_pages import use_huge_pages
 from fl.common.launch import start_all_of_accelerate
 from fl.common.mode import MODES
 from fl.common.paths import expand_paths, expanded
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
     A signal ends it after the round that runs, with one line that says how to go on, and exit status 130 or 143.
     """
     start_all_of_accelerate()
+    use_huge_pages()
     try:
         config, explicit = parse(sys.argv[1:] if argv is None else argv, defaults)
         check_given(expand_paths(config), explicit)  # most mistakes are found here, before torch is imported
