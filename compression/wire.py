@@ -35,6 +35,7 @@ from .entropy import compress, decompress, pack_symbols, symbol_bytes, unpack_sy
 from .errors import PayloadError
 from .index import IndexFormat, choose, decode_index
 from .index import seeded as seeds
+from .placement import move, workplace
 from .values import ValueFormat, value_of
 
 MAGIC = b"LF"
@@ -138,11 +139,13 @@ def write(
     `coded`: positions and values go through the entropy coder where that is smaller. `key` seeds stochastic rounding;
     with `seeded` the positions are those that `key` draws, and only `key` is sent.
     """
-    n, k = sparse.n, sparse.kept
+    n, k, device = sparse.n, sparse.kept, sparse.values.device
+    given, sparse = sparse, _moved(sparse, workplace(k, device))
     # The numbers that drew the positions must not round the values too: they say where in its stratum a position lies.
     rounding_key = derive_key(key, 1) if seeded else key
     side, codes = value.quantise(sparse.values, rounding_key)
-    decoded = Sparse(n, sparse.indices, value.restore(side, codes, k))
+    values = given.values if value.exact else move(value.restore(side, codes, k), device)
+    decoded = Sparse(n, given.indices, values)
     form, index = IndexFormat.DENSE, None
     if sparse.indices is not None and seeded:
         form, index = IndexFormat.SEEDED, seeds.encode(key, sparse.indices.device)
@@ -158,8 +161,14 @@ def write(
     parts = [side, packed] if index is None else [index, side, packed]
     index_bytes = 0 if index is None else index.numel()
     header = Header(kind, form, value, is_coded, n, k, index_bytes, side.numel() + packed.numel())
-    start = torch.from_numpy(np.frombuffer(header.to_bytes(), dtype=np.uint8).copy()).to(packed.device)
-    return torch.cat([start, *parts]), decoded
+    start = torch.from_numpy(np.frombuffer(header.to_bytes(), dtype=np.uint8).copy())
+    return move(torch.cat([move(start, packed.device), *parts]), device), decoded
+
+
+def _moved(sparse: Sparse, device: torch.device) -> Sparse:
+    """Positions and values on `device`."""
+    indices = None if sparse.indices is None else move(sparse.indices, device)
+    return Sparse(sparse.n, indices, move(sparse.values, device))
 
 
 def _plain_bytes(value: ValueFormat, k: int) -> int:
@@ -211,6 +220,7 @@ def read(data: Tensor, n: int, kind: Kind = Kind.UPDATE) -> Sparse:
         )
     if data.numel() != header.payload_bytes:
         raise PayloadError(f"payload of {data.numel()} bytes; its header says {header.payload_bytes}")
+    device, data = data.device, move(data, workplace(header.k, data.device))
     split = HEADER_BYTES + header.index_bytes
     indices = None
     if header.index is not IndexFormat.DENSE:
@@ -218,7 +228,7 @@ def read(data: Tensor, n: int, kind: Kind = Kind.UPDATE) -> Sparse:
     values = _read_values(header, data[split:])
     if not all_finite(values):
         raise PayloadError("payload holds NaN or infinity")
-    return Sparse(n, indices, values)
+    return _moved(Sparse(n, indices, values), device)
 
 
 def _read_values(header: Header, data: Tensor) -> Tensor:
