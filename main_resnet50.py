@@ -1,13 +1,6 @@
 """Federated training of ResNet-50 on CIFAR-10: `main.py` with another default model."""
 
-import os
-
-from fl.common.stopping import stopping
+from fl.__main__ import main
 
 if __name__ == "__main__":
-    # A rank that is gone is told in a sentence, not in C++ frames.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with stopping.on_signals():  # from here on, while the rest is imported
-        from fl.run.cli import main
-
-        main(defaults={"model": "resnet50"})
+    main({"model": "resnet50"})

@@ -1,5 +1,6 @@
 """What a run says beside its files: on standard error, which may be closed, or nobody's any more."""
 
+import argparse
 import contextlib
 import logging
 import os
@@ -12,13 +13,21 @@ from tqdm import tqdm
 
 from compression.errors import NonFiniteError
 
-from .errors import DiskError, LaunchError
+from .errors import ConfigError, DiskError, LaunchError
 from .launch import is_first_here
 from .names import readable
 from .stopping import stopping
 
 _PATIENCE_S = 10.0
 _SHOWN = 1000
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError where argparse would print the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence for the user."""
+        raise ConfigError(message)
 
 
 def say(sentence: str) -> None:

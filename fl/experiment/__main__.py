@@ -4,31 +4,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from compression.errors import NonFiniteError
 from compression.spec import nearest
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.huge_pages import use_huge_pages
 from fl.common.paths import expanded
-from fl.common.terminal import end_with_mistake, lasting_output
+from fl.common.terminal import Parser, end_with_mistake, lasting_output
 
 from .redraw import redraw
 from .runs import run_experiment
 from .spec import read_experiment
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would print the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """One sentence for the user."""
-        raise ConfigError(message)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m fl.experiment",
         description="Run a matrix of arms and seeds, like for like; what is finished is not repeated.",
         allow_abbrev=False,

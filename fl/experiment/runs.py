@@ -65,7 +65,7 @@ def run_experiment(
                     if ranks.is_server:
                         read_results(experiment, runs, target_folder).write_tables()
                 elif ranks.is_server and not (run.folder / "report.html").exists():
-                    _draw(run.folder)
+                    _draw(run)
                 bar.update()
         everything = _write_results(experiment, runs, target_folder) if ranks.is_server else None
         if failed:
@@ -85,11 +85,11 @@ def _write_results(experiment: Experiment, runs: tuple[Run, ...], folder: Path) 
     return results
 
 
-def _draw(folder: Path) -> None:
-    """The pictures of a run that was killed between its last round and these."""
+def _draw(run: Run) -> None:
+    """The report of a run that was killed between its last round and this."""
     from fl.output.report import try_report
 
-    try_report(folder, "the same command draws them")
+    try_report(run.folder, "the same command draws them", figures=run.config.figures)
 
 
 def _finished(runs: tuple[Run, ...], results: Path, ranks: Ranks) -> list[Run]:

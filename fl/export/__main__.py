@@ -3,26 +3,17 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from fl.common.errors import ConfigError, DataError, DiskError
-from fl.common.terminal import end_with_mistake, lasting_output
+from fl.common.terminal import Parser, end_with_mistake, lasting_output
 from fl.training.tasks import SCORES
 
 from .write import export_run
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises ConfigError where argparse would print the whole usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """One sentence for the user."""
-        raise ConfigError(message)
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = _Parser(prog="python -m fl.export", description="Export the model of a finished run.", allow_abbrev=False)
+    parser = Parser(prog="python -m fl.export", description="Export the model of a finished run.", allow_abbrev=False)
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a finished run")
     parser.add_argument("--output", help="where the files go (default: RUN_FOLDER/export)")
     parser.add_argument(

@@ -320,7 +320,7 @@ class _Run:
         self.books.trackers.summarise(summary)
         tested, task = self.tested, self.worker.task
         resumable = self.config.checkpoint_every > 0 and self.config.hook is None
-        again = f"--resume {self.folder} writes" if resumable else "fl.output.report.write_report draws"
+        again = f"--resume {self.folder} writes" if resumable else f"leanfed report {self.folder} draws"
         remedy = f"the model and summary.json are whole, and {again} what is missing"
         if tested is not None:
             try_to_write(
@@ -330,7 +330,7 @@ class _Run:
             )
         from fl.output.report import try_report
 
-        try_report(self.folder, remedy)
+        try_report(self.folder, remedy, figures=self.config.figures)
         self.books.log.info("ends: test %s %s", task.score.title, summary[f"final_test_{task.score.name}"])
         return summary
 

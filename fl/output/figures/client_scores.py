@@ -33,13 +33,11 @@ def draw_client_scores(axes: Axes, run: RunData, samples: np.ndarray, scores: np
     score = run.score
     style.dress(axes, "clients, from the worst to the best", f"{score.title} on their own samples")
     ordered, worst = np.sort(scores), max(1, len(scores) // 10)
-    at = np.arange(1, len(scores) + 1)
-    width = 0.8 if len(scores) <= 50 else 1.0
     tail = float(ordered[:worst].mean())
     mean = float(np.average(scores, weights=samples))
-    axes.bar(at[worst:], ordered[worst:], width=width, color=style.BLUE, linewidth=0, label="clients")
+    style.bars(axes, 1 + worst, ordered[worst:], style.BLUE, "clients")
     label = f"worst tenth, mean {score.words(tail)}"
-    axes.bar(at[:worst], ordered[:worst], width=width, color=style.ORANGE, linewidth=0, label=label)
+    style.bars(axes, 1, ordered[:worst], style.ORANGE, label)
     axes.axhline(
         mean, color=style.DENSE, linewidth=1.6, linestyle=(0, (5, 3)), label=f"mean by samples {score.words(mean)}"
     )

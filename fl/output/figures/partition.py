@@ -61,7 +61,7 @@ def _draw_bars(axes: Axes, totals: np.ndarray) -> None:
 
 def _bars(axes: Axes, totals: np.ndarray) -> None:
     axes.grid(False, axis="x")
-    axes.bar(np.arange(len(totals)), totals, width=0.8 if len(totals) <= 50 else 1.0, color=style.BLUE, linewidth=0)
+    style.bars(axes, 0, totals, style.BLUE)
 
 
 def _draw_totals(axes: Axes, totals: np.ndarray, title: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fl.common.files import write_bytes
 
@@ -74,11 +74,11 @@ class Picture:
     wide: bool = False
 
     @classmethod
-    def of(cls, path: Path, caption: str, *, wide: bool = False) -> "Picture":
-        """The PNG file in `path`, made small enough for a page: at most 1,500 pixels wide, 128 colours."""
+    def of(cls, png: Path | BinaryIO, caption: str, *, wide: bool = False) -> "Picture":
+        """A PNG file made small enough for a page: at most 1,500 pixels wide, 128 colours."""
         from PIL import Image
 
-        with Image.open(path) as image:
+        with Image.open(png) as image:
             small = image.convert("RGB").reduce(max(1, -(-image.width // _PIXELS)))
         file = io.BytesIO()
         small.quantize(_COLOURS, dither=Image.Dither.NONE).save(file, "png", optimize=True)

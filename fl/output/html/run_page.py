@@ -16,19 +16,14 @@ from ..figures.run_data import RunData
 from .page import Page, Picture, SortableTable
 
 NAME = "report.html"
-_WIDE = ("dashboard", "layers", "timeline")
 _ADDED_UP = ("samples", "train_s", "uplink_bytes", "downlink_bytes")
 
 
-def write_run_page(folder: Path, run: RunData, figures: Sequence[Path]) -> Path:
-    """Write report.html of `run`, whose folder and PNG files these are, and return its path.
+def write_run_page(folder: Path, run: RunData, pictures: Sequence[Picture]) -> Path:
+    """Write report.html of `run`, whose folder and figures these are, and return its path.
 
     summary.json and clients.csv are used where they exist, so a run cut short has a page too.
     """
-    pictures = [
-        Picture.of(path, path.stem.replace("_", " "), wide=path.stem in _WIDE)
-        for path in sorted(figures, key=lambda path: path.stem != "dashboard")
-    ]
     tables = [_bytes(run), _rounds(run), *_clients(folder / "clients.csv"), *_summary(folder / "summary.json")]
     if run.config:
         tables.append(_options(run.config))

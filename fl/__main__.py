@@ -1,0 +1,32 @@
+"""The command `leanfed`, also `python -m fl` and `python main.py`: a run, or one of the programs around runs."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+from fl.common.stopping import stopping
+
+PROGRAMS = {
+    "experiment": "fl.experiment.__main__",
+    "export": "fl.export.__main__",
+    "report": "fl.output.__main__",
+}
+"""By first word of the command line: whose `main` takes the others. Without such a word it is a run."""
+
+
+def main(defaults: dict[str, Any] | None = None) -> None:
+    """The program that the command line asks for. `defaults` replace those of the options of a run."""
+    # A rank that is gone is told in a sentence, not in C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
+        importlib.import_module(PROGRAMS[sys.argv[1]]).main(sys.argv[2:])
+        return
+    with stopping.on_signals():  # from here on, while the rest is imported
+        from fl.run.cli import main as run
+
+        run(defaults=defaults)
+
+
+if __name__ == "__main__":
+    main()
