@@ -34,7 +34,15 @@ def redraw_experiments() -> Iterator[Path]:
 def quickstart() -> str:
     """docs/quickstart.png: the dashboard of `make run`; what the README says of that run."""
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--config", "configs/quickstart.yaml", "--output-dir", folder, "--run-name", "quickstart"]
+        options = [
+            "--config",
+            "configs/quickstart.yaml",
+            "--output-dir",
+            folder,
+            "--run-name",
+            "quickstart",
+            "--figures",
+        ]
         subprocess.run([sys.executable, "main.py", *options], cwd=ROOT, check=True)
         shutil.copy(Path(folder) / "quickstart" / "dashboard.png", ROOT / "docs" / "quickstart.png")
         run = json.loads((Path(folder) / "quickstart" / "summary.json").read_text(encoding="utf-8"))

@@ -10,7 +10,9 @@ from fl.common.terminal import Parser, end_with_mistake, lasting_output
 
 def make_parser() -> Parser:
     """The parser of the command line."""
-    parser = Parser(prog="leanfed report", description="Write report.html of a run, finished or not.", allow_abbrev=False)
+    parser = Parser(
+        prog="leanfed report", description="Write report.html of a run, finished or not.", allow_abbrev=False
+    )
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a run with at least one round")
     parser.add_argument("--figures", action="store_true", help="each figure as a 300-dpi file too")
     return parser

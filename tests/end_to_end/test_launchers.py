@@ -28,7 +28,7 @@ _OPTIONS: dict[str, Any] = {
     "server": "fedyogi",
 }
 _LAUNCHES: dict[str, tuple[list[str], list[str], str, int]] = {  # command, its own options, engine, ranks
-    "python": (PYTHON, [], "ddp", 1),
+    "python": (PYTHON, ["--figures"], "ddp", 1),
     "torchrun": (torchrun(2), [], "ddp", 2),
     "accelerate": (accelerate(2), [], "accelerate", 2),
     "deepspeed": (deepspeed(2), ["--deepspeed_config", "deepspeed_config.json"], "deepspeed", 2),
@@ -74,7 +74,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Launched:
 
 @pytest.mark.parametrize("launcher", list(_LAUNCHES))
 def test_the_run_folder_is_complete(launched: Launched, launcher: str) -> None:
-    """Every file that is promised, with every column and key, finite figures, and six pictures of 300 dpi."""
+    """Every file that is promised, with every column and key, finite figures, the report, and 300-dpi pictures on demand."""
     folder, (_, _, engine, world_size) = launched.folder(launcher), _LAUNCHES[launcher]
     config = json.loads((folder / "config.json").read_text())
     assert config["engine"] == engine
@@ -100,8 +100,10 @@ def test_the_run_folder_is_complete(launched: Launched, launcher: str) -> None:
     weights = load_file(folder / "final_model.safetensors")
     assert sum(tensor.numel() for tensor in weights.values()) == summary["parameters"]
     assert "ends: test accuracy" in (folder / "run.log").read_text()
-    for name in _FIGURES:
-        _check_picture(folder / f"{name}.png")
+    assert (folder / "report.html").stat().st_size > 50_000
+    assert {path.stem for path in folder.glob("*.png")} == ({*_FIGURES, "confusion"} if launcher == "python" else set())
+    for path in folder.glob("*.png"):
+        _check_picture(path)
 
 
 def _check_picture(path: Path) -> None:

@@ -116,7 +116,8 @@ def bars(axes: Axes, first: int, heights: Column | NDArray[np.int64], color: str
     if len(heights) <= 50:
         axes.bar(at, heights, width=0.8, color=color, linewidth=0, label=label)
     else:
-        axes.stairs(heights, first - 0.5 + np.arange(len(heights) + 1), fill=True, color=color, linewidth=0, label=label)
+        edges = first - 0.5 + np.arange(len(heights) + 1)
+        axes.fill_between(edges.repeat(2)[1:-1], heights.repeat(2), color=color, linewidth=0, label=label)
 
 
 def round_axis(axes: Axes, rounds: Column) -> None:

@@ -1,6 +1,7 @@
 """What a page is made of, and how it becomes one file."""
 
 import base64
+import functools
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -60,9 +61,13 @@ class SortableTable:
             note = f"{note} Every {step} rows of {length:,}; all of them are in the file beside this page.".strip()
         return cls(title, list(columns), [[Cell.of(column[i]) for column in columns.values()] for i in at], note)
 
-    def is_number(self, column: int) -> bool:
-        """Whether a column holds numbers alone."""
-        return all(not isinstance(row[column].value, str) or row[column].value == "" for row in self.rows)
+    @functools.cached_property
+    def numeric(self) -> Sequence[bool]:
+        """Whether each column holds numbers alone."""
+        return [
+            all(not isinstance(row[column].value, str) or row[column].value == "" for row in self.rows)
+            for column in range(len(self.header))
+        ]
 
 
 @dataclass(frozen=True)

@@ -91,12 +91,12 @@ PAGE = """<!doctype html>
 {% if table.note %}<p class="soft">{{ table.note }}</p>{% endif %}
 <div class="scroll"><table>
 <thead><tr>
-{%- for name in table.header %}<th{% if table.is_number(loop.index0) %} class="number"{% endif %}>
+{%- for name in table.header %}<th{% if table.numeric[loop.index0] %} class="number"{% endif %}>
 <button>{{ name }}</button></th>{% endfor -%}
 </tr></thead>
 <tbody>
 {% for row in table.rows %}<tr>
-{%- for cell in row %}<td{% if table.is_number(loop.index0) %} class="number"{% endif %} data-value="{{ cell.data }}">
+{%- for cell in row %}<td{% if table.numeric[loop.index0] %} class="number"{% endif %} data-value="{{ cell.data }}">
 {{- cell.text }}</td>{% endfor -%}
 </tr>
 {% endfor %}</tbody>

@@ -18,7 +18,7 @@ from tests.cuda_double.runs import RUNS, SMALL
 @pytest.fixture(autouse=True)
 def _regions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts apart for the steps of a client and for what is around them; no pictures at the end."""
-    monkeypatch.setattr(fl.output.report, "write_report", lambda folder: None)
+    monkeypatch.setattr(fl.output.report, "write_report", lambda folder, **_: None)
     recorder.regions.clear()
 
     def counted(owner: Any, name: str, region: str) -> None:

@@ -4,9 +4,12 @@ Oracles: the PNG header of each file (size and resolution), and the numbers of a
 by hand and compared with what lies on the axes.
 """
 
+import base64
 import csv
+import io
 import logging
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -18,13 +21,14 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
+from PIL import Image
 
 from fl.data import Split
 from fl.output import report
 from fl.output.figures import accuracy, dashboard, judgements, partition, style, timeline, timing, traffic
 from fl.output.figures.run_data import read_run
 from fl.output.predictions import read_predictions, write_predictions
-from fl.output.report import write_report
+from fl.output.report import FILE_DPI, write_report
 from fl.training.evaluate import Evaluation
 from fl.training.tasks import Classification
 from tests.fl.output.figures.run_folder import METRICS, NAMES, axes_of, line, make_run
@@ -41,13 +45,24 @@ def header(path: Path) -> tuple[int, int, int]:
 
 def test_six_pictures_at_300_dpi(tmp_path: Path) -> None:
     """300 dpi is 11,811 pixels per metre; every figure is at least 2,400 pixels wide."""
-    paths = write_report(make_run(tmp_path / "run"))
+    paths = write_report(make_run(tmp_path / "run"), dpi=FILE_DPI)
     assert [path.name for path in paths] == NAMES
     for path in paths:
         width, height, resolution = header(path)
         assert resolution == 11_811
         assert width >= 2400
         assert height >= 1500
+
+
+def test_a_report_without_files_of_figures(tmp_path: Path) -> None:
+    """The page alone is written, with the dashboard in it as it is without a file: 1,500 pixels wide, less rounding."""
+    folder = make_run(tmp_path / "run")
+    before = {path.name for path in folder.iterdir()}
+    assert write_report(folder) == []
+    assert {path.name for path in folder.iterdir()} - before == {"report.html"}
+    (encoded,) = re.findall(r'base64,([^"]*)"', (folder / "report.html").read_text())
+    with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+        assert image.width == 18 * 83
 
 
 @pytest.mark.parametrize(
@@ -78,11 +93,15 @@ def test_only_metrics_and_not_a_single_round(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 def test_many_clients_many_rounds(tmp_path: Path) -> None:
-    """150 clients and 150 rounds: a heat map without written numbers, steps instead of bars."""
+    """150 clients and 150 rounds: a heat map without written numbers, steps instead of bars, one outline for all clients."""
     folder = make_run(tmp_path / "run", rounds=150, clients=150)
     assert len(write_report(folder, dpi=30)) == 6
     run = read_run(folder)
     assert not axes_of(partition.draw_partition, run).texts
+    (outline,) = axes_of(partition.draw_partition, run).figure.axes[-1].collections
+    totals = 100 * np.arange(150) + 45
+    corners = {(x, y) for c, total in enumerate(totals) for x in (c - 0.5, c + 0.5) for y in (0, total)}
+    assert {tuple(corner) for corner in outline.get_paths()[0].vertices} == corners
     assert not axes_of(timing.draw_time_per_round, run).patches
 
 
