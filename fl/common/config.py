@@ -222,9 +222,7 @@ class RunOptions:
     )
     state_dtype: Literal["fp32", "bf16"] = option("fp32", "numbers that clients keep between rounds")
     quiet: bool = option(False, "no progress bar and no table")
-    figures: bool = option(
-        False, "each figure as a 300-dpi PNG beside report.html; also: leanfed report RUN --figures"
-    )
+    figures: bool = option(False, "each figure as a 300-dpi PNG beside report.html; also: leanfed report RUN --figures")
     tensorboard: bool = option(False, "TensorBoard event files in the run folder, a scalar for every column and round")
     track: str = option(
         "none", "trackers to tell of every round, joined by +: wandb, mlflow, ...; see docs/tracking.md"
