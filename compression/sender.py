@@ -52,11 +52,10 @@ class Sender:
         if self.feedback == "none":
             total = update
         elif self.momentum is None:
-            residual = self._residual.find(layout, update)
-            total = update if residual is None else update.add_(_inside(residual, within))
+            total = self._residual.add_to(update, layout, within)
         else:
-            velocity = update.add_(_inside(self._velocity.flat(layout, update), within), alpha=self.momentum)
-            total = velocity + _inside(self._residual.flat(layout, update), within)
+            velocity = self._velocity.add_to(update, layout, within, weight=self.momentum)
+            total = self._residual.add_to(velocity.clone(), layout, within)
         payload, decoded, factors = self.codec.encode_warm(total, layout, key=key, memory=self._factors)
         if self.feedback == "none":
             self._pending.append((layout, None, None, factors))
@@ -79,8 +78,7 @@ class Sender:
         free = None
         for layout, residual, velocity, factors in self._pending:
             if residual is not None:
-                free = self._residual.find(layout, residual)
-                self._residual.store(layout, residual)
+                free = self._residual.store(layout, residual)
             if velocity is not None:
                 self._velocity.store(layout, velocity)
             self._factors = {**self._factors, **factors}
@@ -105,15 +103,18 @@ class Sender:
         self._pending = list(pending)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything remembered, as `residual.NAME`, `velocity.NAME` and `factor.NAME` for each parameter name."""
+        """Everything remembered, as `residual.NAME`, `velocity.NAME` and `factor.NAME` for each parameter name.
+
+        Nothing is copied. A vector that `keep` returns is the only memory that may be written over later.
+        """
         return {
             **{f"residual.{name}": tensor for name, tensor in self._residual.state_dict().items()},
             **{f"velocity.{name}": tensor for name, tensor in self._velocity.state_dict().items()},
-            **{f"factor.{name}": tensor.clone() for name, tensor in self._factors.items()},
+            **{f"factor.{name}": tensor for name, tensor in self._factors.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from `state_dict()`."""
+        """Continue from `state_dict()`, whose tensors are only read, now and later."""
         parts: dict[str, dict[str, Tensor]] = {"residual": {}, "velocity": {}, "factor": {}}
         for name, tensor in state.items():
             kind, _, rest = name.partition(".")
@@ -126,70 +127,62 @@ class Sender:
         self._pending, self._kept = [], None
 
 
-def _inside(memory: Tensor, within: Tensor | None) -> Tensor:
-    return memory if within is None else memory * within
-
-
 class Residuals:
     """What a sender has not sent yet, one tensor a parameter name (Seide et al. 2014; Stich et al. 2018).
 
-    DistributedDataParallel regroups parameters into other buckets after its first iteration; residuals are therefore
-    kept by name, as views into one flat vector for each group of names that is asked for.
+    DistributedDataParallel regroups parameters into other buckets after its first iteration, so residuals are known by name.
+    They are replaced, never written over.
     """
 
     def __init__(self) -> None:
         self._by_name: dict[str, Tensor] = {}
-        self._groups: dict[tuple[str, ...], Tensor] = {}
+        self._vectors: dict[tuple[str, ...], Tensor] = {}  # whole ones, as they were stored
 
-    def find(self, layout: Layout, like: Tensor) -> Tensor | None:
-        """`flat`, or None where nothing is known of any of `layout`'s tensors."""
-        return None if self._by_name.keys().isdisjoint(layout.names) else self.flat(layout, like)
+    def add_to(self, out: Tensor, layout: Layout, within: Tensor | None = None, *, weight: float = 1.0) -> Tensor:
+        """`out`, fp32 [layout.total], += weight * the residuals of `layout`'s tensors, in place; returns `out`.
 
-    def flat(self, layout: Layout, like: Tensor) -> Tensor:
-        """The residuals of `layout`'s tensors as one vector [layout.total] on `like`'s device; zero where there is none.
-
-        The vector is the storage itself until another grouping of the same names is asked for.
+        `within`, bool [layout.total]: only those that are True there count. ValueError for the residual of another model.
         """
-        group = self._groups.get(layout.names)
-        if group is None or group.device != like.device:
-            group = torch.zeros(layout.total, dtype=torch.float32, device=like.device)
-            known = [
-                (view, self._by_name[name])
-                for name, view in zip(layout.names, layout.views(group), strict=True)
-                if name in self._by_name
-            ]
-            for view, old in known:
-                if view.numel() != old.numel():
-                    raise ValueError(
-                        f"a residual of shape {tuple(old.shape)} belongs to no parameter of {tuple(view.shape)}"
-                    )
-                view.copy_(old.view(view.shape))
-            self._set(layout, group)
-        return group
+        if self._by_name.keys().isdisjoint(layout.names):
+            return out
+        masks = [None] * len(layout.names) if within is None else layout.views(within)
+        parts, olds = [], []
+        for name, part, mask in zip(layout.names, layout.views(out), masks, strict=True):
+            old = self._by_name.get(name)
+            if old is None:
+                continue
+            if part.numel() != old.numel():
+                raise ValueError(
+                    f"a residual of shape {tuple(old.shape)} belongs to no parameter of {tuple(part.shape)}"
+                )
+            old = old.to(out.device).view(part.shape)
+            parts.append(part)
+            olds.append(old if mask is None else old * mask)
+        torch._foreach_add_(parts, olds, alpha=weight)
+        return out
 
-    def store(self, layout: Layout, residual: Tensor) -> None:
-        """Replace the residuals of `layout`'s tensors by the vector [layout.total]."""
-        self._set(layout, residual)
-
-    def _set(self, layout: Layout, group: Tensor) -> None:
+    def store(self, layout: Layout, residual: Tensor) -> Tensor | None:
+        """Replace the residuals of `layout`'s tensors by the vector [layout.total]; returns the one that was stored before,
+        if that was of the same tensors."""
+        before = self._vectors.get(layout.names)
         names = set(layout.names)
-        self._groups = {key: value for key, value in self._groups.items() if names.isdisjoint(key)}
-        self._groups[layout.names] = group
-        self._by_name = {**self._by_name, **dict(zip(layout.names, layout.views(group), strict=True))}
+        self._vectors = {key: vector for key, vector in self._vectors.items() if names.isdisjoint(key)}
+        self._vectors[layout.names] = residual
+        self._by_name = {**self._by_name, **dict(zip(layout.names, layout.views(residual), strict=True))}
+        return before
 
     def snapshot(self) -> Any:
-        """For `restore`: the vectors are replaced, never written over."""
-        return self._by_name, self._groups
+        """For `restore`."""
+        return self._by_name, self._vectors
 
     def restore(self, before: Any) -> None:
         """Be again as at a `snapshot`."""
-        self._by_name, self._groups = before
+        self._by_name, self._vectors = before
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the residuals by parameter name."""
-        return {name: tensor.clone() for name, tensor in self._by_name.items()}
+        """The residuals by parameter name, themselves."""
+        return dict(self._by_name)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replace all residuals by those of `state`."""
-        self._groups = {}
-        self._by_name = {name: tensor.clone() for name, tensor in state.items()}
+        self._by_name, self._vectors = dict(state), {}

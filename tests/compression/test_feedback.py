@@ -28,8 +28,7 @@ def test_follows_regrouping() -> None:
     for groups in (["abcde"], ["abcde"], ["ed", "cba"], ["cba", "ed"], ["a", "eb", "dc"], ["abcde"], ["ba"], ["abcde"]):
         for names in groups:
             place = layout(names)
-            found = residuals.flat(place, torch.zeros(1))
-            assert found.shape == (place.total,)
+            found = residuals.add_to(torch.zeros(place.total), place)
             for name, view in zip(names, place.views(found), strict=True):
                 assert torch.equal(view, expected.get(name, torch.zeros(SHAPES[name])))
             new = torch.randn(place.total, generator=generator)
@@ -38,14 +37,23 @@ def test_follows_regrouping() -> None:
             assert same(residuals, expected)
 
 
-def test_the_vector_is_the_storage() -> None:
-    """Writing to it changes the residuals: no copy for the same grouping."""
-    residuals = Residuals()
-    vector = residuals.flat(layout("ab"), torch.zeros(1))
-    assert vector.tolist() == [0.0] * 7
-    vector[6] = 5.0
-    assert residuals.flat(layout("ab"), torch.zeros(1)) is vector
-    assert residuals.state_dict()["b"].item() == 5.0
+def test_a_weight_and_a_mask() -> None:
+    """Only what lies within the mask is added, so many times; tensors that nothing is known of add nothing."""
+    residuals, place = Residuals(), layout("cba")
+    residuals.store(layout("ab"), torch.arange(7.0))
+    within = torch.arange(place.total) % 2 == 0
+    found = residuals.add_to(torch.ones(place.total), place, within, weight=0.5)
+    expected = torch.tensor([0, 0, 0, 0, 6, 0, 1, 2, 3, 4, 5])
+    assert torch.equal(found, 1 + 0.5 * expected * within)
+
+
+def test_the_vector_that_is_replaced_is_free() -> None:
+    """It was stored as one for the same tensors: the very memory, which no residual is in any more."""
+    residuals, vectors = Residuals(), [torch.full((7,), float(number)) for number in range(3)]
+    assert residuals.store(layout("ab"), vectors[0]) is None
+    assert residuals.store(layout("ab"), vectors[1]) is vectors[0]
+    residuals.store(layout("a"), torch.zeros(6))
+    assert residuals.store(layout("ab"), vectors[2]) is None  # 'b' alone is left of it
 
 
 def test_asking_does_not_change_the_values() -> None:
@@ -53,27 +61,25 @@ def test_asking_does_not_change_the_values() -> None:
     residuals = Residuals()
     residuals.store(layout("abc"), torch.arange(11.0))
     before = residuals.state_dict()
-    residuals.flat(layout("cb"), torch.zeros(1))
-    residuals.flat(layout("ba"), torch.zeros(1))
+    residuals.add_to(torch.zeros(5), layout("cb"))
+    residuals.add_to(torch.zeros(7), layout("ba"))
     assert same(residuals, before)
 
 
-def test_state_dict_is_a_copy_and_loads() -> None:
-    """Changes after saving do not reach the saved state, nor the other way round; loading forgets what was there."""
+def test_state_dict_stays_as_it_is_and_loads() -> None:
+    """What is stored later reaches neither the saved state nor who loaded it; loading forgets what was there."""
     residuals = Residuals()
     residuals.store(layout("abc"), torch.arange(11.0))
     state = residuals.state_dict()
-    assert state["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
-    residuals.flat(layout("abc"), torch.zeros(1)).zero_()
-    assert state["c"].tolist() == [7, 8, 9, 10]
-
     other = Residuals()
     other.store(layout("ae"), torch.ones(11))
     other.load_state_dict(state)
     assert same(other, state)
-    assert other.flat(layout("ea"), torch.zeros(1)).tolist() == [0] * 5 + [0, 1, 2, 3, 4, 5]
-    state["b"].fill_(100.0)
-    assert other.state_dict()["b"].item() == 6.0
+    residuals.store(layout("abc"), torch.zeros(11))
+    assert state["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert state["c"].tolist() == [7, 8, 9, 10]
+    assert other.add_to(torch.zeros(11), layout("ea")).tolist() == [0] * 5 + [0, 1, 2, 3, 4, 5]
+    assert other.store(layout("abc"), torch.zeros(11)) is None  # what was loaded is the caller's
 
 
 def test_a_shallow_copy_is_a_snapshot() -> None:
@@ -86,7 +92,7 @@ def test_a_shallow_copy_is_a_snapshot() -> None:
     residuals.store(layout("cb"), torch.ones(5))
     residuals.load_state_dict({})
     assert same(snapshot, before)
-    assert snapshot.flat(layout("abc"), torch.zeros(1)).tolist() == list(range(11))
+    assert snapshot.add_to(torch.zeros(11), layout("abc")).tolist() == list(range(11))
 
 
 def test_a_residual_of_another_model_is_refused() -> None:
@@ -94,4 +100,4 @@ def test_a_residual_of_another_model_is_refused() -> None:
     residuals = Residuals()
     residuals.load_state_dict({"a": torch.zeros(7)})
     with pytest.raises(ValueError, match="no parameter"):
-        residuals.flat(layout("a"), torch.zeros(1))
+        residuals.add_to(torch.zeros(6), layout("a"))
