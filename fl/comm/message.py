@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compression import Codec, PayloadError, make_codec
 from compression.codec import BUFFERS, most_bytes
-from compression.wire import Sparse, dense_bytes
+from compression.wire import Sparse
 from fl.common.ranks import Ranks
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Submodel
@@ -108,18 +108,6 @@ class Rejection:
     error: BaseException | None = None
 
 
-def join(sections: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """All sections end to end, in the order of `names`, uint8."""
-    found = [sections[name] for name in names if name in sections]
-    return found[0] if len(found) == 1 else torch.cat(found)
-
-
-def split(payload: Tensor, sizes: Mapping[str, int], names: Sequence[str]) -> dict[str, Tensor]:
-    """The inverse of `join`."""
-    present = [name for name in names if sizes.get(name)]
-    return dict(zip(present, payload.split([sizes[name] for name in present]), strict=True))
-
-
 def encode_buffers(buffers: Tensor) -> dict[str, Tensor]:
     """The section of BatchNorm statistics, exact; none where there are none."""
     return {"buffers": BUFFERS.encode(buffers)[0]} if buffers.numel() else {}
@@ -154,13 +142,12 @@ def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> N
 
 def share_model(ranks: Ranks, state: ModelState) -> None:
     """Send rank 0's global model to every rank: the first download."""
-    exact, n, m = make_codec("none"), state.parameters.numel(), state.buffers.numel()
-    sections = ("change", "buffers")
-    payload = None
+    exact = make_codec("none")
+    sections: dict[str, Tensor] = {}
     if ranks.is_server:
-        payload = join({"change": exact.encode(state.parameters)[0], **encode_buffers(state.buffers)}, sections)
-    sizes = {"change": dense_bytes(n), "buffers": dense_bytes(m) if m else 0}
-    received = split(ranks.broadcast(payload), sizes, sections)
+        sections = {"change": exact.encode(state.parameters)[0], **encode_buffers(state.buffers)}
+    names = ("change", "buffers") if state.buffers.numel() else ("change",)
+    received = {name: ranks.broadcast(sections.get(name)) for name in names}
     if not ranks.is_server:
         change, buffers = decode_model(received, "change", state, exact)
         state.parameters.copy_(change.dense())

@@ -1,6 +1,7 @@
 """Clients' messages to rank 0, and its answer to every rank, each at its exact size."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import compress
 
 import torch
 import torch.distributed as dist
@@ -19,9 +20,7 @@ from .message import (
     ClientReport,
     Message,
     Rejection,
-    join,
     read_report,
-    split,
 )
 
 _WAITING_BYTES = 512_000_000
@@ -141,48 +140,51 @@ class Transport:
         self, reports: Sequence[ClientReport], own: Mapping[int, Message]
     ) -> tuple[list[dist.Work], list[Tensor]]:
         payloads = {
-            tag: join(own[report.client].sections, SECTIONS).to(self.ranks.wire_device)
-            for tag, report in enumerate(reports)
-            if report.client in own
+            tag: own[client].sections[name].to(self.ranks.wire_device)
+            for tag, (client, name, _) in enumerate(_sections(reports))
+            if client in own
         }
         operations = [dist.P2POp(dist.isend, payload, 0, tag=tag) for tag, payload in payloads.items()]
-        # With NCCL a payload's memory must stay until its Work is done.
-        return dist.batch_isend_irecv(operations), list(payloads.values())
+        works = dist.batch_isend_irecv(operations) if operations else []
+        return works, list(payloads.values())  # with NCCL a payload's memory must stay until its Work is done
 
     def _receive(self, reports: Sequence[ClientReport], own: dict[int, Message]) -> Iterator[Message]:
-        arriving = {
-            tag: torch.empty(report.uplink_bytes, dtype=torch.uint8, device=self.ranks.wire_device)
-            for tag, report in enumerate(reports)
-            if report.client not in own
-        }
-        operations = [
-            dist.P2POp(dist.irecv, payload, self.ranks.owner(reports[tag].client), tag=tag)
-            for tag, payload in arriving.items()
-        ]
+        arriving: dict[int, dict[str, Tensor]] = {}
+        operations = []
+        for tag, (client, name, size) in enumerate(_sections(reports)):
+            if client not in own:
+                payload = torch.empty(size, dtype=torch.uint8, device=self.ranks.wire_device)
+                arriving.setdefault(client, {})[name] = payload
+                operations.append(dist.P2POp(dist.irecv, payload, self.ranks.owner(client), tag=tag))
         works = dist.batch_isend_irecv(operations) if operations else []
         # NCCL answers with one Work for the whole batch, gloo with one for each operation.
-        waits = dict(zip(arriving, works if len(works) == len(arriving) else works * len(arriving), strict=True))
-        for tag, report in enumerate(reports):
+        waits = iter(works if len(works) == len(operations) else works * len(operations))
+        for report in reports:
             work.steps += 1
-            if tag in waits:
-                waits[tag].wait()
-                payload = arriving.pop(tag).to(self.ranks.device)
-                yield Message(report, split(payload, report.sizes, SECTIONS))
-            else:
+            if report.client in own:
                 yield own.pop(report.client)
+                continue
+            sections = arriving.pop(report.client, {})
+            for name in sections:
+                next(waits).wait()
+                sections[name] = sections[name].to(self.ranks.device)
+            yield Message(report, sections)
 
     def share(self, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """The sections that `make` returns on rank 0, on every rank; if it raises there, every rank raises. Collective."""
         if self.ranks.world_size == 1:
             return make()
-        header = 8 * len(PUBLISHED)  # not charged, as no sizes are
+        made: dict[str, Tensor] = {}
 
-        def packed() -> Tensor:
-            sections = make()
-            sizes = torch.tensor([sections[name].numel() if name in sections else 0 for name in PUBLISHED])
-            start = sizes.view(torch.uint8).to(self.ranks.device)
-            return torch.cat([start, *(sections[name] for name in PUBLISHED if name in sections)])
+        def names() -> Tensor:
+            made.update(make())
+            return torch.tensor([name in made for name in PUBLISHED], dtype=torch.uint8, device=self.ranks.device)
 
-        payload = self.ranks.share(packed)
-        sizes = payload[:header].cpu().view(torch.int64).tolist()
-        return split(payload[header:], dict(zip(PUBLISHED, sizes, strict=True)), PUBLISHED)
+        present = compress(PUBLISHED, self.ranks.share(names).tolist())
+        return {name: self.ranks.broadcast(made.get(name)) for name in present}
+
+
+def _sections(reports: Sequence[ClientReport]) -> Iterator[tuple[int, str, int]]:
+    """Client, name and bytes of every section, in the order in which they travel. Each travels by itself: to join them
+    would copy them."""
+    return ((report.client, name, size) for report in reports for name in SECTIONS if (size := report.sizes.get(name)))

@@ -103,6 +103,24 @@ def test_messages_arrive_in_the_order_of_the_cohort(world_size: int) -> None:
     on_ranks(world_size, _gather)
 
 
+def _send_nothing(rank: int, world_size: int) -> None:
+    ranks = _ranks(rank, world_size)
+    silent = {2, 3, 8}
+    reports = {client: _message(client).report for client in _COHORT}
+    messages = [
+        Message(replace(reports[client], sizes={}), {}) if client in silent else _message(client)
+        for client in filter(ranks.hosts, _COHORT)
+    ]
+    taken = list(Transport(ranks, 100).gather(_COHORT, iter(messages), _bounds, _never))
+    assert [set(message.sections) for message in taken if message.report.client in silent] == [set()] * 3 * (rank == 0)
+    _check([message for message in taken if message.report.client not in silent], [0, 4, 7, 11] if rank == 0 else [])
+
+
+def test_a_client_may_send_no_section() -> None:
+    """Three of seven do, on two ranks: theirs are empty, and the others' arrive."""
+    on_ranks(2, _send_nothing)
+
+
 def test_a_batch_is_a_client_a_rank_or_what_half_a_gigabyte_holds() -> None:
     """One alone where there is one rank; 10 million coordinates are 40 MB, of which 12 are below 512 MB; of a model of 8 GB
     still one from each rank."""
