@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import kernels
+from .placement import move, workplace
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
@@ -54,6 +55,7 @@ def random_positions(key: int, n: int, k: int, device: torch.device | str) -> Te
     if k == 0:
         return torch.empty(0, dtype=torch.int64, device=device)
     whole, rest = divmod(n, k)
+    target, device = torch.device(device), workplace(k, torch.device(device))
     stratum = torch.arange(k + 1, device=device)
     # i * n // k without i * n, which could exceed 63 bits; rest < n / 2, so i * rest stays below 2^63.
     edges = stratum * rest
@@ -61,7 +63,7 @@ def random_positions(key: int, n: int, k: int, device: torch.device | str) -> Te
     width = edges.diff()
     on_cpu = width.device.type == "cpu"
     draw = (_top_bits_numpy if on_cpu else _top_bits_torch)(key, k, width)
-    return draw.mul_(width).bitwise_right_shift_(31).add_(edges[:-1])
+    return move(draw.mul_(width).bitwise_right_shift_(31).add_(edges[:-1]), target)
 
 
 def _mix(z: int) -> int:

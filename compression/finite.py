@@ -1,5 +1,7 @@
 """Whether tensors hold NaN or infinity."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,4 +12,4 @@ def all_finite(x: Tensor) -> bool:
     A sum with NaN or infinity in it is never finite, and takes a twentieth of the time of looking at each value; only
     where the sum is not finite, which large finite values can bring about too, is each value looked at.
     """
-    return bool(x.sum().isfinite()) or bool(torch.isfinite(x).all())
+    return math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())

@@ -60,10 +60,7 @@ class Sender:
         if self.feedback == "none":
             self._pending.append((layout, None, None, factors))
             return payload, decoded
-        if decoded.indices is None:
-            total.sub_(decoded.values)
-        else:
-            total.index_copy_(0, decoded.indices, total[decoded.indices] - decoded.values)
+        decoded.add_to(total, -1.0)
         if velocity is not None:
             assert decoded.indices is not None
             velocity.index_fill_(0, decoded.indices, 0.0)

@@ -19,30 +19,36 @@ _BINS = tl.constexpr(256)  # cheap in every version of Triton: some spend instru
 _MAGNITUDE = tl.constexpr(0x7FFFFFFF)
 
 
+@triton.jit
+def _narrow(step, next_step):
+    """step = digits found, the rank among what agrees with them, a histogram of their next digits. Finds one digit more."""
+    digits = tl.arange(0, _BINS)
+    rank = tl.load(step + 1)
+    counts = tl.load(step + 2 + digits)
+    not_below = tl.cumsum(counts, 0, reverse=True)
+    digit = tl.sum((not_below >= rank).to(tl.int32), 0) - 1
+    found = tl.load(step) * _BINS + digit
+    tl.store(next_step, found)
+    tl.store(next_step + 1, rank - tl.sum(tl.where(digits > digit, counts, 0), 0))
+    return found
+
+
 @triton.jit(do_not_specialize=["shift"])
-def _count_digits(patterns, state, histogram, n, share, shift, BLOCK: tl.constexpr):
-    """Histogram of the digit at `shift` among patterns that agree with those digits above it already found."""
-    found = tl.load(state)
+def _count_digits(patterns, step, next_step, n, share, shift, BLOCK: tl.constexpr):
+    """Find one digit more, every program for itself, and count the digit at `shift` of what agrees with those found."""
+    found = _narrow(step, next_step)
     counts = tl.zeros([_BINS], dtype=tl.int32)
-    for step in range(share):
-        i = (tl.program_id(0).to(tl.int64) * share + step) * BLOCK + tl.arange(0, BLOCK)
+    for part in range(share):
+        i = (tl.program_id(0).to(tl.int64) * share + part) * BLOCK + tl.arange(0, BLOCK)
         upper = (tl.load(patterns + i, mask=i < n, other=0) & _MAGNITUDE) >> shift
         counts += tl.histogram(upper & (_BINS - 1), _BINS, mask=(i < n) & ((upper >> 8) == found))
-    tl.atomic_add(histogram + tl.arange(0, _BINS), counts.to(tl.int64), mask=counts > 0)
+    tl.atomic_add(next_step + 2 + tl.arange(0, _BINS), counts.to(tl.int64), mask=counts > 0)
 
 
 @triton.jit
-def _choose_digit(state, histogram, next_state):
-    """state = (digits found, rank among what agrees with them): the next has one digit more."""
-    found = tl.load(state)
-    rank = tl.load(state + 1)
-    digits = tl.arange(0, _BINS)
-    counts = tl.load(histogram + digits)
-    not_below = tl.cumsum(counts, 0, reverse=True)
-    digit = tl.sum((not_below >= rank).to(tl.int32), 0) - 1
-    above = tl.sum(tl.where(digits > digit, counts, 0), 0)
-    tl.store(next_state, found * _BINS + digit)
-    tl.store(next_state + 1, rank - above)
+def _last_digit(step, next_step):
+    """Find the last digit."""
+    _narrow(step, next_step)
 
 
 @triton.jit
@@ -106,16 +112,15 @@ def _kth(x: Tensor, k: int) -> Tensor:
     if not 1 <= k <= n:
         raise ValueError(f"k must be from 1 to {n}, not {k}")
     patterns = x.contiguous().view(torch.int32)
-    states = torch.zeros(len(_SHIFTS) + 1, 2, dtype=torch.int64, device=x.device)
-    states[0, 1:].fill_(k)
-    histograms = torch.zeros(len(_SHIFTS), _BINS.value, dtype=torch.int64, device=x.device)
+    steps = torch.zeros(len(_SHIFTS) + 2, 2 + _BINS.value, dtype=torch.int64, device=x.device)
+    steps[0, 1:3].fill_(k)  # the digit above all others is zero in each of at least k patterns
     share = blocks(n, _BLOCK * _HISTOGRAM_PROGRAMS)
     grid = (blocks(n, _BLOCK * share),)
     with on_device_of(x):
         for i, shift in enumerate(_SHIFTS):
-            _count_digits[grid](patterns, states[i], histograms[i], n, share, shift, BLOCK=_BLOCK, **EXACT)
-            _choose_digit[(1,)](states[i], histograms[i], states[i + 1], **EXACT)
-    return states[-1]
+            _count_digits[grid](patterns, steps[i], steps[i + 1], n, share, shift, BLOCK=_BLOCK, **EXACT)
+        _last_digit[(1,)](steps[-2], steps[-1], **EXACT)
+    return steps[-1, :2]
 
 
 def _compact(x: Tensor, state: Tensor, k: int | None) -> tuple[Tensor, Tensor]:

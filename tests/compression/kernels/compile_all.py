@@ -19,8 +19,8 @@ from compression.kernels.launch import EXACT
 
 SIGNATURES = {
     "_accumulate": "out:*fp32 positions:*i64 values:*fp32 weight:fp32 n:i64 k:i32",
-    "_count_digits": "patterns:*i32 state:*i64 histogram:*i64 n:i32 share:i32 shift:i32",
-    "_choose_digit": "state:*i64 histogram:*i64 next_state:*i64",
+    "_count_digits": "patterns:*i32 step:*i64 next_step:*i64 n:i32 share:i32 shift:i32",
+    "_last_digit": "step:*i64 next_step:*i64",
     "_count_kept": "patterns:*i32 state:*i64 greater:*i32 equal:*i32 n:i32",
     "_write_kept": "patterns:*i32 state:*i64 greater_ends:*i64 equal_ends:*i64 positions:*i64 values:*i32 n:i32",
     "_pack_bits": "bits:*u8 packed:*u8 n:i64",
@@ -77,7 +77,7 @@ def main() -> None:
     seen, failures = set(), []
     for found in pkgutil.iter_modules(compression.kernels.__path__, "compression.kernels."):
         for name, kernel in vars(importlib.import_module(found.name)).items():
-            if not isinstance(kernel, JITFunction) or name in seen or name == "_draw":
+            if not isinstance(kernel, JITFunction) or name in seen or name in ("_draw", "_narrow"):
                 continue
             seen.add(name)
             block = {"BLOCK": 1024} if "BLOCK" in kernel.arg_names else {}
