@@ -11,9 +11,10 @@ from torch import Tensor
 from ..bits import flat_nonzero
 from ..grammar import DEFAULT_COSTS
 from ..layout import Layout, need_layout
+from ..placement import move, workplace
 from ..values.base import fixed
 from .base import Selector, no_positions
-from .sample import falling, margin, sample_positions
+from .sample import falling, margin, sample_positions, sampled_magnitudes
 
 KINDS = tuple(DEFAULT_COSTS)
 
@@ -89,10 +90,9 @@ class Cost(Selector):
         return [(group[0][0], group[-1][1], group[0][2]) for group in groups]
 
     def _sample(self, x: Tensor, runs: list[tuple[int, int, int]]) -> tuple[Tensor, Tensor]:
-        """Scores, fp64, falling, and costs, int64, of a sample of coordinates."""
-        positions = sample_positions(x.numel(), x.device)
-        costs = _at(positions, runs)
-        scores = x[positions].abs().double() / costs
+        """Scores, fp64, falling, and costs, int64, of a sample of coordinates, on the host."""
+        costs = _at(sample_positions(x.numel()), runs)
+        scores = sampled_magnitudes(x).double() / costs
         order = falling(scores)
         return scores[order], costs[order]
 
@@ -103,15 +103,17 @@ class Cost(Selector):
 
         None if all of those are within the budget, so that lower ones might be too.
         """
-        found, surely, scores, costs, spent = [], [], [], [], 0
-        for start, stop, cost in runs:
-            positions = self.at_least(x[start:stop], _beside(lower * cost, 0)).add_(start)
-            magnitudes = x.index_select(0, positions).abs_()
-            sure = magnitudes >= _beside(upper * cost, math.inf)
-            middle = magnitudes[flat_nonzero(~sure)].double()
+        parts = [self.at_least(x[start:stop], _beside(lower * cost, 0)).add_(start) for start, stop, cost in runs]
+        found = torch.cat(parts)
+        magnitudes = x.index_select(0, found)
+        home = workplace(found.numel(), x.device)
+        found, magnitudes = move(found, home), move(magnitudes, home).abs_()
+        surely, scores, costs, spent = [], [], [], 0
+        for (_, _, cost), of_run in zip(runs, magnitudes.split([part.numel() for part in parts]), strict=True):
+            sure = of_run >= _beside(upper * cost, math.inf)
+            middle = of_run[flat_nonzero(~sure)].double()
             middle.div_(fixed(cost, middle))
-            spent += cost * (positions.numel() - middle.numel())
-            found.append(positions)
+            spent += cost * (of_run.numel() - middle.numel())
             surely.append(sure)
             scores.append(middle)
             costs.append(torch.full_like(middle, cost, dtype=torch.int64))
@@ -123,7 +125,7 @@ class Cost(Selector):
             return self._fill(x, runs, budget, lower, math.inf)
         bought = _affordable(score, cost_of, budget - spent, at_least_one=not spent)
         kept.index_fill_(0, flat_nonzero(~kept)[bought], True)
-        return torch.cat(found)[flat_nonzero(kept)]
+        return move(found[flat_nonzero(kept)], x.device)
 
     def _fill_with_zeros(self, x: Tensor, runs: list[tuple[int, int, int]], budget: int) -> Tensor:
         """Every coordinate that is not zero, and the lowest zeros for as long as the budget lasts."""

@@ -6,20 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..placement import HOST, move
+
 _SAMPLE = 1 << 15
 
 
-def sample_positions(n: int, device: torch.device) -> Tensor:
-    """Int64 [min(n, 32768)]: all positions, or those of a golden-ratio sequence, which spreads evenly and is the same on
-    any device."""
+def sample_positions(n: int) -> Tensor:
+    """Int64 [min(n, 32768)] on the host: all positions, or those of a golden-ratio sequence, which spreads evenly."""
     if n <= _SAMPLE:
-        return torch.arange(n, device=device)
-    return torch.arange(_SAMPLE, device=device) * 2654435769 % (1 << 32) * n >> 32
+        return torch.arange(n, device=HOST)
+    return torch.arange(_SAMPLE, device=HOST) * 2654435769 % (1 << 32) * n >> 32
 
 
 def sampled_magnitudes(x: Tensor) -> Tensor:
-    """Fp32 [min(n, 32768)]: the magnitudes at `sample_positions`."""
-    return (x if x.numel() <= _SAMPLE else x[sample_positions(x.numel(), x.device)]).abs()
+    """Fp32 [min(n, 32768)] on the host: the magnitudes at `sample_positions`."""
+    return move(x if x.numel() <= _SAMPLE else x[move(sample_positions(x.numel()), x.device)], HOST).abs()
 
 
 def margin(expected: float) -> float:
