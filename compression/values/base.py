@@ -100,11 +100,11 @@ class Blockwise(ValueFormat):
         values = torch.empty(k, dtype=torch.float32, device=codes.device)
         words = aligned(side, 4).view(torch.int32)
         codes = codes.contiguous()
+        if k and int(codes.max()) >= self.code_count:
+            raise PayloadError(f"a code of {self} lies beyond the largest, {self.code_count - 1}")
         for start, stop, rows, blocks in self._pieces(k, codes.device):
-            part = codes[start:stop]
-            if int(part.max()) >= self.code_count:
-                raise PayloadError(f"a code of {self} lies beyond the largest, {self.code_count - 1}")
-            values[start:stop] = self._restore(words[blocks], part.view(rows, -1)).view(-1)
+            part = codes[start:stop].view(rows, -1)
+            values[start:stop] = self._restore(words[blocks], part).view(-1)
         return values
 
     def _pieces(self, k: int, device: torch.device) -> Iterator[tuple[int, int, int, slice]]:

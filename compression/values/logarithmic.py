@@ -45,8 +45,8 @@ class Logarithmic(Blockwise):
         codes.copy_(rows < 0)
         codes.mul_(self.magnitudes)
         above = torch.empty(rows.shape, dtype=torch.bool, device=rows.device)
-        for edge in edges:
-            codes.add_(torch.ge(magnitude, edge[:, None], out=above))
+        for edge in edges.split(1, dim=1):
+            codes.add_(torch.ge(magnitude, edge, out=above))
         return high.view(torch.int32) | ((low.view(torch.int32) >> 16) & 0xFFFF)
 
     def _restore(self, words: Tensor, codes: Tensor) -> Tensor:
@@ -54,8 +54,7 @@ class Logarithmic(Blockwise):
         least = low & 0x7FFFFFFF
         if bool(((high < 0) | (high > _LARGEST_BF16) | (least > high) | ((least == 0) != (high == 0))).any()):
             raise PayloadError("a block's smallest and largest magnitude are no such pair")
-        _, middles = self._grid(least.view(torch.float32), high.view(torch.float32))
-        table = torch.stack(middles, 1)
+        _, table = self._grid(least.view(torch.float32), high.view(torch.float32))
         table[:, 0].masked_fill_(low < 0, 0.0)
         return torch.cat((table, -table), 1).gather(1, codes.long())
 
@@ -76,16 +75,17 @@ class Logarithmic(Blockwise):
         lower = _down((low.double() * ratio).float())
         return torch.where(has_zero & ~empty, -lower, low), high
 
-    def _grid(self, low: Tensor, high: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The m - 1 edges between cells and the m middles, ascending, each fp32 [b]; edges of a block of zeros: inf."""
+    def _grid(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges between cells, fp32 [b, m - 1], and middles, fp32 [b, m], ascending; edges of a block of zeros: inf."""
         root = _ratio(high, low)
         for _ in range(self.width):
             root = root.sqrt()
         points, point = [], low.double()
         for _ in range(2 * self.magnitudes - 1):
             point = point * root
-            points.append(point.float())
-        return [edge.masked_fill(low == 0, torch.inf) for edge in points[1::2]], points[::2]
+            points.append(point)
+        grid = torch.stack(points, 1).float()
+        return grid[:, 1::2].masked_fill((low == 0)[:, None], torch.inf), grid[:, ::2]
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
