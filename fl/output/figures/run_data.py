@@ -18,6 +18,8 @@ from ..record import COMMON, TIMES
 
 Column = NDArray[np.float64]
 
+_READ = tuple(column for column in COMMON if column != "checkpoint_s")  # runs of earlier builds have none
+
 
 @dataclass(frozen=True)
 class LayerData:
@@ -97,7 +99,7 @@ def read_run(folder: Path) -> RunData:
     if not path.is_file():
         raise DataError(f"{path} does not exist; a report needs the metrics of at least one round")
     rows, header = _rows(path)
-    _refuse_without((*COMMON, *score_of(header).columns), path, header)
+    _refuse_without((*_READ, *score_of(header).columns), path, header)
     metrics = {column: np.array([_number(row[column], path) for row in rows]) for column in header}
 
     clients, header = _rows(folder / "clients.csv")
