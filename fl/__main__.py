@@ -19,6 +19,7 @@ def main(defaults: dict[str, Any] | None = None) -> None:
     """The program that the command line asks for. `defaults` replace those of the options of a run."""
     # A rank that is gone is told in a sentence, not in C++ frames.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    sys.path.append(os.getcwd())  # where a user's own modules are; an installed command does not look there by itself
     if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
         importlib.import_module(PROGRAMS[sys.argv[1]]).main(sys.argv[2:])
         return

@@ -1,5 +1,8 @@
-"""`leanfed report`. Oracles: the files in the folder, and the rule that a user's mistake is one sentence."""
+"""The command `leanfed`. Oracles: the files in the folder, and the rule that a user's mistake is one sentence."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,26 @@ def test_a_folder_in_which_nothing_can_be_written(tmp_path: Path, capsys: pytest
         main([str(folder)])
     assert end.value.code == 1
     assert f"the report of {folder} cannot be written" in capsys.readouterr().err
+
+
+def test_the_command_finds_modules_in_the_current_folder(tmp_path: Path) -> None:
+    """A command's first place to look for modules is its own folder. Oracle: the refusal speaks of what the module lacks,
+    so it was found."""
+    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "leanfed"
+    command.write_text("from fl.__main__ import main\nmain()\n")
+    result = subprocess.run(
+        [sys.executable, str(command), "--model", "mine:net"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 2
+    assert "mine" in result.stderr
+    assert "there is no module" not in result.stderr
 
 
 def test_main_py_finds_the_program(tmp_path: Path) -> None:
