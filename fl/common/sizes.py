@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import psutil
+
 from compression.spec import SpecError
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -27,7 +29,7 @@ def say_size(size: float) -> str:
 
 def free_memory() -> int:
     """Bytes of memory that this machine, or the container that this process is in, can still give."""
-    free = [int(re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024]  # type: ignore[index]
+    free = [int(psutil.virtual_memory().available)]
     group = Path("/sys/fs/cgroup")
     try:
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))

@@ -9,9 +9,11 @@ from fl.rounds.base import Rounds
 from fl.rounds.sampling import asked
 from fl.training.worker import Worker
 
+_WORTH_SAYING = 100_000_000  # bytes, where they fit into memory
+
 
 def check_room(worker: Worker, rounds: Rounds, folder: Path) -> str:
-    """A sentence about what the clients of this run will keep, if it does not fit into memory; else nothing.
+    """A sentence about what the clients of this run will keep, if it is worth one; else nothing.
 
     `folder`: the run folder, or the one that it is to be made in. ConfigError if it does not fit on that disk either.
     """
@@ -35,5 +37,5 @@ def check_room(worker: Worker, rounds: Rounds, folder: Path) -> str:
             "another --output-dir, --state-dtype bf16, or fewer --clients"
         )
     if total <= memory:
-        return ""
+        return "" if total < _WORTH_SAYING else f"{words}, in memory (--state-budget)"
     return f"{words}; of these {say_size(memory)} stay in memory (--state-budget), and the rest is read from disk"

@@ -1,5 +1,7 @@
 """Sizes in bytes. Oracle: powers of ten by hand."""
 
+from pathlib import Path
+
 import pytest
 
 from compression.spec import SpecError
@@ -41,3 +43,12 @@ def test_sizes_are_said(size: float, words: str) -> None:
 def test_free_memory_is_some() -> None:
     """Between a megabyte and what a machine can have."""
     assert 10**6 < free_memory() < 10**15
+
+
+def test_a_container_may_have_less_than_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,000,000 of 5,000,000 bytes are used; "max" is no limit."""
+    files = {"memory.max": "5000000\n", "memory.current": "3000000\n"}
+    monkeypatch.setattr(Path, "read_text", lambda path: files[path.name])
+    assert free_memory() == 2_000_000
+    files["memory.max"] = "max\n"
+    assert free_memory() > 2_000_000

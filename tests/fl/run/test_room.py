@@ -53,13 +53,16 @@ def test_a_run_that_cannot_fit_is_refused(
 
 
 def test_what_goes_to_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In run.log, where memory is too small; when the run goes on, its own files are no
+    """In run.log, where memory is too small, or what fits into it is much; when the run goes on, its own files are no
     hindrance."""
     run_here(tmp_path, "small", **_OPTIONS, state_budget="1MB")
     sentence = f"{_TOLD}; of these 1.0 MB stay in memory (--state-budget), and the rest is read from disk"
     assert sentence in (tmp_path / "small" / "run.log").read_text()
     run_here(tmp_path, "large", **_OPTIONS, state_budget="1.5MB")
     assert "between rounds" not in (tmp_path / "large" / "run.log").read_text()
+    monkeypatch.setattr("fl.run.room._WORTH_SAYING", 6 * 248_024)
+    run_here(tmp_path, "much", **_OPTIONS, state_budget="1.5MB")
+    assert f"{_TOLD}, in memory (--state-budget)" in (tmp_path / "much" / "run.log").read_text()
     monkeypatch.setattr(shutil, "disk_usage", _disk(8 * 248_024))
     resume_here(tmp_path, "small", rounds=4)
 
