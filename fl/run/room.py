@@ -9,7 +9,7 @@ from fl.rounds.base import Rounds
 from fl.rounds.sampling import asked
 from fl.training.worker import Worker
 
-_WORTH_SAYING = 100_000_000  # bytes, where they fit into memory
+_WORTH_SAYING = 1_000_000_000  # bytes, where they fit into memory
 
 
 def check_room(worker: Worker, rounds: Rounds, folder: Path) -> str:
