@@ -139,7 +139,7 @@ def _run_all(rank: int, world_size: int, output_dir: Path, runs: dict[str, dict[
 def make_worker(**options: Any) -> Any:
     """The parts of a quick run on this rank of the group that exists; nothing is written."""
     from fl.common.config import Config
-    from fl.common.ranks import Ranks
+    from fl.common.ranks import Ranks, with_peers
     from fl.run.build import assemble
     from fl.run.checks import check_options, resolve
 
@@ -156,7 +156,12 @@ def make_worker(**options: Any) -> Any:
     )
     given = {**QUICK, **options}
     check_options(Config(**given), frozenset(given))
-    return assemble(resolve(Config(**given), world_size=world_size, threads=1), ranks)
+    config = resolve(Config(**given), world_size=world_size, threads=1)
+    return assemble(config, _FOR_GOOD.enter_context(with_peers(ranks, config.ranks_per_client)))
+
+
+_FOR_GOOD = contextlib.ExitStack()
+"""What lives as long as this process."""
 
 
 def rows(folder: Path, table: str = "metrics", without: tuple[str, ...] = TIMES) -> list[dict[str, str]]:

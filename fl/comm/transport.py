@@ -47,16 +47,17 @@ class Transport:
     def gather(
         self,
         clients: Sequence[int],
-        outcomes: Iterator[Message | Rejection],
+        outcomes: Iterator[Message | Rejection | None],
         bounds: Callable[[int], Bounds],
         reject: Callable[[Rejection], None],
     ) -> Iterator[Message]:
         """Yield the message of each of `clients` that has one, in their order, on rank 0 alone. Collective.
 
-        `outcomes`: those of the clients that this rank hosts, in the same order, made (that is, trained) as they are asked
-        for. If that raises on any rank, every rank raises: the error itself, or RoundError. `reject` is told on every
-        rank of each client without a message, and of each whose report exceeds its `bounds`, whose payload is not sent; it
-        may raise, on every rank alike. The caller must not raise between messages: the other ranks would wait for ever.
+        `outcomes`: those of the clients that this rank trains, in the same order, made (that is, trained) as they are asked
+        for; None where another rank hosts the client. If that raises on any rank, every rank raises: the error itself, or
+        RoundError. `reject` is told on every rank of each client without a message, and of each whose report exceeds its
+        `bounds`, whose payload is not sent; it may raise, on every rank alike. The caller must not raise between messages:
+        the other ranks would wait for ever.
         """
         self.reports = []
         sending: list[tuple[list[dist.Work], list[Tensor]]] = []
@@ -65,8 +66,10 @@ class Transport:
             own: dict[int, Message | Rejection] = {}
             failure: Exception | None = None
             try:
-                for client in filter(self.ranks.hosts, batch):
-                    own[client] = next(outcomes)
+                for client in filter(self.ranks.trains, batch):
+                    outcome = next(outcomes)
+                    if outcome is not None:
+                        own[client] = outcome
             except Exception as error:
                 failure = error
             told = self._exchange(batch, own, failure, bounds)

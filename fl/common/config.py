@@ -58,7 +58,10 @@ class DataOptions:
     limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)
     partition: str = option("iid", "iid, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA or natural")
     clients: int | None = option(
-        None, "number of clients (default: one per rank; 4 in a single process; natural: one per group)", low=1
+        None,
+        "number of clients (default: one per rank, or per --ranks-per-client of them; 4 if that is one; natural: one per "
+        "group of the data)",
+        low=1,
     )
     clients_per_round: int | None = option(
         None, "clients sampled each round (default: all); buffered and async: clients at work at once", low=1
@@ -98,7 +101,8 @@ class TrainOptions:
     finetune_lr: float = option(0.1, "learning rate of these rounds, as a fraction of --lr", low=0)
     local_epochs: int | None = option(None, "passes over the client's data a round (default 1)", low=1)
     local_steps: int | None = option(None, "optimizer steps a round, instead of --local-epochs", low=1)
-    batch_size: int = option(64, "samples a step", low=1)
+    batch_size: int = option(64, "samples a step on each rank that trains a client", low=1)
+    ranks_per_client: int = option(1, "ranks that train a client together, as one machine with so many devices", low=1)
     optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer, started afresh every round")
     lr: float | None = option(None, "local learning rate (default 0.05 for sgd, 0.001 for adam and adamw)", low=0)
     momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
@@ -111,6 +115,11 @@ class TrainOptions:
         "auto", "arithmetic of local training (auto: bf16 where the device has it, else fp32)"
     )
     qat: int = option(0, "quantisation-aware training with so many bits, 4 to 8 (0: off)", low=0, high=8)
+
+    @property
+    def client_batch(self) -> int:
+        """Samples of a client's step, on all of its ranks together."""
+        return self.batch_size * self.ranks_per_client
 
 
 @dataclass(frozen=True, kw_only=True)

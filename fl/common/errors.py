@@ -22,9 +22,25 @@ class RoundError(RuntimeError):
     """A round could not be completed on some rank; model, residuals and ledger are as they were before it."""
 
 
+class PeerError(RoundError):
+    """A client's training has failed on one of the ranks that train it together; the same text on all of them.
+
+    `error`: the failure itself, on the rank where it was raised.
+    """
+
+    def __init__(self, reason: str, error: BaseException | None = None) -> None:
+        super().__init__(reason)
+        self.error = error
+
+
 class DiskError(RoundError):
     """A file of the run folder cannot be written or read: the disk is full, read-only, or gone. The options are right, and
     what was saved before is whole."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """The type and the text of an error that anybody's code may have raised."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .config import Config, RunOptions
-from .errors import ConfigError, LaunchError, RoundError
+from .errors import ConfigError, LaunchError, PeerError, RoundError, in_one_line
 from .heart import Heart
 from .launch import Place, detect_launcher, read_place
 
@@ -46,7 +46,9 @@ _groups = itertools.count()
 class Ranks:
     """This process among the others.
 
-    `wire_device` is where tensors must lie to be sent: the GPU with NCCL, else the CPU.
+    `wire_device` is where tensors must lie to be sent: the GPU with NCCL, else the CPU. `group`: the process group of these
+    ranks, None for that of all. `peers`: the ranks that train clients together with this one, in a numbering of their own;
+    None if it trains its clients alone.
     """
 
     rank: int
@@ -58,6 +60,13 @@ class Ranks:
     launcher: str
     threads: int
     heart: Heart | None = None
+    group: dist.ProcessGroup | None = None
+    peers: "Ranks | None" = None
+
+    @property
+    def per_client(self) -> int:
+        """How many ranks train a client together."""
+        return 1 if self.peers is None else self.peers.world_size
 
     @property
     def is_server(self) -> bool:
@@ -65,17 +74,35 @@ class Ranks:
         return self.rank == 0
 
     def owner(self, client: int) -> int:
-        """The rank that hosts `client`, always the same one: its residual and other state live there."""
-        return client % self.world_size
+        """The rank that hosts `client`, always the same one: it sends, and its residual and other state live there."""
+        return client % (self.world_size // self.per_client) * self.per_client
 
     def hosts(self, client: int) -> bool:
         """Whether this rank hosts `client`."""
         return self.owner(client) == self.rank
 
+    def trains(self, client: int) -> bool:
+        """Whether this rank trains `client`: it hosts it, or is a peer of the rank that does."""
+        return 0 <= self.rank - self.owner(client) < self.per_client
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """In this block all of these ranks succeed, or each of them raises PeerError. Collective; where blocks are nested,
+        a failure in an inner one is told once, and a rank may fail outside of the inner one that another is in."""
+        error: BaseException | None = None
+        try:
+            yield
+        except PeerError:
+            raise
+        except (Exception, SystemExit) as raised:
+            error = raised
+        if reason := self.first_text("" if error is None else in_one_line(error)):
+            raise PeerError(reason, error)
+
     def sum(self, table: Tensor) -> Tensor:
         """The sum of a small CPU tensor over the ranks, in place."""
         if self.world_size > 1:
-            dist.all_reduce(table)
+            dist.all_reduce(table, group=self.group)
         return table
 
     def gather(self, table: Tensor) -> Tensor:
@@ -83,7 +110,7 @@ class Ranks:
         tables = [table]
         if self.world_size > 1:
             tables = [torch.empty_like(table) for _ in range(self.world_size)]
-            dist.all_gather(tables, table)
+            dist.all_gather(tables, table, group=self.group)
         return torch.stack(tables)
 
     def all_agree(self, number: int) -> bool:
@@ -94,7 +121,7 @@ class Ranks:
         """The largest number that any rank passes; collective."""
         table = torch.tensor(number)
         if self.world_size > 1:
-            dist.all_reduce(table, dist.ReduceOp.MAX)
+            dist.all_reduce(table, dist.ReduceOp.MAX, group=self.group)
         return int(table)
 
     def wait_for_all(self) -> None:
@@ -117,21 +144,21 @@ class Ranks:
         """
         if self.world_size > 1:
             size = torch.tensor([0 if payload is None else payload.numel()])
-            dist.broadcast(size, source)
+            dist.broadcast(size, group=self.group, group_src=source)
             if int(size) < 0:
                 raise RoundError(f"rank {source} failed, and says why")
             if payload is None:
                 buffer = torch.empty(int(size), dtype=torch.uint8, device=self.wire_device)
             else:
                 buffer = payload.to(self.wire_device)
-            dist.broadcast(buffer, source)
+            dist.broadcast(buffer, group=self.group, group_src=source)
             payload = buffer.to(self.device) if self.rank != source else payload
         assert payload is not None
         return payload
 
     def broadcast_failure(self, source: int = 0) -> None:
         """Called by rank `source` in place of `broadcast`: the other ranks raise RoundError there."""
-        dist.broadcast(torch.tensor([-1]), source)
+        dist.broadcast(torch.tensor([-1]), group=self.group, group_src=source)
 
     def share(self, make: Callable[[], Tensor], source: int = 0) -> Tensor:
         """What `make` returns on rank `source`, uint8, on every rank; if it raises there, every rank raises."""
@@ -159,6 +186,21 @@ class Ranks:
         has[self.rank] = bool(text)
         found = self.sum(has).nonzero()
         return str(self.share_json(lambda: text, int(found[0]))) if len(found) else ""
+
+
+@contextlib.contextmanager
+def with_peers(ranks: Ranks, per_client: int) -> Iterator[Ranks]:
+    """`ranks`, of which so many neighbours each train clients together. Collective; they must divide the number of ranks."""
+    if per_client == 1:
+        yield ranks
+        return
+    groups = [list(range(first, first + per_client)) for first in range(0, ranks.world_size, per_client)]
+    group, _ = dist.new_subgroups_by_enumeration(groups, timeout=_TIMEOUT)
+    peers = dataclasses.replace(ranks, rank=ranks.rank % per_client, world_size=per_client, group=group)
+    try:
+        yield dataclasses.replace(ranks, peers=peers)
+    finally:
+        dist.destroy_process_group(group)
 
 
 @contextlib.contextmanager

@@ -208,4 +208,5 @@ def make_states(options: RunOptions, ranks: Ranks) -> ClientStates:
     auto = options.state_budget == "auto"
     budget = free_memory() // 4 if auto else parse_size(options.state_budget)
     dtype = torch.bfloat16 if options.state_dtype == "bf16" else torch.float32
-    return ClientStates(ranks, budget=budget // ranks.local_world_size, dtype=dtype, seed=options.seed)
+    hosts = max(1, ranks.local_world_size // ranks.per_client)  # on this machine
+    return ClientStates(ranks, budget=budget // hosts, dtype=dtype, seed=options.seed)

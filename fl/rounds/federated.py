@@ -21,6 +21,7 @@ from fl.comm.message import (
     encode_buffers,
 )
 from fl.comm.transport import Transport
+from fl.common.errors import PeerError, in_one_line
 from fl.common.seeds import derive_seed
 from fl.common.tensor_files import State
 from fl.models.submodel import Submodel
@@ -138,24 +139,27 @@ class FederatedRounds(Rounds):
                 self.rejections.reject(Rejection(report.client, reason, report.uplink_bytes))
         return [report for report in self.transport.reports if str(report.client) not in reasons]
 
-    def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message | Rejection]:
-        """The messages of the clients that this rank hosts, or why they have none. Each client trains from `version` when
-        its message is asked for.
+    def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message | Rejection | None]:
+        """The messages of the clients that this rank trains, or why they have none; None where a peer hosts the client.
+        Each client trains from `version` when its message is asked for.
 
         `numbers`: client -> the `number` of its `Job`, which seeds its random choices. `version`: of the global model.
         """
 
         own: dict[int, State] = {}
 
-        def hosted() -> Iterator[int]:
-            for client in filter(self.ranks.hosts, numbers):
+        def trained_here() -> Iterator[int]:
+            for client in filter(self.ranks.trains, numbers):
                 own[client] = self.states.get(client)
                 yield client
 
         def prepare(client: int) -> tuple[Job, LocalModel]:
             return self._prepare(client, numbers[client], version, own.pop(client))
 
-        for client, trained in self.trainer.train_many(hosted(), prepare, self.corrections):
+        for client, trained in self.trainer.train_many(trained_here(), prepare, self.corrections):
+            if not self.ranks.hosts(client):
+                yield None
+                continue
             outcome: Message | Rejection
             try:
                 if isinstance(trained, BaseException):
@@ -163,8 +167,10 @@ class FederatedRounds(Rounds):
                 outcome, state = self._encode(*trained)
             except NonFiniteError as error:
                 outcome = Rejection(client, str(error))
+            except PeerError as error:
+                outcome = Rejection(client, str(error), error=error.error)
             except (Exception, SystemExit) as error:
-                outcome = Rejection(client, f"{type(error).__name__}: {' '.join(str(error).split())}", error=error)
+                outcome = Rejection(client, in_one_line(error), error=error)
             else:
                 self.states.put(client, state)
             yield outcome

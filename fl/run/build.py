@@ -14,6 +14,7 @@ from fl.common.mode import mode_of
 from fl.common.ranks import Ranks
 from fl.data import Dataset, Split, load_dataset
 from fl.data.augment import Augment
+from fl.data.batches import batch_sizes
 from fl.data.normalise import Normaliser, make_normaliser
 from fl.data.partition import BY_LABEL, check_partition
 from fl.data.partition.share import partition
@@ -118,15 +119,21 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
 
     `sample`: [1, ...], a normalised one.
     """
-    lone = next((client for client, part in enumerate(parts) if len(part) == 1), None)
-    if lone is None and config.batch_size > 1:
+    ranks = config.ranks_per_client
+    shares = (min(batch_sizes(len(part), config.client_batch), default=2 * ranks) // ranks for part in parts)
+    lone = next((client for client, share in enumerate(shares) if share <= 1), None)
+    if lone is None:
         return
     was_training, before = model.training, OwnState(model)
     try:
         with torch.no_grad(), seeded(0, "trial"):
             model.train()(sample)
     except Exception as error:
-        where = "--batch-size 1" if config.batch_size == 1 else f"--partition {config.partition}: client {lone}"
+        where = f"--partition {config.partition}: client {lone}"
+        if config.batch_size == 1:
+            where = "--batch-size 1"
+        elif ranks > 1:
+            where = f"--ranks-per-client {ranks}: a rank of client {lone}"
         raise ConfigError(
             f"{where} trains on one sample at a time, and --model {config.model} cannot ({error}): give clients more "
             "samples each, or take a model without BatchNorm (--norm group)"

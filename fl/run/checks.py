@@ -37,7 +37,7 @@ from fl.training.schedule import first_learning_rate, parse_schedule
 
 from .rules import check_rules
 
-_CLIENTS_OF_ONE_PROCESS = 4
+_CLIENTS_OF_ONE_HOST = 4
 
 
 def check_given(config: Config, explicit: frozenset[str] = frozenset()) -> None:
@@ -130,9 +130,12 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
     """
     mode = mode_of(config)
     one_each = not mode.sees_each_update
+    hosts, left_over = divmod(world_size, config.ranks_per_client)
+    if left_over:
+        raise ConfigError(f"--ranks-per-client {config.ranks_per_client} must divide the number of ranks, {world_size}")
     clients = config.clients
     if clients is None and (one_each or not is_natural(config)):
-        clients = world_size if one_each or world_size > 1 else _CLIENTS_OF_ONE_PROCESS
+        clients = hosts if one_each or hosts > 1 else _CLIENTS_OF_ONE_HOST
     if clients is not None:
         config = with_clients(config, clients)
     if one_each and not clients == world_size == config.clients_per_round:

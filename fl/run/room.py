@@ -22,7 +22,7 @@ def check_room(worker: Worker, rounds: Rounds, folder: Path) -> str:
     number = 2 if config.state_dtype == "bf16" else 4
     each = rounds.kept_vectors * worker.state.parameters.numel() * number
     clients = min(config.clients, asked(config) * config.all_rounds)
-    total, memory = clients * each, rounds.states.budget * worker.ranks.world_size
+    total, memory = clients * each, rounds.states.budget * (worker.ranks.world_size // config.ranks_per_client)
     disk = max(0, total - memory)
     if config.checkpoint_every:
         # Beside the newest states those that the checkpoint before has, and those of one that is being written.

@@ -106,8 +106,8 @@ def samples_trained(config: Config, samples: Sequence[int]) -> list[int]:
     """How many samples each client goes through in a round, repetitions counted; `samples`: those that it has."""
     epochs, steps = config.local_epochs, config.local_steps
     if steps is None and not mode_of(config).has_server:  # every rank takes as many steps as the largest client needs
-        epochs, steps = None, max(count_steps(count, config.batch_size, epochs, None) for count in samples)
-    return [count_samples(count, config.batch_size, epochs, steps) for count in samples]
+        epochs, steps = None, max(count_steps(count, config.client_batch, epochs, None) for count in samples)
+    return [count_samples(count, config.client_batch, epochs, steps) for count in samples]
 
 
 def _memory_bytes(
@@ -124,8 +124,8 @@ def _memory_bytes(
         trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
         weights = _Storages([*bare.parameters(), *bare.buffers()])
         saved = _Storages()
-        x = torch.empty(options.batch_size, *sample_shape)
-        y = torch.empty(options.batch_size, dtype=targets)
+        x = torch.empty(options.client_batch, *sample_shape)
+        y = torch.empty(options.client_batch, dtype=targets)
         autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(saved.add, _itself), autocast:
             loss = loss_of(bare(x), y)

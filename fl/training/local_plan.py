@@ -27,7 +27,7 @@ class LocalPlan:
     def steps(self, samples: int) -> int:
         """Local steps in a round of a client with `samples`."""
         options = self._options
-        return count_steps(samples, options.batch_size, options.local_epochs, options.local_steps)
+        return count_steps(samples, options.client_batch, options.local_epochs, options.local_steps)
 
     def lr(self, round_: int) -> float:
         """The local learning rate."""

@@ -1,5 +1,6 @@
 """A client: global weights and its own data in, an update out."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from torch import Tensor
 from fl.common.config import TrainOptions
 from fl.common.generators import seeded
 from fl.common.progress import work
+from fl.common.ranks import Ranks
 from fl.common.seeds import derive_seed
 from fl.data.augment import Augment
 from fl.data.batches import count_steps, iterate_batches
@@ -40,13 +42,18 @@ class ClientTrainer:
         augment: Augment,
         normalise: Normaliser,
         seed: int,
+        peers: Ranks | None = None,
     ) -> None:
+        """`peers`: the ranks that train each of these clients, if there are several."""
         self.options = options
         self.data = data
         self.parts = parts
         self.augment = augment
         self.normalise = normalise
         self.seed = seed
+        self._together = contextlib.nullcontext if peers is None else peers.together
+        # Each rank draws other numbers for its share of a batch.
+        self._share = [] if peers is None or peers.rank == 0 else [peers.rank]
 
     def train_many(
         self,
@@ -55,13 +62,14 @@ class ClientTrainer:
         around: AbstractContextManager[object],
     ) -> Iterator[tuple[int, tuple[Job, Update] | BaseException]]:
         """Train these clients, each `around` it, one after another and only as their updates are asked for: each client
-        with its job and update, or with what its training has raised."""
+        with its job and update, or with what its training has raised, on any of its ranks."""
         for client in clients:
             trained: tuple[Job, Update] | BaseException
             try:
-                job, model = prepare(client)
-                with around:
-                    trained = job, self.train(job, model)
+                with self._together():
+                    job, model = prepare(client)
+                    with around:
+                        trained = job, self.train(job, model)
             except (Exception, SystemExit) as error:
                 trained = error
             yield client, trained
@@ -89,9 +97,10 @@ class ClientTrainer:
         client, number = job.client, job.number
         engine = model.engine
         model.load()
-        seed_generators(engine.model, self.seed, "own generators", number, client)
+        key = number, client, *self._share
+        seed_generators(engine.model, self.seed, "own generators", *key)
         losses = []
-        with self.seeded(client, number), work.on(client):
+        with seeded(self.seed, "dropout", *key), work.on(client):
             engine.start(learning_rate(self.options, job.version), job.version * self._steps(client))
             for x, y in self.batches(client, number, engine):
                 losses.append(engine.step(x, y))
@@ -105,7 +114,7 @@ class ClientTrainer:
 
     def _steps(self, client: int) -> int:
         options = self.options
-        return count_steps(len(self.parts[client]), options.batch_size, options.local_epochs, options.local_steps)
+        return count_steps(len(self.parts[client]), options.client_batch, options.local_epochs, options.local_steps)
 
     def seeded(self, client: int, round_: int) -> AbstractContextManager[None]:
         """The global generators for `client` in `round_`; afterwards they are as they were."""
@@ -120,7 +129,7 @@ class ClientTrainer:
         return iterate_batches(
             self.data,
             self.parts[client],
-            batch_size=self.options.batch_size,
+            batch_size=self.options.client_batch,
             steps=self._steps(client),
             seed=derive_seed(self.seed, "batches", round_, client),
             augment=self.augment,

@@ -57,6 +57,7 @@ class Worker:
             augment=self.augment,
             normalise=self.normalise,
             seed=self.config.seed,
+            peers=self.ranks.peers,
         )
 
     def evaluate(self, split: Split) -> Evaluation | None:

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fl.common.config import Config
+from fl.common.errors import ConfigError
+from fl.common.ranks import Ranks
 
 from .base import LocalEngine, Loss
 
@@ -25,6 +27,10 @@ class RanksLike(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it trains."""
+
+    @property
+    def peers(self) -> Ranks | None:
+        """The ranks that train a client together; asked with `--ranks-per-client` alone."""
 
     @property
     def launcher(self) -> str:
@@ -46,14 +52,20 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss =
     With DeepSpeed, `config` is the one that `reconcile` returned. Accelerate and DeepSpeed are imported only if chosen.
     """
     name = choose_engine(config, ranks.launcher)
+    peers = ranks.peers if config.ranks_per_client > 1 else None
     if name == "accelerate":
         from .accelerated import AcceleratedEngine
 
-        return AcceleratedEngine(config, model, ranks.device, loss)
+        return AcceleratedEngine(config, model, ranks.device, loss, peers)
     if name == "deepspeed":
+        if peers is not None:
+            raise ConfigError(
+                f"--ranks-per-client {config.ranks_per_client}: DeepSpeed's engine trains each client on one rank; use "
+                "--engine ddp or accelerate"
+            )
         from .deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(config, model, ranks, loss)
     from .plain import PlainEngine
 
-    return PlainEngine(config, model, ranks.device, loss)
+    return PlainEngine(config, model, ranks.device, loss, peers)

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fl.common.config import TrainOptions
 from fl.common.errors import ConfigError, explained
+from fl.common.ranks import Ranks
 
 from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
@@ -27,12 +28,16 @@ class AcceleratedEngine(LocalEngine):
     name: ClassVar[str] = "accelerate"
 
     def __init__(
-        self, options: TrainOptions, model: nn.Module, device: torch.device, loss: Loss = F.cross_entropy
+        self,
+        options: TrainOptions,
+        model: nn.Module,
+        device: torch.device,
+        loss: Loss = F.cross_entropy,
+        peers: Ranks | None = None,
     ) -> None:
         precision = _precision(options.precision, device)
-        super().__init__(model, device, precision, loss)
+        super().__init__(model, device, precision, loss, peers)
         self._options = options
-        self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._mixed = "no" if precision == "fp32" else precision
         self._accelerator = _make_accelerator(self._mixed, device)
         self._optimizer: Any = None
@@ -70,7 +75,7 @@ class AcceleratedEngine(LocalEngine):
 
     @property
     def can_halve(self) -> bool:
-        return self.precision != "fp16" and not self._has_hooks()
+        return self.precision != "fp16" and self._peers is None and not self._has_hooks()
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         with self._accelerator.autocast():

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fl.common.ranks import Ranks
+
+from .peers import accumulate_together
 from .precision import Precision, lay_out, memory_format_for
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -20,12 +23,15 @@ class LocalEngine(ABC):
 
     The caller loads the global weights into `model` before `start` and reads the client's from it after `finish`.
     Nothing passes from one client to the next but what the caller leaves in `model`: optimizer, loss scaler and
-    schedule begin anew at every `start`. No engine communicates in `start`, `step` or `finish`, so ranks may take
-    different numbers of steps.
+    schedule begin anew at every `start`. No engine waits in `start`, `step` or `finish` for a rank that trains another
+    client, so ranks may take different numbers of steps.
 
     Constructing an engine moves `model` to `device` in the fastest memory format for `precision`, in place: weights
     of convolutions may become channels-last, so copy into them (`copy_`), and take no flat views of them. On a GPU it
     also makes cuDNN deterministic for the whole process, since a run must replay.
+
+    `peers`: the ranks that train a client together, if there are several. Each takes its share of every batch, and their
+    gradients are averaged. PeerError if that fails on one of them.
 
     `moved`: whether the client has taken a step. In fp16 it may skip all of them, where gradients are not finite.
     """
@@ -33,7 +39,12 @@ class LocalEngine(ABC):
     name: ClassVar[str]
 
     def __init__(
-        self, model: nn.Module, device: torch.device, precision: Precision, loss: Loss = F.cross_entropy
+        self,
+        model: nn.Module,
+        device: torch.device,
+        precision: Precision,
+        loss: Loss = F.cross_entropy,
+        peers: Ranks | None = None,
     ) -> None:
         if device.type == "cuda":
             torch.backends.cudnn.deterministic = True
@@ -46,6 +57,8 @@ class LocalEngine(ABC):
         lay_out(self.model, self.memory_format)
         self.device = device
         self.moved = True
+        self._peers = peers
+        self._params = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._pieces = 1  # of a batch, one after another in memory
 
     @abstractmethod
@@ -84,7 +97,9 @@ class LocalEngine(ABC):
     def _accumulate(
         self, x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], backward: Callable[[Tensor], object]
     ) -> Tensor:
-        """Add up the gradient of the mean loss over the batch, piece by piece; returns that loss, detached."""
+        """Add up the gradient of the mean loss over the batch, by pieces or by ranks; returns that loss, detached."""
+        if self._peers is not None:
+            return accumulate_together(self._peers, self._params, x, y, loss_of, backward)
         if self._pieces == 1:
             loss = loss_of(x, y)
             backward(loss)

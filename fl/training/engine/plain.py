@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from fl.common.config import TrainOptions
+from fl.common.ranks import Ranks
 
 from .base import LocalEngine, Loss
 from .optimizer import make_optimizer
@@ -20,12 +21,16 @@ class PlainEngine(LocalEngine):
     name: ClassVar[str] = "ddp"
 
     def __init__(
-        self, options: TrainOptions, model: nn.Module, device: torch.device, loss: Loss = F.cross_entropy
+        self,
+        options: TrainOptions,
+        model: nn.Module,
+        device: torch.device,
+        loss: Loss = F.cross_entropy,
+        peers: Ranks | None = None,
     ) -> None:
-        super().__init__(model, device, resolve_precision(options.precision, device), loss)
+        super().__init__(model, device, resolve_precision(options.precision, device), loss, peers)
         self._options = options
         self._network: nn.Module = self.model  # what a batch goes through
-        self._params = [p for p in self.model.parameters() if p.requires_grad]
         self._dtype = autocast_dtype(self.precision)
         self._optimizer: Optimizer | None = None
         self._scaler: torch.amp.GradScaler | None = None
@@ -62,7 +67,7 @@ class PlainEngine(LocalEngine):
 
     @property
     def can_halve(self) -> bool:
-        return self.precision != "fp16" and not self._has_hooks()
+        return self.precision != "fp16" and self._peers is None and not self._has_hooks()
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):

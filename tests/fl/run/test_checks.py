@@ -70,6 +70,8 @@ def test_clients_default_to_ranks_and_to_four_in_a_single_process():
     assert resolve(Config(), world_size=1, threads=1).clients == 4
     assert resolve(Config(), world_size=3, threads=1).clients == 3
     assert resolve(Config(mode="step"), world_size=1, threads=1).clients == 1
+    assert resolve(Config(ranks_per_client=2), world_size=6, threads=1).clients == 3
+    assert resolve(Config(ranks_per_client=2), world_size=2, threads=1).clients == 4
     done = resolve(Config(server="fedyogi"), world_size=2, threads=5)
     assert (done.clients_per_round, done.local_epochs, done.server_lr, done.threads) == (2, 1, 0.01, 5)
     assert resolve(Config(), world_size=2, threads=1).server_lr == 1.0
@@ -87,6 +89,12 @@ def test_what_does_not_fit_the_ranks_is_refused(options):
     """Two ranks."""
     with pytest.raises(ConfigError, match="--clients"):
         resolve(Config(**options), world_size=2, threads=1)
+
+
+def test_ranks_that_make_no_whole_groups_are_refused():
+    """Four ranks, three a client."""
+    with pytest.raises(ConfigError, match="--ranks-per-client 3 must divide the number of ranks, 4"):
+        resolve(Config(ranks_per_client=3), world_size=4, threads=1)
 
 
 def test_a_whole_number_beyond_all_floats():

@@ -23,6 +23,14 @@ _DYN = {"algorithm": "feddyn:0.1", "uplink": "none"}
 
 EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"local_epochs": 1, "local_steps": 1}, "give one of them"),
+    ({"ranks_per_client": 2, "mode": "step"}, "--mode must not be step"),
+    (
+        {"ranks_per_client": 2, "engine": "deepspeed"},
+        "--ranks-per-client 2: DeepSpeed's engine trains each client on one rank",
+    ),
+    ({"ranks_per_client": 2, "precision": "fp16"}, "use bf16 or fp32"),
+    ({"ranks_per_client": 2, **_SCAFFOLD}, "--ranks-per-client 2 does not go with --algorithm scaffold"),
+    ({"ranks_per_client": 2, "prune": "prunefl:0.5,every=2"}, "it squares the gradient of a whole batch"),
     ({"resume": "auto"}, "needs --run-name"),
     (
         {"model": "resnet12", "stem": "imagenet"},

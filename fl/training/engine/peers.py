@@ -1,0 +1,46 @@
+"""A step that several ranks take together, each on its share of the batch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fl.common.ranks import Ranks
+
+
+def accumulate_together(
+    peers: Ranks,
+    params: Sequence[nn.Parameter],
+    x: Tensor,
+    y: Tensor,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    backward: Callable[[Tensor], object],
+) -> Tensor:
+    """Give `params` the gradient of the mean loss over a batch that all ranks have, `x` [batch, ...] and `y` [batch].
+
+    Returns that loss, detached. All of it is the same on every rank. Collective; PeerError if it fails on one of them.
+
+    This is what DistributedDataParallel does with a single bucket. DDP itself would wait for ever for a rank that has
+    failed, count batches alike whatever their size, and add up in another order after a restart.
+    """
+    begin, end = (len(y) * (peers.rank + at) // peers.world_size for at in (0, 1))
+    weight = (end - begin) * peers.world_size / len(y)
+    if not weight:
+        begin, end = 0, 1  # hooks on gradients count on every rank
+    with peers.together():
+        loss = loss_of(x[begin:end], y[begin:end]) * weight
+        backward(loss)
+    sizes = [parameter.numel() for parameter in params]
+    whole = torch.zeros(sum(sizes) + len(params) + 1, device=peers.device)
+    gradient, used, mean = whole.split([sum(sizes), len(params), 1])
+    mean.copy_(loss.detach())
+    parts = [part.view(each.shape) for part, each in zip(gradient.split(sizes), params, strict=True)]
+    for each, part, flag in zip(params, parts, used, strict=True):
+        if each.grad is not None:
+            part.copy_(each.grad)
+            flag.fill_(1)
+    whole.copy_(peers.sum(whole.to(peers.wire_device))).div_(peers.world_size)
+    # What no rank has used has no gradient, and so keeps its weights and its momentum.
+    for each, part, count in zip(params, parts, used.tolist(), strict=True):
+        each.grad = torch.empty_like(each).copy_(part) if count else None
+    return mean[0].clone()  # alone: a caller keeps it
