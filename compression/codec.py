@@ -11,6 +11,7 @@ from .errors import NonFiniteError, PayloadError
 from .finite import all_finite
 from .layout import Layout, need_layout
 from .lowrank import LowRank
+from .phases import phase
 from .select import Selector
 from .spec import SpecError
 from .values import FP32, ValueFormat
@@ -87,6 +88,7 @@ class Codec(ABC):
         payload, decoded, _ = self.encode_warm(x, layout, key=key, memory={})
         return payload, decoded
 
+    @phase("code")
     def encode_warm(
         self, x: Tensor, layout: Layout | None, *, key: int, memory: Memory
     ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
@@ -146,8 +148,9 @@ class SparseCodec(Codec):
     def _encode(
         self, x: Tensor, layout: Layout | None, key: int, memory: Memory
     ) -> tuple[Tensor, Sparse, dict[str, Tensor]]:
-        indices = None if self.selector is None else self.selector.select(x, layout, key)
-        sparse = Sparse(x.numel(), indices, x if indices is None else x[indices])
+        with phase("select"):
+            indices = None if self.selector is None else self.selector.select(x, layout, key)
+            sparse = Sparse(x.numel(), indices, x if indices is None else x[indices])
         seeded = self.selector is not None and self.selector.seeded
         return (*write(sparse, self.value, self.kind, coded=self.coded, key=key, seeded=seeded), {})
 

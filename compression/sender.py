@@ -15,6 +15,7 @@ from torch import Tensor
 from .codec import Codec
 from .feedback import read_feedback
 from .layout import Layout
+from .phases import phase
 from .wire import Sparse
 
 
@@ -35,6 +36,7 @@ class Sender:
         self._pending: list[tuple[Layout, Tensor | None, Tensor | None, dict[str, Tensor]]] = []
         self._kept: Any = None  # the snapshot before what is pending
 
+    @phase("code")
     def encode(
         self, update: Tensor, layout: Layout, key: int = 0, *, within: Tensor | None = None
     ) -> tuple[Tensor, Sparse]:

@@ -31,6 +31,7 @@ from ..codec import Codec
 from ..draws import derive_key
 from ..layout import Layout, as_real
 from ..make import make_codec
+from ..phases import phase
 from ..sender import Sender
 from .bucket import FlatBucket
 from .gather import all_gather_payloads
@@ -233,7 +234,8 @@ def _exchange(state: CodecHook, pieces: list[tuple[Tensor, bool]], layout: Layou
             payload, kept = encoded.cpu(), decoded.kept
         except Exception as error:  # whatever it is, the other ranks must not wait for this one's payload
             failure = error
-    payloads = all_gather_payloads(payload, group, failure=failure)
+    with phase("transfer"):
+        payloads = all_gather_payloads(payload, group, failure=failure)
     if payload is None or payloads is None:
         state.sender.forget()
         state.some_unused = True
@@ -241,9 +243,10 @@ def _exchange(state: CodecHook, pieces: list[tuple[Tensor, bool]], layout: Layou
         return
     if state.keeps:
         state.sender.keep()
-    mean = torch.zeros(layout.total, dtype=torch.float32, device=device)
-    for received in payloads:
-        state.codec.decode(received.to(device), layout.total, layout).add_to(mean)
+    with phase("decode"):
+        mean = torch.zeros(layout.total, dtype=torch.float32, device=device)
+        for received in payloads:
+            state.codec.decode(received.to(device), layout.total, layout).add_to(mean)
     state.traffic.kept += kept
     state.traffic.coordinates += layout.total
     state.traffic.sent_bytes += payload.numel()
@@ -251,6 +254,7 @@ def _exchange(state: CodecHook, pieces: list[tuple[Tensor, bool]], layout: Layou
     layout.scatter(mean.div_(len(payloads)), gradients)
 
 
+@phase("transfer")
 def _used_by_any(used: list[bool], group: Any) -> list[bool]:
     """Whether any rank used each parameter: one byte each, in one all-reduce."""
     flags = torch.tensor(used, dtype=torch.uint8, device="cpu")

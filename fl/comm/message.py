@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compression import Codec, PayloadError, make_codec
 from compression.codec import BUFFERS, most_bytes
+from compression.phases import phase
 from compression.wire import Sparse
 from fl.common.ranks import Ranks
 from fl.models.state import ModelState
@@ -113,6 +114,7 @@ def encode_buffers(buffers: Tensor) -> dict[str, Tensor]:
     return {"buffers": BUFFERS.encode(buffers)[0]} if buffers.numel() else {}
 
 
+@phase("decode")
 def decode_model(
     sections: Mapping[str, Tensor], name: str, state: ModelState, codec: Codec, submodel: Submodel = WHOLE
 ) -> tuple[Sparse, Sparse | None]:

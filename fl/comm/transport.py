@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from compression import PayloadError
+from compression.phases import phase
 from fl.common.errors import RoundError
 from fl.common.progress import work
 from fl.common.ranks import Ranks
@@ -86,9 +87,10 @@ class Transport:
                 yield from self._receive(reports, messages)
             elif messages:
                 sending.append(self._send(reports, messages))
-        for works, _ in sending:
-            for each in works:
-                each.wait()
+        with phase("transfer"):
+            for works, _ in sending:
+                for each in works:
+                    each.wait()
 
     def _exchange(
         self,
@@ -139,6 +141,7 @@ class Transport:
             error = outcome.error if isinstance(outcome, Rejection) else None
             yield client, Rejection(client, reason.decode(errors="replace"), error=error)
 
+    @phase("transfer")
     def _send(
         self, reports: Sequence[ClientReport], own: Mapping[int, Message]
     ) -> tuple[list[dist.Work], list[Tensor]]:
@@ -168,9 +171,10 @@ class Transport:
                 yield own.pop(report.client)
                 continue
             sections = arriving.pop(report.client, {})
-            for name in sections:
-                next(waits).wait()
-                sections[name] = sections[name].to(self.ranks.device)
+            with phase("transfer"):
+                for name in sections:
+                    next(waits).wait()
+                    sections[name] = sections[name].to(self.ranks.device)
             yield Message(report, sections)
 
     def share(self, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:

@@ -231,6 +231,9 @@ class RunOptions:
     )
     state_dtype: Literal["fp32", "bf16"] = option("fp32", "numbers that clients keep between rounds")
     quiet: bool = option(False, "no progress bar and no table")
+    profile: bool = option(
+        False, "seconds of each phase of a round, in phases.csv, and a trace of two rounds by PyTorch's profiler"
+    )
     figures: bool = option(False, "each figure as a 300-dpi PNG beside report.html; also: leanfed report RUN --figures")
     tensorboard: bool = option(False, "TensorBoard event files in the run folder, a scalar for every column and round")
     track: str = option(

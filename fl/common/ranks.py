@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from compression.phases import phase
+
 from .config import Config, RunOptions
 from .errors import ConfigError, LaunchError, PeerError, RoundError, in_one_line
 from .heart import Heart
@@ -99,12 +101,14 @@ class Ranks:
         if reason := self.first_text("" if error is None else in_one_line(error)):
             raise PeerError(reason, error)
 
+    @phase("transfer")
     def sum(self, table: Tensor) -> Tensor:
         """The sum of a small CPU tensor over the ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(table, group=self.group)
         return table
 
+    @phase("transfer")
     def gather(self, table: Tensor) -> Tensor:
         """The small CPU tensors of all ranks, [world_size, ...], each of the same shape; collective."""
         tables = [table]
@@ -117,6 +121,7 @@ class Ranks:
         """Whether every rank passes the same number; collective."""
         return bool((self.gather(torch.tensor(number)) == number).all())
 
+    @phase("transfer")
     def largest(self, number: int) -> int:
         """The largest number that any rank passes; collective."""
         table = torch.tensor(number)
@@ -137,6 +142,7 @@ class Ranks:
         """A RoundError in one sentence, if `error` means that another rank is gone; else `error`."""
         return error if self.heart is None else self.heart.explained(error)
 
+    @phase("transfer")
     def broadcast(self, payload: Tensor | None, source: int = 0) -> Tensor:
         """The payload of rank `source` (uint8, on `device`) to every rank, at its exact size; the others pass None.
 

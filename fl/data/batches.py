@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from compression.phases import phase
 from fl.common.generators import torch_generator
 from fl.common.progress import work
 
@@ -78,7 +79,9 @@ def iterate_batches(
         shuffled = indices[torch.randperm(len(indices), generator=order, device="cpu")]
         shuffled = shuffled.to(split.x.device, non_blocking=True)
         for chosen in shuffled.split(sizes)[:left]:
-            x = augment(split.x.index_select(0, chosen), offsets)
+            with phase("data"):
+                x = augment(split.x.index_select(0, chosen), offsets)
+                batch = normalise(x, memory_format), split.y.index_select(0, chosen)
             work.steps += 1
-            yield normalise(x, memory_format), split.y.index_select(0, chosen)
+            yield batch
         left -= len(sizes)

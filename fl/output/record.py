@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from compression.phases import PHASES
 from fl.common.errors import DataError
 from fl.common.files import Beginning, naming, sha256
 from fl.training.evaluate import COLUMNS as SCORES
@@ -43,6 +44,9 @@ CLIENTS = (
     *("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes"),
     *(*TIMES, "staleness", "capability", "uplink_share", "rejected"),
 )
+OTHER = "other"
+"""What is in no phase."""
+PHASE_TIMES = ("round", "rank", "time_s", *(f"{name}_s" for name in (*PHASES, OTHER)))
 
 
 def metrics_columns(task: Task, *, clients: bool = False, private: bool = False) -> tuple[str, ...]:
@@ -132,7 +136,7 @@ class _LogFile(logging.FileHandler):
 
 
 class Record:
-    """metrics.csv, clients.csv, layers.csv, client_eval.csv and run.log of a run; made on rank 0 only."""
+    """metrics.csv, clients.csv, layers.csv, client_eval.csv, phases.csv and run.log of a run; made on rank 0 only."""
 
     def __init__(
         self,
@@ -143,12 +147,13 @@ class Record:
         layers: bool = False,
         client_eval: bool = False,
         private: bool = False,
+        profile: bool = False,
     ) -> None:
         """Start a record in `folder`, or go on with the one there, whose files are cut to the beginnings in `keep`;
         DataError, and nothing has changed, if a file there does not begin like this.
 
         There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`; `private`: see
-        `metrics_columns`.
+        `metrics_columns`. With `profile` there is a phases.csv, which may begin in any round.
         """
         self.folder = folder
         self._before_last: dict[str, Beginning] = {}  # the files that `last_round` ends
@@ -166,6 +171,8 @@ class Record:
         self.clients = table("clients.csv", CLIENTS)
         self.layers = table("layers.csv", LAYERS) if layers else None
         self.client_eval = table("client_eval.csv", SCORES) if client_eval else None
+        phases_kept = (keep or {}).get("phases.csv")
+        self.phases = Table(folder / "phases.csv", PHASE_TIMES, phases_kept) if profile else None
         self.log = logging.getLogger("leanfed")
         self.log.setLevel(logging.INFO)
         self.log.propagate = False
@@ -197,9 +204,16 @@ class Record:
         clients: list[dict[str, Any]],
         layers: list[dict[str, Any]] | None = None,
         scores: list[dict[str, Any]] | None = None,
+        phases: list[dict[str, float]] | None = None,
     ) -> None:
-        """Add a finished round to the tables and a line to the log; `scores`: rows of client_eval.csv."""
-        for table, rows in ((self.clients, clients), (self.layers, layers), (self.client_eval, scores)):
+        """Add a finished round to the tables and a line to the log; `scores`: rows of client_eval.csv, `phases`: of
+        phases.csv."""
+        for table, rows in (
+            (self.clients, clients),
+            (self.layers, layers),
+            (self.client_eval, scores),
+            (self.phases, phases),
+        ):
             if table is not None:
                 for row in rows or ():
                     table.append(row)
@@ -222,7 +236,7 @@ class Record:
         return {**{table.path.name: table.so_far() for table in self._tables()}, **self._before_last}
 
     def _tables(self) -> list[Table]:
-        tables = (self.metrics, self.clients, self.layers, self.client_eval)
+        tables = (self.metrics, self.clients, self.layers, self.client_eval, self.phases)
         return [table for table in tables if table is not None]
 
     def close(self) -> None:

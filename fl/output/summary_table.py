@@ -8,6 +8,8 @@ from rich.text import Text
 
 from fl.training.tasks import score_of
 
+from .figures.run_data import PhaseData
+
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """A rich table of what summary.json holds, in human units (MB = 10^6 bytes).
@@ -46,6 +48,17 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     row("time", "-" if seconds is None else duration(seconds))
     row("model SHA-256", get("model_sha256", ""))
     row("run folder", "-" if summary.get("folder") is None else str(summary["folder"]))
+    return table
+
+
+def phase_table(phases: PhaseData) -> Table:
+    """A rich table of where the time of the rounds went (`--profile`)."""
+    table = Table(title=f"Phases ({phases.words})", title_justify="left", title_style="bold", pad_edge=False)
+    table.add_column("phase", style="cyan", no_wrap=True)
+    for name in ("rank 0, s", "share", "mean of the ranks, s"):
+        table.add_column(name, justify="right")
+    for name, seconds in phases.server.items():
+        table.add_row(name, f"{seconds:.3f}", f"{seconds / (phases.total or 1.0):.1%}", f"{phases.mean[name]:.3f}")
     return table
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compression import CodecHook, codec_hook
+from compression.phases import phase
 from fl.comm.encoder import CodecSchedule
 from fl.comm.message import ClientReport
 from fl.common.errors import ConfigError
@@ -102,6 +103,7 @@ class StepEngine(PlainEngine):
         """Not alone: every backward pass of DDP is an exchange with the other ranks."""
         return False
 
+    @phase("backward")
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
         left_out = torch.tensor([parameter.grad is None for parameter in self._params], device="cpu")
@@ -203,6 +205,7 @@ class DdpRounds(Rounds):
             peers=Peers(self._steps, received),
         )
 
+    @phase("transfer")
     def _average_buffers(self, buffers: Tensor) -> Tensor:
         """The mean of the BatchNorm statistics over the ranks, [m]."""
         ranks = self._worker.ranks

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compression import Codec, NonFiniteError, PayloadError, make_codec
 from compression.codec import BUFFERS, most_bytes
+from compression.phases import phase
 from compression.wire import Sparse, dense_bytes
 from fl.clock.adaptive import Fractions, Time, uplink_fractions
 from fl.comm.encoder import CodecSchedule, Encoder
@@ -202,6 +203,7 @@ class FederatedRounds(Rounds):
         if self.ranks.is_server:
             self.server.aggregator.reset()
 
+    @phase("server")
     def receive(self, message: Message, number: int) -> None:
         """On rank 0: decode a client's message and aggregate it. PayloadError before anything of it counts."""
         report, client = message.report, message.report.client
@@ -214,6 +216,7 @@ class FederatedRounds(Rounds):
         self.algorithm.receive(client, update, steps, self.local_plan.lr(number))
         self.server.aggregator.add(update, buffers, weight, submodel)
 
+    @phase("decode")
     def decode(self, message: Message, submodel: Submodel, codec: Codec) -> tuple[Sparse, Sparse | None]:
         """On rank 0: the update and the buffers in a client's message; PayloadError for what no training ends in."""
         update, buffers = decode_model(message.sections, "update", self.state, codec, submodel)
@@ -231,6 +234,7 @@ class FederatedRounds(Rounds):
             raise PayloadError("its BatchNorm statistics hold a negative variance")
         return update, buffers
 
+    @phase("server")
     def step(self, number: int, reports: Sequence[ClientReport]) -> dict[str, Tensor]:
         """On rank 0: the server's step on the received updates, whose reports these are. Returns the sections to
         publish."""
@@ -243,6 +247,7 @@ class FederatedRounds(Rounds):
         mean.update = self.algorithm.on_server(mean.update, weights, steps)
         return self.publish(number, mean)
 
+    @phase("server")
     def publish(self, number: int, mean: Aggregate) -> dict[str, Tensor]:
         """On rank 0: the server's step on this mean. Returns the sections to publish."""
         key = derive_seed(self.encoder.seed, "downlink", number)
@@ -253,6 +258,7 @@ class FederatedRounds(Rounds):
         variate = self.algorithm.broadcast()
         return sections if variate is None else {**sections, "variate": BUFFERS.encode(variate)[0]}
 
+    @phase("decode")
     def apply(self, sections: Mapping[str, Tensor]) -> dict[str, int]:
         """On every rank: apply the published sections. Returns the bytes of each."""
         submodel = self.plan.published

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compression import CodecHook, FlatBucket, Layout, codec_hook
 from compression.ddp.hooks import Traffic
+from compression.phases import phase
 from fl.comm.ddp_hooks import count_collectives, load_hook
 from fl.comm.encoder import CodecSchedule
 from fl.comm.message import ClientReport
@@ -115,7 +116,8 @@ class HookRounds(FederatedRounds):
             mean, traffic = self._average(number, update, update.samples * self.ranks.world_size / total)
             buffers = (update.buffers * (update.samples / total)).to(self.ranks.wire_device)
             if buffers.numel():
-                dist.all_reduce(buffers)
+                with phase("transfer"):
+                    dist.all_reduce(buffers)
             buffers_bytes = buffers.numel() * buffers.element_size()
             report = ClientReport(
                 client=update.client,
@@ -161,7 +163,8 @@ class HookRounds(FederatedRounds):
         """The hook's average of all updates, in the model's order, fp32 [n], and the bytes that took."""
         buffer = self._reversed(update.values.mul_(weight), self.state.layout, self._layout)
         bucket = FlatBucket(buffer.to(self.ranks.wire_device), self._parameters)
-        result, traffic = self.hook.run(number, bucket)
+        with phase("transfer"):
+            result, traffic = self.hook.run(number, bucket)
         result = result[0] if isinstance(result, list) else result
         return self._reversed(result.to(self.ranks.device).float(), self._layout, self.state.layout), traffic
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from compression import Codec
+from compression.phases import phase
 from fl.clock.adaptive import Time
 from fl.clock.clock import InFlight, Start, columns
 from fl.clock.simulator import Arrival
@@ -144,6 +145,7 @@ class TimedRounds(FederatedRounds):
             now=self.in_flight.now,
         )
 
+    @phase("server")
     def _aggregate(self, number: int, arrived: Sequence[Arrived], ages: Sequence[int]) -> dict[str, Tensor]:
         """On rank 0: step on the sum of weight * samples * update over the sum of samples, by the weight of each age.
 

@@ -1,6 +1,5 @@
 """A run's books on rank 0: tables, log, checkpoint's share of them, and what trackers and the terminal are told."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ class Page:
     onward: tuple[dict[str, Any], list[dict[str, Any]]] = field(default_factory=lambda: ({}, []))
     layers: list[dict[str, Any]] | None = None
     scores: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
 
 
 class Books:
@@ -49,6 +49,7 @@ class Books:
             layers=config.prune != "none",
             client_eval=config.client_eval > 0,
             private=config.dp != "none",
+            profile=config.profile,
         )
         partition = (folder / "partition.json").read_bytes()
         self._partition = Beginning(len(partition), sha256(partition))
@@ -109,15 +110,15 @@ class Books:
             self.record.end_run((page.metrics, page.clients), page.onward)
         return page
 
-    def add(self, page: Page, started: float, checkpoint_s: float) -> tuple[dict[str, Beginning], dict[str, Any]]:
+    def add(self, page: Page, time_s: float, checkpoint_s: float) -> tuple[dict[str, Beginning], dict[str, Any]]:
         """Write a page; how far the record is a checkpoint's, and the last round, for the checkpoint.
 
-        `started`: when the round did. `checkpoint_s`: seconds that it waited for checkpoints.
+        `time_s`: seconds of the round, of which it waited `checkpoint_s` for checkpoints.
         """
-        times = {"time_s": time.perf_counter() - started, "checkpoint_s": checkpoint_s}
+        times = {"time_s": time_s, "checkpoint_s": checkpoint_s}
         page.metrics.update(times)
         page.onward[0].update(times)
-        self.record.add_round(page.metrics, page.clients, page.layers, page.scores)
+        self.record.add_round(page.metrics, page.clients, page.layers, page.scores, page.phases)
         return {**self.record.so_far(), "partition.json": self._partition}, self.record.last_round
 
     def tell(self, line: str) -> None:

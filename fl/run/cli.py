@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionYesNo, ArgumentParser, Namespace
@@ -123,9 +124,12 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
     if summary and not config.quiet:
         from rich.console import Console
 
-        from fl.output.summary_table import summary_table
+        from fl.output.figures.run_data import read_phases
+        from fl.output.summary_table import phase_table, summary_table
 
         Console().print(summary_table(summary))
+        if phases := read_phases(Path(summary["folder"])):
+            Console().print(phase_table(phases))
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

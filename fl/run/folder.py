@@ -30,7 +30,7 @@ _WRITTEN = (".csv", ".json", ".log", ".safetensors", ".png", ".html")
 FREE = frozenset(
     {
         *("resume", "run_name", "output_dir", "data_dir", "cache_dir", "download", "device", "quiet"),
-        *("checkpoint_every", "tensorboard", "track", "hang_timeout", "state_budget", "figures"),
+        *("checkpoint_every", "tensorboard", "track", "hang_timeout", "state_budget", "figures", "profile"),
     }
 )
 """Options in which two runs that count as the same may differ, and a run that goes on from how it began."""

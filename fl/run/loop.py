@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from compression.phases import phase
 from fl.comm.message import share_model
 from fl.common.config import Config, code_options
 from fl.common.errors import ConfigError, DataError
@@ -55,6 +56,7 @@ from .folder import (
     samples_sha256,
     with_first_weights,
 )
+from .profile import Profile
 from .room import check_room
 
 
@@ -149,6 +151,8 @@ class _Run:
         self.checkpoints.on_complete = self._note_saved
         self.first_round = 0 if manifest is None else manifest.next_round
         share_model(self.ranks, worker.state)
+        rounds_to_run = range(self.first_round, self.config.all_rounds)
+        self.profile = Profile(self.ranks, folder, rounds_to_run, on=self.config.profile)
         self.books: Books | None = None
 
         def open_books() -> None:
@@ -198,15 +202,19 @@ class _Run:
 
     def _run_rounds(self) -> None:
         quiet = self.config.quiet or not self.ranks.is_server
-        with tqdm(
-            total=self.config.all_rounds,
-            initial=self.first_round,
-            unit="round",
-            disable=quiet,
-            desc=self.folder.name,
-        ) as bar:
+        with (
+            self.profile.rounds(),
+            tqdm(
+                total=self.config.all_rounds,
+                initial=self.first_round,
+                unit="round",
+                disable=quiet,
+                desc=self.folder.name,
+            ) as bar,
+        ):
             for number in range(self.first_round, self.config.all_rounds):
-                metrics = self._round(number)
+                with self.profile.round(number):
+                    metrics = self._round(number)
                 work.is_first_round = False
                 if metrics:
                     shown = {"loss": metrics["train_loss"], "val": metrics[self.worker.task.score.columns[0]]}
@@ -217,6 +225,7 @@ class _Run:
 
     def _round(self, number: int) -> dict[str, Any]:
         started = time.perf_counter()
+        self.profile.begin(started)
         is_last, is_due = number == self.config.all_rounds - 1, _is_due(number, self.config.eval_every)
         result = self.rounds.run(number)  # who trains, what is sent, the server's step
         exchanged = time.perf_counter()
@@ -231,6 +240,7 @@ class _Run:
         every = self.config.checkpoint_every
         saves = every > 0 and (is_last or _is_due(number, every))
         status = self.ranks.largest(stopping.status)  # all ranks stop after the same round
+        self.profile.hand_in()
         self._add(number, page, started, saves=saves or (status > 0 and self._can_go_on))
         if status:
             self.checkpoints.finish()
@@ -238,6 +248,7 @@ class _Run:
         self.tested = judged.test
         return page.metrics
 
+    @phase("evaluation")
     def _judge(self, number: int, result: RoundResult) -> Evaluations:
         self.rounds.before_evaluation(number, sorted({report.client for report in result.reports}))
         return self.worker.judge()
@@ -261,15 +272,18 @@ class _Run:
 
         def add(waited_s: float = 0.0) -> tuple[dict[str, Beginning], dict[str, Any]]:
             assert books is not None  # this is rank 0
-            return books.add(page, started, waited_s)
+            now = time.perf_counter()
+            page.phases = self.profile.rows(number, now)
+            return books.add(page, now - started, waited_s)
 
         if saves:
-            self.rounds.put_states()
-            state = {}
-            if books is not None:
-                state = {"rounds": self.rounds.state_dict(), "costs": self.costs.state_dict()}
-                state["options"] = lasting_options(self.config)
-            self.checkpoints.save(number + 1, state=state, record=add)
+            with phase("checkpoint"):
+                self.rounds.put_states()
+                state = {}
+                if books is not None:
+                    state = {"rounds": self.rounds.state_dict(), "costs": self.costs.state_dict()}
+                    state["options"] = lasting_options(self.config)
+                self.checkpoints.save(number + 1, state=state, record=add)
         elif books is not None:
             add()
         if books is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compression.phases import phase
 from fl.common.generators import seeded
 from fl.common.progress import work
 from fl.common.ranks import Ranks
@@ -37,6 +38,7 @@ class Forward:
     memory_format: torch.memory_format
     seed: int = 0
 
+    @phase("evaluation")
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Tensor:
         """Outputs for the samples `x` [B, ...]; call it inside `evaluating`. The model keeps nothing of it, for the next

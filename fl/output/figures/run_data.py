@@ -14,7 +14,7 @@ from fl.common.files import read_json
 from fl.training.tasks import Score, score_of
 
 from ..layers import LAYERS
-from ..record import COMMON, TIMES
+from ..record import COMMON, PHASE_TIMES, TIMES
 
 Column = NDArray[np.float64]
 
@@ -44,6 +44,22 @@ class TimeData:
 
 
 @dataclass(frozen=True)
+class PhaseData:
+    """phases.csv, its rounds added up: seconds by phase, on rank 0 and as a mean over the ranks, and of all phases."""
+
+    first: int
+    last: int
+    server: dict[str, float]
+    mean: dict[str, float]
+    total: float
+
+    @property
+    def words(self) -> str:
+        """Which rounds these are."""
+        return f"rounds {self.first} to {self.last}, {self.total:.1f} s"
+
+
+@dataclass(frozen=True)
 class RunData:
     """One run: `metrics` are float64[rounds] by column (NaN: empty cell), `labels` is int[clients, classes],
     with a single column where targets are numbers."""
@@ -56,6 +72,7 @@ class RunData:
     ranks: int
     layers: LayerData | None = None
     times: TimeData | None = None
+    phases: PhaseData | None = None
 
     def __getitem__(self, column: str) -> Column:
         return self.metrics[column]
@@ -122,6 +139,27 @@ def read_run(folder: Path) -> RunData:
         ranks=len({row["rank"] for row in clients}),
         layers=_read_layers(folder / "layers.csv"),
         times=_read_times(clients, folder / "clients.csv"),
+        phases=read_phases(folder),
+    )
+
+
+def read_phases(folder: Path) -> PhaseData | None:
+    """None without phases.csv, or without a row in it; DataError if it is malformed."""
+    path = folder / "phases.csv"
+    rows, header = _rows(path)
+    _refuse_without(PHASE_TIMES, path, header)
+    if not rows:
+        return None
+    numbers = {column: np.array([_number(row[column], path) for row in rows]) for column in PHASE_TIMES}
+    rounds, is_server = numbers["round"], numbers["rank"] == 0
+    ranks = np.array([np.count_nonzero(rounds == each) for each in rounds])  # of each row's round
+    names = [column.removesuffix("_s") for column in PHASE_TIMES[3:]]
+    return PhaseData(
+        first=int(rounds.min()),
+        last=int(rounds.max()),
+        server={name: float(numbers[f"{name}_s"][is_server].sum()) for name in names},
+        mean={name: float((numbers[f"{name}_s"] / ranks).sum()) for name in names},
+        total=float(numbers["time_s"][is_server].sum()),
     )
 
 

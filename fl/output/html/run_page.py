@@ -24,7 +24,13 @@ def write_run_page(folder: Path, run: RunData, pictures: Sequence[Picture]) -> P
 
     summary.json and clients.csv are used where they exist, so a run cut short has a page too.
     """
-    tables = [_bytes(run), _rounds(run), *_clients(folder / "clients.csv"), *_summary(folder / "summary.json")]
+    tables = [
+        _bytes(run),
+        *_phases(run),
+        _rounds(run),
+        *_clients(folder / "clients.csv"),
+        *_summary(folder / "summary.json"),
+    ]
     if run.config:
         tables.append(_options(run.config))
     page = Page(run.name, run.subtitle, key_figures(run), (), pictures, tables)
@@ -38,6 +44,22 @@ def _bytes(run: RunData) -> SortableTable:
     ratios = [many / few if few else None for many, few in zip(dense, sent, strict=True)]
     columns = {"direction": ways, "sent, bytes": sent, "dense fp32, bytes": dense, "times fewer": ratios}
     return SortableTable.of("Bytes", columns, "All clients and rounds together, counted where they were made.")
+
+
+def _phases(run: RunData) -> list[SortableTable]:
+    """Nothing without `--profile`."""
+    if run.phases is None:
+        return []
+    server, mean = run.phases.server, run.phases.mean
+    total = run.phases.total or 1.0
+    columns: dict[str, list[Any]] = {
+        "phase": list(server),
+        "rank 0, s": list(server.values()),
+        "share, %": [100 * seconds / total for seconds in server.values()],
+        "mean of the ranks, s": list(mean.values()),
+    }
+    note = f"Seconds of the host ({run.phases.words}); phases.csv has them by round and rank."
+    return [SortableTable.of("Phases", columns, note)]
 
 
 def _rounds(run: RunData) -> SortableTable:

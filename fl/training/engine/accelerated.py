@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compression.phases import phase
 from fl.common.config import TrainOptions
 from fl.common.errors import ConfigError, explained
 from fl.common.ranks import Ranks
@@ -61,13 +62,13 @@ class AcceleratedEngine(LocalEngine):
         accelerator = self._accelerator
         assert self._optimizer is not None, "start() comes before step()"
         if self.moved:
-            loss = self._accumulate(x, y, self._loss_of, accelerator.backward)
+            loss = self._accumulate(x, y, self._loss_of, self._backward)
             self._take_step()
             return loss
         loss = self._loss_of(x, y)
 
         def attempt() -> None:
-            accelerator.backward(loss, retain_graph=True)
+            self._backward(loss, keep_graph=True)
             self._take_step()
 
         self._first_step(loss, attempt, accelerator.scaler.get_scale)
@@ -77,10 +78,16 @@ class AcceleratedEngine(LocalEngine):
     def can_halve(self) -> bool:
         return self.precision != "fp16" and self._peers is None and not self._has_hooks()
 
+    @phase("forward")
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         with self._accelerator.autocast():
             return self.loss(self.model(self._layout(x)), y)
 
+    @phase("backward")
+    def _backward(self, loss: Tensor, *, keep_graph: bool = False) -> None:
+        self._accelerator.backward(loss, retain_graph=keep_graph)
+
+    @phase("optimizer")
     def _take_step(self) -> None:
         if self._options.clip_norm:
             self._accelerator.clip_grad_norm_(self._params, self._options.clip_norm)

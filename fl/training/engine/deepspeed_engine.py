@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compression.phases import phase
 from fl.common.config import Config
 from fl.common.errors import explained
 from fl.models.own_state import OwnState
@@ -91,8 +92,9 @@ class DeepSpeedEngine(LocalEngine):
 
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """DeepSpeed clips, scales and steps."""
-        outputs = self._engine(self._layout(x).to(self._input_dtype))
-        loss = self.loss(outputs.float(), y)
+        with phase("forward"):
+            outputs = self._engine(self._layout(x).to(self._input_dtype))
+            loss = self.loss(outputs.float(), y)
         if self.moved:
             self._backward_and_step(loss)
         else:
@@ -106,8 +108,10 @@ class DeepSpeedEngine(LocalEngine):
         # DeepSpeed 0.19's fp16 optimizers divide gradients by the loss scale, but without ZeRO its engine does not
         # multiply the loss by it (https://github.com/deepspeedai/DeepSpeed/pull/8393).
         scaled = self._native and self.precision == "fp16"
-        self._engine.backward(loss * self._loss_scale() if scaled else loss, retain_graph=keep_graph)
-        self._engine.step()
+        with phase("backward"):
+            self._engine.backward(loss * self._loss_scale() if scaled else loss, retain_graph=keep_graph)
+        with phase("optimizer"):
+            self._engine.step()
 
     def _loss_scale(self) -> float:
         scaler = self._engine.torch_autocast_z0_gradscaler

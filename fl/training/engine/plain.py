@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from compression.phases import phase
 from fl.common.config import TrainOptions
 from fl.common.ranks import Ranks
 
@@ -48,9 +49,7 @@ class PlainEngine(LocalEngine):
         assert optimizer is not None, "start() comes before step()"
         if scaler is None:
             loss = self._accumulate(x, y, self._loss_of, self._backward)
-            self._clip()
-            optimizer.step()
-            optimizer.zero_grad()
+            self._take_step(optimizer)
             return loss
         loss = self._loss_of(x, y)
         if self.moved:
@@ -69,6 +68,7 @@ class PlainEngine(LocalEngine):
     def can_halve(self) -> bool:
         return self.precision != "fp16" and self._peers is None and not self._has_hooks()
 
+    @phase("forward")
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             return self.loss(self._network(self._layout(x)), y)
@@ -76,16 +76,25 @@ class PlainEngine(LocalEngine):
     def _scaled_step(
         self, optimizer: Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, *, keep_graph: bool = False
     ) -> None:
-        scaler.scale(loss).backward(retain_graph=keep_graph)
-        if self._options.clip_norm:
-            scaler.unscale_(optimizer)
-            self._clip()
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad()
+        with phase("backward"):
+            scaler.scale(loss).backward(retain_graph=keep_graph)
+        with phase("optimizer"):
+            if self._options.clip_norm:
+                scaler.unscale_(optimizer)
+                self._clip()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
 
+    @phase("backward")
     def _backward(self, loss: Tensor) -> None:
         loss.backward()
+
+    @phase("optimizer")
+    def _take_step(self, optimizer: Optimizer) -> None:
+        self._clip()
+        optimizer.step()
+        optimizer.zero_grad()
 
     def _clip(self) -> None:
         if self._options.clip_norm:

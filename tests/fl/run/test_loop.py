@@ -15,7 +15,6 @@ import pytest
 
 import fl.output.checkpoint
 import fl.output.report
-import fl.run.books
 import fl.run.loop
 from fl.common.errors import ConfigError, DataError, DiskError
 from fl.common.files import write_bytes
@@ -206,7 +205,7 @@ def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
     monkeypatch.setattr("fl.output.checkpoint.write_bytes", slowly)
     monkeypatch.setattr(Checkpoints, "finish", ask)
-    for module in (fl.run.loop, fl.run.books, fl.output.checkpoint):
+    for module in (fl.run.loop, fl.output.checkpoint):
         monkeypatch.setattr(module, "time", clock)
     run_here(tmp_path, "a", **OPTIONS)
     for name in ("time_s", "checkpoint_s"):
