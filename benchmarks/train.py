@@ -1,26 +1,34 @@
-"""`make bench-train`: local training through each engine against a bare PyTorch loop, and the choice of precision.
+"""`make bench-train`: local training through each engine against a bare PyTorch loop, the choice of precision, and clients
+that train at once against one after another.
 
-Real digits images through ResNet-18. The bare loop and the engine alternate, so that both see the same neighbours on a
-shared machine; ratios are of the medians.
+Real digits images through ResNet-18, random ones through small networks. What is compared alternates, so that both see the
+same neighbours on a shared machine; ratios are of the medians. `python benchmarks/train.py 1 together` is the last
+table alone, on one thread.
 """
 
+import contextlib
+import copy
 import statistics
 import sys
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import torch
 from common import machine, show
+from torch import nn
 from torch.nn import functional
 
 from fl.common.config import Config
-from fl.data import load_dataset
+from fl.data import Split, load_dataset
 from fl.data.augment import Augment
-from fl.data.normalise import Normaliser
+from fl.data.normalise import Normaliser, make_normaliser
 from fl.models import build_model
+from fl.models.small import conv2, lenet5
 from fl.models.state import ModelState
 from fl.models.update import Job
 from fl.training.engine import make_engine
+from fl.training.engine.plain import PlainEngine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
 from fl.training.local_model import WholeModel
 from fl.training.trainer import ClientTrainer
@@ -102,7 +110,61 @@ def precisions() -> None:
     show(f"Images/s of the bare loop, batch {BATCH}; {machine()}", columns, rows)
 
 
+def together() -> None:
+    """`--clients-at-once` against one after another, whole clients; also of networks that a run never trains so."""
+
+    def layers(*widths: int) -> nn.Module:
+        linear = (module for pair in pairwise(widths) for module in (nn.Linear(*pair), nn.ReLU()))
+        return nn.Sequential(nn.Flatten(), *linear)[:-1]
+
+    networks: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+        "20-64-64-10": (layers(20, 64, 64, 10), (20,)),
+        "784-10": (layers(784, 10), (1, 28, 28)),
+        "784-200-10": (layers(784, 200, 10), (1, 28, 28)),
+        "lenet5": (lenet5(classes=10, in_channels=1, image_size=28), (1, 28, 28)),
+        "conv2": (conv2(classes=10, in_channels=1, image_size=28), (1, 28, 28)),
+    }
+    rows = []
+    for name, (network, shape) in networks.items():
+        steps, sizes = (20, (10, 20, 64)) if name != "conv2" else (2, (10,))
+        for batch in sizes:
+            row = [name, str(batch)]
+            for clients in (5, 20):
+                data = Split(torch.randn(clients * batch * 4, *shape), torch.arange(clients * batch * 4) % 10)
+                config = Config(precision="fp32", batch_size=batch, local_steps=steps, lr=0.01)
+                engine = PlainEngine(config, copy.deepcopy(network), CPU)
+                whole = WholeModel(engine, ModelState(engine.model, CPU))
+                parts = list(torch.arange(len(data)).chunk(clients))
+                seconds: list[list[float]] = [[], []]
+                for _ in range(ROUNDS):
+                    for at, at_once in enumerate((1, clients)):
+                        trainer = ClientTrainer(
+                            config,
+                            data,
+                            parts,
+                            augment=Augment("none"),
+                            normalise=make_normaliser(data.x),
+                            seed=0,
+                            at_once=at_once,
+                        )
+                        started = time.process_time()
+                        for _ in trainer.train_many(
+                            range(clients),
+                            lambda client, model=whole: (Job(client, 0, 0), model),
+                            contextlib.nullcontext(),
+                        ):
+                            pass
+                        seconds[at].append((time.process_time() - started) / clients)
+                one, many = (statistics.median(each[1:]) for each in seconds)
+                row += [f"{one * 1e3:.1f}", f"{one / many:.2f}"]
+            rows.append(row)
+    columns = ["network", "batch", "ms a client, one of 5", "times faster at once", "one of 20", "times faster at once"]
+    show(f"Clients at once, processor time; {machine()}", columns, rows)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
-    engines(Config(dataset="digits", local_steps=STEPS, batch_size=BATCH, lr=0.01))
-    precisions()
+    if sys.argv[2:] != ["together"]:
+        engines(Config(dataset="digits", local_steps=STEPS, batch_size=BATCH, lr=0.01))
+        precisions()
+    together()

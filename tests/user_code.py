@@ -37,6 +37,11 @@ def linear_model(classes: int, in_channels: int) -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * in_channels, classes))
 
 
+def dense_model(classes: int, in_channels: int) -> nn.Module:
+    """Layers that several clients can train at once."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.Tanh(), nn.Linear(8, classes))
+
+
 class Steep(nn.Sequential):
     """Its outputs are finite and its gradients are not: the square root of zero is infinitely steep."""
 

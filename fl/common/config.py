@@ -114,6 +114,9 @@ class TrainOptions:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(
         "auto", "arithmetic of local training (auto: bf16 where the device has it, else fp32)"
     )
+    clients_at_once: int = option(
+        1, "clients of a rank that train at once, if the model is of linear layers and activations", low=1
+    )
     qat: int = option(0, "quantisation-aware training with so many bits, 4 to 8 (0: off)", low=0, high=8)
 
     @property

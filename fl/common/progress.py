@@ -5,16 +5,16 @@ from collections.abc import Iterator
 
 
 class _Work:
-    """How far this process is with its work: steps only ever grow, `doing` names the client that it trains."""
+    """How far this process is with its work: steps only ever grow, `doing` names the clients that it trains."""
 
     steps = 0
     doing = ""
     is_first_round = True  # it imports, compiles and tunes: to compute, however long, is progress too
 
     @contextlib.contextmanager
-    def on(self, client: int) -> Iterator[None]:
-        """In this block the client is trained."""
-        self.doing = f"client {client}"
+    def on(self, *clients: int) -> Iterator[None]:
+        """In this block these clients are trained."""
+        self.doing = f"client{'s' * (len(clients) > 1)} {', '.join(map(str, clients))}"
         try:
             yield
         finally:

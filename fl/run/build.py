@@ -1,6 +1,7 @@
 """Puts a run together: data, model, engine, all from the options."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -25,10 +26,12 @@ from fl.models.quantise import fake_quantise
 from fl.models.state import ModelState
 from fl.rounds.sampling import counts_alike
 from fl.training.engine import choose_engine, make_engine
+from fl.training.engine.base import LocalEngine
 from fl.training.engine.precision import autocast_dtype, resolve_precision
 from fl.training.evaluate import hold_out
 from fl.training.local_plan import LocalPlan
 from fl.training.tasks import Task, make_task
+from fl.training.together import reason_for_one
 from fl.training.worker import Worker
 
 from .checks import with_clients
@@ -91,7 +94,7 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         engine=engine,
         state=state,
         local_plan=LocalPlan(algorithm, config, alike=counts_alike(config)),
-        notes=(*data.notes, _sizes(data, rows, validation, held)),
+        notes=(*data.notes, _sizes(data, rows, validation, held), *_one_at_a_time(config, engine)),
         left_out=data.left_out,
     )
 
@@ -149,6 +152,12 @@ def _sizes(data: Dataset, rows: Tensor, validation: Split, held: list[Tensor]) -
     clients = sum(len(part) for part in held)
     of_these = f", {clients} of them held out by clients (--client-eval)" if clients else ""
     return f"{len(rows)} training samples{of_these}, {len(validation)} validation ({own}), {len(data.test)} test"
+
+
+def _one_at_a_time(config: Config, engine: LocalEngine) -> Iterator[str]:
+    """A sentence, if `--clients-at-once` can do nothing here."""
+    if config.clients_at_once > 1 and (reason := reason_for_one(config, engine)):
+        yield f"--clients-at-once {config.clients_at_once}: clients train one at a time, since {reason}"
 
 
 def _share_out(data: Dataset, train_at: np.ndarray, config: Config) -> list[Tensor]:

@@ -343,7 +343,9 @@ RULES: tuple[Rule, ...] = (
     _dgc(lambda o: o.momentum, "brings its own momentum: --momentum {momentum:g} must be 0"),
     _dgc(lambda o: o.own_momentum, "brings its own momentum: {own_momentum} of --server {server} must be 0"),
 
-    # What clients keep.
+    # Several clients on a rank, and what they keep.
+    ("--clients-at-once {clients_at_once} is about clients of one rank:",
+     lambda o: o.clients_at_once > 1 and not o.mode.sees_each_update, "--mode must not be step, nor --exchange hook"),
     ("--state-dtype {state_dtype} is about clients that take turns on a rank:",
      lambda o: o.state_dtype != "fp32" and not o.mode.sees_each_update, "--mode must not be step, nor --exchange hook"),
     ("--state-budget {state_budget} is about clients that take turns on a rank:",

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 
@@ -22,15 +22,22 @@ from fl.models.own_state import seed_generators
 from fl.models.update import Job, Update
 
 from .engine.base import LocalEngine
+from .engine.plain import PlainEngine
 from .local_model import LocalModel
 from .schedule import learning_rate
+from .together import ClientsTogether
+
+Prepare = Callable[[int], tuple[Job, LocalModel]]
+Outcome = tuple[Job, Update] | BaseException
+"""A client's job and update, or what its training has raised."""
 
 
 class ClientTrainer:
-    """Trains the clients of this rank one after another, in place.
+    """Trains the clients of this rank, one after another in place, or some at once.
 
     What a client computes depends on the global model, its data and (seed, round, client) alone: the generators that a model
-    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh.
+    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh. Who trains at
+    once with it changes rounding alone.
     """
 
     def __init__(
@@ -43,36 +50,83 @@ class ClientTrainer:
         normalise: Normaliser,
         seed: int,
         peers: Ranks | None = None,
+        at_once: int = 1,
     ) -> None:
-        """`peers`: the ranks that train each of these clients, if there are several."""
+        """`peers`: the ranks that train each of these clients, if there are several. `at_once`: how many may train together,
+        where `reason_for_one` finds nothing against it."""
         self.options = options
         self.data = data
         self.parts = parts
         self.augment = augment
         self.normalise = normalise
         self.seed = seed
+        self.at_once = at_once
         self._together = contextlib.nullcontext if peers is None else peers.together
         # Each rank draws other numbers for its share of a batch.
         self._share = [] if peers is None or peers.rank == 0 else [peers.rank]
 
     def train_many(
-        self,
-        clients: Iterable[int],
-        prepare: Callable[[int], tuple[Job, LocalModel]],
-        around: AbstractContextManager[object],
-    ) -> Iterator[tuple[int, tuple[Job, Update] | BaseException]]:
-        """Train these clients, each `around` it, one after another and only as their updates are asked for: each client
-        with its job and update, or with what its training has raised, on any of its ranks."""
+        self, clients: Iterable[int], prepare: Prepare, around: AbstractContextManager[object]
+    ) -> Iterator[tuple[int, Outcome]]:
+        """Train these clients, from one version of the model, `around` each one or all that train at once, and only as
+        their updates are asked for: each client with its job and update, or with what its training has raised, on any of
+        its ranks."""
+        waiting = iter(clients)
+        while some := list(islice(waiting, self.at_once)):
+            if len(some) == 1:
+                yield some[0], self._train_one(some[0], prepare, around)
+                continue
+            outcomes = self._train_some(some, prepare, around)
+            for client in some:
+                yield client, outcomes.pop(client)
+
+    def _train_one(self, client: int, prepare: Prepare, around: AbstractContextManager[object]) -> Outcome:
+        try:
+            with self._together():
+                job, model = prepare(client)
+                with around:
+                    return job, self.train(job, model)
+        except (Exception, SystemExit) as error:
+            return error
+
+    def _train_some(
+        self, clients: list[int], prepare: Prepare, around: AbstractContextManager[object]
+    ) -> dict[int, Outcome]:
+        """Train them at once. Where one fails, all begin again one after another, so that it fails alone."""
+        prepared: dict[int, tuple[Job, LocalModel]] = {}
+        outcomes: dict[int, Outcome] = {}
         for client in clients:
-            trained: tuple[Job, Update] | BaseException
             try:
-                with self._together():
-                    job, model = prepare(client)
-                    with around:
-                        trained = job, self.train(job, model)
+                prepared[client] = prepare(client)
             except (Exception, SystemExit) as error:
-                trained = error
-            yield client, trained
+                outcomes[client] = error
+        with contextlib.suppress(Exception, SystemExit), around:
+            jobs, models = zip(*prepared.values(), strict=True)
+            return outcomes | self._train_together(jobs, models[0])
+        return outcomes | {client: self._train_one(client, prepared.__getitem__, around) for client in prepared}
+
+    def _train_together(self, jobs: Sequence[Job], model: LocalModel) -> dict[int, Outcome]:
+        started = time.perf_counter()
+        engine = model.engine
+        assert isinstance(engine, PlainEngine), "reason_for_one() comes first"
+        model.load()
+        clients = ClientsTogether(self.options, engine, len(jobs), learning_rate(self.options, jobs[0].version))
+        batches = [self.batches(job.client, job.number, engine) for job in jobs]
+        losses: list[list[Tensor]] = [[] for _ in jobs]
+        with work.on(*(job.client for job in jobs)):
+            while taken := {at: batch for at, left in enumerate(batches) if (batch := next(left, None)) is not None}:
+                for at, loss in clients.step(taken).items():
+                    losses[at].append(loss)
+        updates = []
+        for at, job in enumerate(jobs):
+            clients.put(at)
+            values, buffers = model.read()
+            mean = _finite_mean(torch.stack(losses[at]).double().cpu())
+            updates.append(Update(job.client, values, buffers, len(self.parts[job.client]), mean, 0.0))
+        seconds, steps = time.perf_counter() - started, sum(map(len, losses))
+        for update, own in zip(updates, losses, strict=True):
+            update.train_s = seconds * len(own) / steps
+        return {job.client: (job, update) for job, update in zip(jobs, updates, strict=True)}
 
     def train(self, job: Job, model: LocalModel) -> Update:
         """Train the job's client on its `model`, from the global model, which is only read.

@@ -18,6 +18,7 @@ from .engine.precision import autocast_dtype
 from .evaluate import ClientScores, Evaluation, Evaluations, Forward, evaluate, evaluate_clients
 from .local_plan import LocalPlan
 from .tasks import Task
+from .together import reason_for_one
 from .trainer import ClientTrainer
 
 
@@ -58,6 +59,7 @@ class Worker:
             normalise=self.normalise,
             seed=self.config.seed,
             peers=self.ranks.peers,
+            at_once=1 if reason_for_one(self.config, self.engine) else self.config.clients_at_once,
         )
 
     def evaluate(self, split: Split) -> Evaluation | None:

@@ -48,10 +48,10 @@ class PlainEngine(LocalEngine):
         optimizer, scaler = self._optimizer, self._scaler
         assert optimizer is not None, "start() comes before step()"
         if scaler is None:
-            loss = self._accumulate(x, y, self._loss_of, self._backward)
+            loss = self._accumulate(x, y, self.loss_of, self._backward)
             self._take_step(optimizer)
             return loss
-        loss = self._loss_of(x, y)
+        loss = self.loss_of(x, y)
         if self.moved:
             self._scaled_step(optimizer, scaler, loss)
         else:
@@ -69,7 +69,8 @@ class PlainEngine(LocalEngine):
         return self.precision != "fp16" and self._peers is None and not self._has_hooks()
 
     @phase("forward")
-    def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss of the model, as it is now, over a batch: fp32 []."""
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             return self.loss(self._network(self._layout(x)), y)
 

@@ -42,6 +42,7 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({**_HOOK, "uplink": "bf16"}, "--uplink bf16 both say"),
     ({**_HOOK, "uplink_warmup": 2}, "--uplink-warmup 2"),
     ({"mode": "step", "state_dtype": "bf16"}, "--state-dtype bf16 is about clients that take turns on a rank"),
+    ({"mode": "step", "clients_at_once": 4}, "--clients-at-once 4 is about clients of one rank"),
     ({"exchange": "hook", "state_budget": "1GB"}, "--state-budget 1GB is about clients that take turns on a rank"),
     ({"uplink_shares": "online:0.1"}, "--profiles must not be none"),
     ({"uplink_shares": "online:0.1", "uplink": "int8", **_TIMED}, "a kept fraction"),
