@@ -1,11 +1,11 @@
-# Two commands: `make run` and `make test`. Each makes its own environment in .venv first.
+# `make run`, `make check` and `make test`: each makes its own environment in .venv first.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long links same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -14,6 +14,10 @@ run: $(STAMP)
 # to make. `pytest -p no:randomly` keeps the order of the files, `--randomly-seed=N` repeats one.
 test: $(STAMP) lint browser
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# While you work: a minute and a half on two cores. Whole runs and several ranks are left to `make test`.
+check: $(STAMP) lint
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow" tests/compression tests/fl
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

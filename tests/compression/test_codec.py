@@ -140,6 +140,7 @@ def test_keys(spec: str) -> None:
     assert torch.equal(first, codec.encode(x, layout, key=2)[0]) != random
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["int8", "int4", "qsgd:3"])
 def test_random_positions_and_rounding_are_independent(form: str) -> None:
     """Each coordinate, over the keys that select it, is right on average: within five standard errors."""

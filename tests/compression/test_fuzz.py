@@ -12,6 +12,8 @@ from compression.values import value_of
 from compression.wire import read_header
 from tests.compression.damage import Case, LargestTensor, bounded_memory, cases, check, damaged, tensor
 
+pytestmark = pytest.mark.slow
+
 MANY = 100_000
 
 

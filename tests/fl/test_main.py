@@ -11,6 +11,8 @@ from fl.output.__main__ import main
 from tests.fl.output.figures.run_folder import NAMES, make_run
 from tests.support import PYTHON, program
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_report_of_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a summary, so cut short: the page is written; with --figures six files too, and all are named."""

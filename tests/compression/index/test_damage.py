@@ -59,6 +59,7 @@ def damage(data: bytearray, rng: random.Random) -> bytearray:
     return data
 
 
+@pytest.mark.slow
 def test_damaged_bytes_are_valid_or_refused() -> None:
     """20,000 flipped, cut, lengthened and overwritten encodings, some for another n, k or format; both outcomes occur."""
     rng, cases = random.Random(7), bases()

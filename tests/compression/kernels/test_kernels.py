@@ -12,6 +12,8 @@ import torch
 
 import compression.kernels as kernels
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 CHECKS = sorted(Path(__file__).parent.glob("checks/check_*.py"))
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")

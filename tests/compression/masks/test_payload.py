@@ -152,6 +152,7 @@ def cases() -> list[Case]:
     return [as_case(mask) for mask in (*few, *runs, *blocks)]
 
 
+@pytest.mark.slow
 def test_damaged_masks_are_masks_or_refused() -> None:
     """20,000 of them, for every format and flag; no operation returns more than a few times what is there."""
     rng, known, outcomes = random.Random(5), cases(), dict.fromkeys((False, True), 0)

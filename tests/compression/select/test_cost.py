@@ -57,6 +57,7 @@ def test_cost_is_the_greedy_knapsack_of_a_full_sort(x: Tensor, ratio: float, cha
     assert found.tolist() == greedy(order, costs, ratio)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", [{}, {"conv": "3", "linear": "0.25", "norm": "10"}], ids=["defaults", "changed"])
 @pytest.mark.parametrize("name", WIDE)
 def test_cost_of_a_sample_that_misleads(name: str, changed: dict[str, str]) -> None:

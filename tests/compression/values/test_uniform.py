@@ -52,6 +52,7 @@ def test_extremes_are_exact(form: Uniform, x: Tensor, key: int) -> None:
         assert (block[extreme] == given_block[extreme]).all()
 
 
+@pytest.mark.slow
 @all_uniform
 def test_unbiased(form: Uniform) -> None:
     """The mean over 3,000 keys lies within five standard errors of the value, plus two roundings among all keys."""

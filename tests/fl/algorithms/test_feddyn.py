@@ -9,6 +9,8 @@ from fl.algorithms.feddyn import FedDyn
 from tests.fl.algorithms import stateful
 from tests.fl.algorithms.quadratic import LAYOUT, N, Problem, Round, Runner, close, uneven_rounds
 
+pytestmark = pytest.mark.slow
+
 
 def make(alpha: float = 0.3, clients: int = stateful.CLIENTS) -> FedDyn:
     """For so many clients."""

@@ -9,6 +9,8 @@ from fl.algorithms.scaffold import Scaffold
 from tests.fl.algorithms import stateful
 from tests.fl.algorithms.quadratic import LAYOUT, N, Problem, Round, Runner, close, uneven_rounds
 
+pytestmark = pytest.mark.slow
+
 
 def make(clients: int = stateful.CLIENTS) -> Scaffold:
     """For so many clients."""

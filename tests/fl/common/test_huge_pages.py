@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ADVISED = """
 import re

@@ -106,7 +106,7 @@ def test_every_option_whose_help_speaks_of_a_file_or_folder_is_one(tmp_path):
     """A new option that holds a path cannot be forgotten: the oracle is its help text."""
     paths = {field.name for field in dataclasses.fields(Config) if field.metadata["path"]}
     told = {field.name for field in dataclasses.fields(Config) if _speaks_of_a_path(field.metadata["help"])}
-    assert told - paths == {"run_name", "tensorboard"}  # a name, and a switch
+    assert told - paths == {"run_name", "tensorboard", "profile"}  # a name, and switches
 
 
 def _speaks_of_a_path(text: str) -> bool:

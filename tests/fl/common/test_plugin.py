@@ -60,6 +60,7 @@ def test_whatever_can_be_called(text: str, tmp_path: Path, monkeypatch: pytest.M
     load_function("--model", f"{module(tmp_path, monkeypatch, text)}:net", "classes", "in_channels")
 
 
+@pytest.mark.slow
 def test_a_module_may_import_torchvision(tmp_path: Path) -> None:
     """Beside a torch for which it was not compiled, in a process that has not imported it. Oracle: it works; and without it
     nothing else imports it."""

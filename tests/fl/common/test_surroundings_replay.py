@@ -11,6 +11,8 @@ from fl import train
 from fl.common.surroundings import replaying
 from tests.support import QUICK
 
+pytestmark = pytest.mark.slow
+
 
 def settings() -> tuple[bool, ...]:
     return (

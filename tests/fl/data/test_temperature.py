@@ -174,6 +174,7 @@ def real(real_data: Path) -> Dataset:
     return load_dataset(DataOptions(dataset="temperature", data_dir=str(real_data), partition="natural"), seed=0)
 
 
+@pytest.mark.slow
 def test_real_counts(real: Dataset) -> None:
     """Oracle: six stations of 35,064 hours each, of which two years train, one validates and one tests, less what is missing
     and two days; the training columns are scaled by themselves; persistence is hard to beat an hour ahead."""

@@ -21,6 +21,8 @@ from fl.export.payload import pack, unpack
 from fl.models.quantise import fake_quantise, quantise
 from tests.support import ROOT, run_here
 
+pytestmark = pytest.mark.slow
+
 _RUN = {
     "rounds": 8,
     "batch_size": 8,

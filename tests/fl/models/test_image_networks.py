@@ -43,6 +43,7 @@ def test_emotion_cnn_by_layers() -> None:
     assert sum(found) == 2_345_607
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "image_size"), [("vgg11", 64), ("vgg11", 47), ("emotion_cnn", 24), ("emotion_cnn", 64)]
 )

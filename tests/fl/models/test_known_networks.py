@@ -14,6 +14,8 @@ from fl.models import build_model
 from fl.models.state import ModelState
 from fl.training.tasks import Classification
 
+pytestmark = pytest.mark.slow
+
 NETWORKS: dict[str, Callable[[Any], nn.Module]] = {
     "mobilenet_v2": lambda m: m.mobilenet_v2(num_classes=3, width_mult=0.25),
     "mobilenet_v3": lambda m: m.mobilenet_v3_small(num_classes=3, width_mult=0.25),

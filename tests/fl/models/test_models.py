@@ -73,6 +73,7 @@ def test_conv2_for_62_classes():
     assert parameters(build("conv2", classes=62)) == 6_603_710
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lenet5", "simple_cnn", "pfl_cnn", "conv2", "resnet18", "resnet12"])
 @pytest.mark.parametrize(("in_channels", "image_size"), [(1, 28), (3, 32), (1, 17)])
 def test_any_image_shape(name, in_channels, image_size):
@@ -219,6 +220,7 @@ def test_torchvision_can_be_imported_again():
     assert hasattr(torchvision, "datasets")
 
 
+@pytest.mark.slow
 def test_importing_does_nothing():
     """Oracle: a fresh interpreter, in which torchvision stays unloaded and the global random state as it was."""
     code = (

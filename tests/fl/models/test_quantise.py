@@ -26,6 +26,8 @@ from fl.models.quantise import (
 from tests.compression.cases import EXAMPLES
 from tests.support import rows, run_here, run_on_ranks
 
+pytestmark = pytest.mark.slow
+
 BITS = st.integers(4, 8)
 SEEDS = st.integers(0, 2**16)
 SCALES = st.sampled_from([1e-30, 1e-3, 1.0, 1e20])

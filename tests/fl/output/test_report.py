@@ -33,6 +33,8 @@ from fl.training.evaluate import Evaluation
 from fl.training.tasks import Classification
 from tests.fl.output.figures.run_folder import METRICS, NAMES, axes_of, line, make_run
 
+pytestmark = pytest.mark.slow
+
 
 def header(path: Path) -> tuple[int, int, int]:
     """Width and height in pixels, and pixels per metre, read from the PNG's own IHDR and pHYs chunks."""

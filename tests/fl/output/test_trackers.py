@@ -17,6 +17,8 @@ from fl.output.trackers import TensorBoardLog
 from fl.run.checks import check_options
 from tests.support import on_ranks, resume_here, run_here
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"rounds": 2, "limit_train": 100, "limit_test": 40, "uplink": "topk:0.1"}
 
 

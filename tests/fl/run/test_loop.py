@@ -23,6 +23,8 @@ from fl.output.report import write_report
 from fl.run.cli import main
 from tests.support import QUICK, on_ranks, resume_here, rows, run_here
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {"limit_train": 40, "clients": 2, "rounds": 2, "batch_size": 10}
 
 

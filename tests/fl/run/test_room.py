@@ -11,6 +11,8 @@ import pytest
 from fl.common.errors import ConfigError
 from tests.support import resume_here, run_here
 
+pytestmark = pytest.mark.slow
+
 # lenet5 for the digits has 62,006 parameters: 248,024 bytes in fp32.
 _OPTIONS: dict[str, Any] = {
     "model": "lenet5",

@@ -24,6 +24,8 @@ from fl.training.engine.optimizer import make_optimizer
 from fl.training.tasks import Regression
 from tests.fl.models.surgery.networks import network
 
+pytestmark = pytest.mark.slow
+
 
 def local_cost(
     model: nn.Module, shape: tuple[int, ...], options: Config, dtype: torch.dtype = torch.float32, **kinds: Any

@@ -17,6 +17,8 @@ from tests.fl.models.surgery.attention_networks import (
     without_two_heads,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_scores_by_hand() -> None:
     """The heads with the largest sums of squares over all that they own win."""

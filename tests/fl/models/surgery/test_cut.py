@@ -13,6 +13,8 @@ from fl.pruning.structured import shrink
 from fl.pruning.width import width
 from tests.fl.models.surgery.networks import NETWORKS, buffers_of, flat_of, network
 
+pytestmark = pytest.mark.slow
+
 
 def assert_a_part_of(sub: SmallerModel, name: str) -> None:
     """Its forward is the full model's with zeros elsewhere; its numbers are those at its coordinates."""

@@ -16,6 +16,8 @@ from fl.pruning.filters import choose_filters
 from fl.pruning.structured import shrink
 from tests.fl.models.surgery.networks import network
 
+pytestmark = pytest.mark.slow
+
 
 def reduce(model: nn.Module, example: Tensor) -> Reduced:
     """`remove_dead`, checked: the same outputs for other inputs, far from those that it was shown."""

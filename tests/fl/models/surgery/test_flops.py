@@ -1,11 +1,14 @@
 """flops. Oracle: 2 for every multiply-add, by hand."""
 
+import pytest
 import torch
 from torch import nn
 
 from fl.models.surgery.flops import flops
 from fl.pruning.structured import shrink
 from tests.fl.models.surgery.networks import network
+
+pytestmark = pytest.mark.slow
 
 
 def test_by_hand() -> None:

@@ -10,6 +10,8 @@ from fl.output.figures.run_data import read_run
 from fl.output.report import write_report
 from tests.fl.output.figures.run_folder import NAMES, add_layers, make_run
 
+pytestmark = pytest.mark.slow
+
 
 def test_layers_show_the_numbers(tmp_path: Path) -> None:
     """Layers down and rounds across; beside it, for the last round, what is left and what was sent."""

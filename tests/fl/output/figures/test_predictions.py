@@ -13,6 +13,8 @@ from fl.output.figures.run_data import read_run
 from fl.output.report import write_report
 from tests.fl.output.figures.run_folder import make_run
 
+pytestmark = pytest.mark.slow
+
 
 def words(figure: Figure) -> list[str]:
     return [text.get_text() for text in (*figure.texts, *figure.axes[0].texts)]

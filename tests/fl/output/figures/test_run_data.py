@@ -10,6 +10,7 @@ from fl.output.report import write_report
 from tests.fl.output.figures.run_folder import METRICS, add_layers, make_run
 
 
+@pytest.mark.slow
 def test_a_round_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
     """Killed between two layers, or before the first round was over."""
     folder = add_layers(make_run(tmp_path / "run"), ["a", "b"])

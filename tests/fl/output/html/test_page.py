@@ -106,6 +106,7 @@ def _tables(text: str) -> list[tuple[str, list[list[str]]]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_real_run_has_its_page(tmp_path: Path) -> None:
     """Its checksum, its two clients, and two figures: the dashboard, and which classes were taken for which."""
     summary = run_here(tmp_path, "run", rounds=2, clients=2, local_steps=1)

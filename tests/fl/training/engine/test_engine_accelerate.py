@@ -162,6 +162,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_take_different_numbers_of_steps(tmp_path) -> None:
     """Oracle: two real gloo ranks under the launcher's environment: no collective, the same group, the same threads."""
     environment = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}

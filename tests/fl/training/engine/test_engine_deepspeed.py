@@ -23,6 +23,8 @@ from fl.training.engine.plain import PlainEngine
 from fl.training.schedule import first_learning_rate
 from tests.fl.training.engine.deepspeed_files import ADAMW, AUTOCAST, AUTOCAST_FP16, BF16, FP16, FP32, SCHEDULE
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 RANKS = SimpleNamespace(rank=0, local_rank=0, device=CPU, launcher="deepspeed")
 

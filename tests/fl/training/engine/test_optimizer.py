@@ -166,6 +166,7 @@ def test_leaving_the_compiler_out_changes_no_bit(kind: str) -> None:
         assert all(torch.equal(own[name], other[name]) for name in own)
 
 
+@pytest.mark.slow
 def test_local_training_does_not_import_the_compiler() -> None:
     """Oracle: the interpreter's own list of modules after a step."""
     program = """
