@@ -83,6 +83,13 @@ class Sparse:
             0, self.indices, self.values
         )
 
+    def between(self, begin: int, end: int) -> "Sparse":
+        """The coordinates `begin` to `end`, counted from `begin`."""
+        if self.indices is None:
+            return Sparse(end - begin, None, self.values[begin:end])
+        first, last = torch.searchsorted(self.indices, self.indices.new_tensor([begin, end])).tolist()
+        return Sparse(end - begin, self.indices[first:last] - begin, self.values[first:last])
+
     def add_to(self, out: Tensor, weight: float = 1.0) -> Tensor:
         """`out` += weight * this vector, in place; `out` is fp32 [n]."""
         if self.indices is None:

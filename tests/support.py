@@ -139,7 +139,7 @@ def _run_all(rank: int, world_size: int, output_dir: Path, runs: dict[str, dict[
 def make_worker(**options: Any) -> Any:
     """The parts of a quick run on this rank of the group that exists; nothing is written."""
     from fl.common.config import Config
-    from fl.common.ranks import Ranks, with_peers
+    from fl.common.ranks import Ranks, in_groups
     from fl.run.build import assemble
     from fl.run.checks import check_options, resolve
 
@@ -157,7 +157,7 @@ def make_worker(**options: Any) -> Any:
     given = {**QUICK, **options}
     check_options(Config(**given), frozenset(given))
     config = resolve(Config(**given), world_size=world_size, threads=1)
-    return assemble(config, _FOR_GOOD.enter_context(with_peers(ranks, config.ranks_per_client)))
+    return assemble(config, _FOR_GOOD.enter_context(in_groups(ranks, config.ranks_per_client, config.server_shards)))
 
 
 _FOR_GOOD = contextlib.ExitStack()

@@ -93,7 +93,7 @@ class Message:
     """A client's report and its sections, uint8 each."""
 
     report: ClientReport
-    sections: Mapping[str, Tensor]
+    sections: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

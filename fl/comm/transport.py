@@ -1,5 +1,6 @@
 """Clients' messages to rank 0, and its answer to every rank, each at its exact size."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from compression import PayloadError
 from compression.phases import phase
-from fl.common.errors import RoundError
+from fl.common.errors import PeerError, RoundError
 from fl.common.progress import work
 from fl.common.ranks import Ranks
 
@@ -52,7 +53,7 @@ class Transport:
         bounds: Callable[[int], Bounds],
         reject: Callable[[Rejection], None],
     ) -> Iterator[Message]:
-        """Yield the message of each of `clients` that has one, in their order, on rank 0 alone. Collective.
+        """Yield the message of each of `clients` that has one, in their order, on the ranks that serve. Collective.
 
         `outcomes`: those of the clients that this rank trains, in the same order, made (that is, trained) as they are asked
         for; None where another rank hosts the client. If that raises on any rank, every rank raises: the error itself, or
@@ -83,10 +84,12 @@ class Transport:
             messages = {
                 client: each for client, each in own.items() if isinstance(each, Message) and client in believed
             }
-            if self.ranks.is_server:
-                yield from self._receive(reports, messages)
-            elif messages:
+            if not self.ranks.is_server and messages:
                 sending.append(self._send(reports, messages))
+            if self.ranks.is_server:
+                yield from map(self._hand_on, self._receive(reports, messages))
+            elif self.ranks.serves:
+                yield from (self._hand_on(Message(report)) for report in reports)
         with phase("transfer"):
             for works, _ in sending:
                 for each in works:
@@ -177,11 +180,25 @@ class Transport:
                     sections[name] = sections[name].to(self.ranks.device)
             yield Message(report, sections)
 
+    def _hand_on(self, message: Message) -> Message:
+        """The message of rank 0 on all ranks that share its work; collective among these."""
+        shards = self.ranks.shards
+        if shards is None:
+            return message
+        names = [name for name in SECTIONS if message.report.sizes.get(name)]
+        return Message(message.report, {name: shards.broadcast(message.sections.get(name)) for name in names})
+
     def share(self, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-        """The sections that `make` returns on rank 0, on every rank; if it raises there, every rank raises. Collective."""
+        """The sections that `make` returns on rank 0, on every rank; if it raises there, every rank raises. Collective.
+
+        The other ranks that serve take part in `make`, which raises on all of them or on none.
+        """
         if self.ranks.world_size == 1:
             return make()
         made: dict[str, Tensor] = {}
+        if self.ranks.serves and not self.ranks.is_server:
+            with contextlib.suppress(PeerError):  # rank 0 says so below
+                make()
 
         def names() -> Tensor:
             made.update(make())

@@ -182,6 +182,7 @@ class ServerOptions:
     server_momentum: float = option(0.9, "momentum of fedavgm", low=0, high=0.9999)
     beta1: float = option(0.9, "first-moment decay of fedadagrad, fedadam and fedyogi", low=0, high=0.9999)
     beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)
+    server_shards: int = option(1, "ranks that share the server's sums and moments, each a range of coordinates", low=1)
     tau: float = option(1e-3, "adaptivity floor: v starts at tau^2, the step divides by sqrt(v) + tau", low=1e-12)
     aggregate: str = option("mean", "what the updates of a round come to")
     dp: str = option(

@@ -50,7 +50,8 @@ class Ranks:
 
     `wire_device` is where tensors must lie to be sent: the GPU with NCCL, else the CPU. `group`: the process group of these
     ranks, None for that of all. `peers`: the ranks that train clients together with this one, in a numbering of their own;
-    None if it trains its clients alone.
+    None if it trains its clients alone. `shards`: the first ranks, this one among them, where they share the server's work;
+    else None.
     """
 
     rank: int
@@ -64,6 +65,7 @@ class Ranks:
     heart: Heart | None = None
     group: dist.ProcessGroup | None = None
     peers: "Ranks | None" = None
+    shards: "Ranks | None" = None
 
     @property
     def per_client(self) -> int:
@@ -74,6 +76,11 @@ class Ranks:
     def is_server(self) -> bool:
         """Whether this is rank 0, which holds the server."""
         return self.rank == 0
+
+    @property
+    def serves(self) -> bool:
+        """Whether this rank does work of the server."""
+        return self.is_server or self.shards is not None
 
     def owner(self, client: int) -> int:
         """The rank that hosts `client`, always the same one: it sends, and its residual and other state live there."""
@@ -195,18 +202,30 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def with_peers(ranks: Ranks, per_client: int) -> Iterator[Ranks]:
-    """`ranks`, of which so many neighbours each train clients together. Collective; they must divide the number of ranks."""
-    if per_client == 1:
-        yield ranks
+def in_groups(ranks: Ranks, per_client: int = 1, shards: int = 1) -> Iterator[Ranks]:
+    """`ranks`, of which so many neighbours each train clients together, and the first `shards` serve. Collective.
+
+    `per_client` must divide the number of ranks, and `shards` must be no more than that.
+    """
+    each = [list(range(first, first + per_client)) for first in range(0, ranks.world_size, per_client)]
+    with _group(ranks, each) as peers, _group(ranks, [list(range(shards))]) as first:
+        yield dataclasses.replace(ranks, peers=peers, shards=first)
+
+
+@contextlib.contextmanager
+def _group(ranks: Ranks, groups: list[list[int]]) -> Iterator[Ranks | None]:
+    """The one of these `groups` of ranks that this rank is in, if it is not alone there; collective."""
+    if len(groups[0]) == 1:
+        yield None
         return
-    groups = [list(range(first, first + per_client)) for first in range(0, ranks.world_size, per_client)]
-    group, _ = dist.new_subgroups_by_enumeration(groups, timeout=_TIMEOUT)
-    peers = dataclasses.replace(ranks, rank=ranks.rank % per_client, world_size=per_client, group=group)
+    found, _ = dist.new_subgroups_by_enumeration(groups, timeout=_TIMEOUT)
+    if found is None or found == dist.GroupMember.NON_GROUP_MEMBER:
+        yield None
+        return
     try:
-        yield dataclasses.replace(ranks, peers=peers)
+        yield dataclasses.replace(ranks, rank=dist.get_rank(found), world_size=dist.get_world_size(found), group=found)
     finally:
-        dist.destroy_process_group(group)
+        dist.destroy_process_group(found)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The global model as flat vectors: what is exchanged, what is averaged, and what stays."""
 
+import copy
 import hashlib
 
 import torch
@@ -47,6 +48,12 @@ class ModelState:
             name: tensor.detach().clone() for name, tensor in everything.items() if name not in self._aliases
         }
         self._own = OwnState(model, everything)
+
+    def between(self, begin: int, end: int) -> "ModelState":
+        """This state with the parameters from `begin` to `end` alone, in the same memory, and all buffers."""
+        part = copy.copy(self)
+        part.parameters = self.parameters[begin:end]
+        return part
 
     def load_into(self, model: nn.Module) -> None:
         """Copy the global model into `model`, fixed tensors included; what the model keeps for itself begins anew."""

@@ -22,7 +22,7 @@ from fl.comm.message import (
     encode_buffers,
 )
 from fl.comm.transport import Transport
-from fl.common.errors import PeerError, in_one_line
+from fl.common.errors import PeerError, RoundError, in_one_line
 from fl.common.seeds import derive_seed
 from fl.common.tensor_files import State
 from fl.models.submodel import Submodel
@@ -80,6 +80,7 @@ class FederatedRounds(Rounds):
             self.downlink,
             error_feedback=config.error_feedback != "none",
             make_aggregator=self._make_aggregator,
+            shards=self.ranks.shards,
         )
         self.rejections = Rejections(self.ranks, config.min_clients)
         self.states = make_states(config, self.ranks)
@@ -95,7 +96,7 @@ class FederatedRounds(Rounds):
         if self._privacy is not None:
             return PrivateMean(self.state, self._privacy)
         return make_aggregator(
-            self.worker.config.aggregate, self.state, apart=self.plan.differs, damped=self.plan.damped
+            self.worker.config.aggregate, self.server.part, apart=self.plan.differs, damped=self.plan.damped
         )
 
     def gather(self, numbers: Mapping[int, int], version: int, take: Callable[[Message], object]) -> list[ClientReport]:
@@ -128,6 +129,16 @@ class FederatedRounds(Rounds):
     def _tell_refused(self, refused: Mapping[int, str], failure: Exception | None) -> list[ClientReport]:
         """Rank 0 tells which messages it has `refused`, and why; the reports of the others. Every rank raises on a
         `failure`."""
+
+        try:
+            if self.ranks.shards is not None:
+                with self.ranks.shards.together():
+                    if failure is not None:
+                        raise failure
+                    if not self.ranks.shards.all_agree(hash(tuple(refused))):
+                        raise RoundError("a message was refused on some ranks of the server and not on others")
+        except PeerError as error:
+            failure = error
 
         def told() -> dict[int, str]:
             if failure is not None:
@@ -200,12 +211,12 @@ class FederatedRounds(Rounds):
         """On rank 0: before the first message of a round."""
         layers = LayerCounts(self.state.layout) if self.worker.config.prune != "none" else None
         self.held = Held(buffers=self.plan.published.buffer_count(self.state.buffers.numel()), layers=layers)
-        if self.ranks.is_server:
+        if self.ranks.serves:
             self.server.aggregator.reset()
 
     @phase("server")
     def receive(self, message: Message, number: int) -> None:
-        """On rank 0: decode a client's message and aggregate it. PayloadError before anything of it counts."""
+        """On the ranks that serve: decode a client's message and aggregate it. PayloadError before anything of it counts."""
         report, client = message.report, message.report.client
         weight, steps = self.local_plan.weight(report.samples), self.local_plan.steps(report.samples)
         self.plan.learn_submodel(client, message.sections)
@@ -214,7 +225,7 @@ class FederatedRounds(Rounds):
         self.plan.receive(client, message.sections, weight)
         self.held.add(update, submodel, self.worker.engine.model)
         self.algorithm.receive(client, update, steps, self.local_plan.lr(number))
-        self.server.aggregator.add(update, buffers, weight, submodel)
+        self.server.aggregator.add(self.server.shards.part_of(update), buffers, weight, submodel)
 
     @phase("decode")
     def decode(self, message: Message, submodel: Submodel, codec: Codec) -> tuple[Sparse, Sparse | None]:
@@ -236,8 +247,8 @@ class FederatedRounds(Rounds):
 
     @phase("server")
     def step(self, number: int, reports: Sequence[ClientReport]) -> dict[str, Tensor]:
-        """On rank 0: the server's step on the received updates, whose reports these are. Returns the sections to
-        publish."""
+        """On the ranks that serve: the server's step on the received updates, whose reports these are. Returns the sections
+        to publish, on rank 0."""
         mean = self.server.aggregator.result()
         samples = [report.samples for report in reports]
         weights, steps = (
@@ -249,10 +260,12 @@ class FederatedRounds(Rounds):
 
     @phase("server")
     def publish(self, number: int, mean: Aggregate) -> dict[str, Tensor]:
-        """On rank 0: the server's step on this mean. Returns the sections to publish."""
+        """On the ranks that serve: the server's step on this mean. Returns the sections to publish, on rank 0."""
         key = derive_seed(self.encoder.seed, "downlink", number)
         submodel = self.plan.published
         change = self.server.step(mean, key=key, submodel=submodel, rewound=self.plan.rewound)
+        if change is None:
+            return {}
         sections = {"change": change, **encode_buffers(submodel.gather_buffers(mean.buffers))}
         self.plan.learn(mean.update)
         variate = self.algorithm.broadcast()
@@ -337,6 +350,10 @@ class FederatedRounds(Rounds):
     def kept_vectors(self) -> int:
         return self.encoder.kept_vectors + self.algorithm.kept_vectors
 
+    def put_states(self) -> None:
+        if self.ranks.serves:
+            self.server.collect_moments()
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "model": {"parameters": self.state.parameters, "buffers": self.state.buffers},
@@ -360,5 +377,5 @@ class FederatedRounds(Rounds):
             each.load_state_dict(own)
         if self._privacy is not None:
             self._privacy.load_state_dict(state["privacy"])
-        if self.ranks.is_server:
+        if self.ranks.serves:
             self.server.load_state_dict(state["server"])

@@ -133,6 +133,8 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
     hosts, left_over = divmod(world_size, config.ranks_per_client)
     if left_over:
         raise ConfigError(f"--ranks-per-client {config.ranks_per_client} must divide the number of ranks, {world_size}")
+    if config.server_shards > world_size:
+        raise ConfigError(f"--server-shards {config.server_shards} is more than the number of ranks, {world_size}")
     clients = config.clients
     if clients is None and (one_each or not is_natural(config)):
         clients = hosts if one_each or hosts > 1 else _CLIENTS_OF_ONE_HOST

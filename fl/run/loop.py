@@ -19,7 +19,7 @@ from fl.common.generators import kept_generators
 from fl.common.mode import mode_of
 from fl.common.paths import expand_paths
 from fl.common.progress import work
-from fl.common.ranks import Ranks, join_ranks, with_peers
+from fl.common.ranks import Ranks, in_groups, join_ranks
 from fl.common.stopping import Stopped, stopping
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
 from fl.common.tensor_files import write_tensors
@@ -89,7 +89,7 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     ):
         held.enter_context(locked(folder, ranks))
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
-        ranks = held.enter_context(with_peers(ranks, config.ranks_per_client))
+        ranks = held.enter_context(in_groups(ranks, config.ranks_per_client, config.server_shards))
         worker = assemble(config, ranks)
         worker.config = dataclasses.replace(worker.config, init=init)
         digest = samples_sha256(worker)

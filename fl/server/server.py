@@ -9,16 +9,19 @@ from torch import Tensor
 
 from compression import Codec, NonFiniteError, Sender
 from compression.finite import all_finite
+from fl.common.ranks import Ranks
 from fl.models.state import ModelState
 from fl.models.submodel import WHOLE, Submodel
 
 from .aggregate import Aggregate, Aggregator
 from .optimizers import ServerOptimizer
+from .shards import Shards
 
 
 class Server:
     """The aggregator, the optimizer with its moments, and the downlink residual; on rank 0, where it takes its memory when
-    it is first used.
+    it is first used. Where several ranks are its `shards`, each adds up and steps a range of the coordinates, and rank 0
+    encodes what all of them have changed.
 
     The optimizer steps a copy of the global parameters; what changed, plus the residual of earlier rounds, is encoded, and
     rank 0 applies the decoded change like everybody else. So the moments never see the downlink's error.
@@ -32,8 +35,12 @@ class Server:
         *,
         error_feedback: bool,
         make_aggregator: Callable[[], Aggregator],
+        shards: Ranks | None = None,
     ) -> None:
         self.state = state
+        self.shards = Shards(shards, state.parameters.numel())
+        self.part = state.between(*self.shards.range)  # of this rank
+        self._collected: dict[str, Tensor] = {}  # the moments of all shards, for a checkpoint
         self.downlink = downlink
         self.sender = Sender(downlink, "residual" if error_feedback else "none")
         self.update_norm = 0.0  # of the last round's mean
@@ -52,23 +59,42 @@ class Server:
 
     @functools.cached_property
     def _copy(self) -> torch.nn.Parameter:
-        return torch.nn.Parameter(self.state.parameters.clone())
+        return torch.nn.Parameter(self.part.parameters.clone())
 
     @functools.cached_property
     def optimizer(self) -> ServerOptimizer:
         """The optimizer of the copy."""
         return self._make_optimizer([self._copy])
 
-    def step(self, mean: Aggregate, *, key: int = 0, submodel: Submodel = WHOLE, rewound: bool = False) -> Tensor:
+    def step(
+        self, mean: Aggregate, *, key: int = 0, submodel: Submodel = WHOLE, rewound: bool = False
+    ) -> Tensor | None:
         """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
         Outside `submodel`, which all clients hold, nothing moves and nothing is sent; moments and residuals there are
         forgotten, and all of them where the weights were `rewound`. A coordinate that nobody voted for keeps its value
         and its moments; what the downlink still owes of it is sent.
 
-        Returns the payload of the change, uint8. NonFiniteError if the mean or the change is not finite.
+        Returns the payload of the change, uint8; None on another rank than 0. NonFiniteError if the mean or the change is
+        not finite, or PeerError where there are several shards. Collective among these.
         """
-        self.update_norm = float(torch.linalg.vector_norm(mean.update))
+        change = self.shards.memory(self.state.parameters) if self._spare is None else self._spare
+        self._spare = change
+        self.update_norm = float(torch.linalg.vector_norm(self.shards.join(mean.update, change)))
+        with self.shards.together():
+            self._step(mean, self.shards.within(change), submodel, rewound=rewound)
+        self.shards.join(self.shards.within(change), change)
+        if not self.shards.leads:
+            return None
+        self.sender.codec = submodel.codec(self.downlink)
+        self._spare = None
+        payload, _ = self.sender.encode(change, self.state.layout, key, within=submodel.mask)
+        if self.sender.feedback == "none":
+            self._spare = change
+        return payload
+
+    def _step(self, mean: Aggregate, change: Tensor, submodel: Submodel, *, rewound: bool) -> None:
+        """Step on this rank's range of the mean, and write there what has changed."""
         if not all_finite(mean.update) or not all_finite(mean.buffers):
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
         moments = self.optimizer.state[self._copy]
@@ -83,22 +109,15 @@ class Server:
         elif mask is not None:
             self.optimizer.reset(self._copy, ~mask)
         with torch.no_grad():
-            self._copy.copy_(self.state.parameters)
+            self._copy.copy_(self.part.parameters)
         self._copy.grad = mean.update
         self.optimizer.step()
         self._copy.grad = None
-        change = torch.empty_like(mean.update) if self._spare is None else self._spare
-        torch.sub(self._copy.detach(), self.state.parameters, out=change)
+        torch.sub(self._copy.detach(), self.part.parameters, out=change)
         if mean.voted is not None:
             for name, moment in moments.items():
                 moment.copy_(torch.where(mean.voted, moment, before.get(name, self.optimizer.initial(name))))
             change.mul_(mean.voted)
-        self.sender.codec = submodel.codec(self.downlink)
-        self._spare = None
-        payload, _ = self.sender.encode(change, self.state.layout, key, within=mask)
-        if self.sender.feedback == "none":
-            self._spare = change
-        return payload
 
     def commit(self) -> None:
         """The round has succeeded."""
@@ -114,13 +133,25 @@ class Server:
             self.sender.restore(sender)
             self._memory, self._before = {}, None
 
+    def collect_moments(self) -> None:
+        """Before `state_dict`: have the moments of all shards on rank 0. Collective among the shards."""
+        if self.shards.are_several:
+            moments = sorted(self.optimizer.state[self._copy].items())
+            self._collected = {name: self.shards.join(own, self.shards.memory(own)) for name, own in moments}
+
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The optimizer's moments and the downlink residual."""
-        return {"moments": dict(self.optimizer.state[self._copy]), "downlink": self.sender.state_dict()}
+        """On rank 0: the optimizer's moments, as they were collected, and the downlink residual."""
+        collected, self._collected = self._collected, {}
+        return {
+            "moments": collected or dict(self.optimizer.state[self._copy]),
+            "downlink": self.sender.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue from `state_dict()`."""
         device = self.state.parameters.device
         here = {kind: {name: value.to(device) for name, value in own.items()} for kind, own in state.items()}
-        self.optimizer.state[self._copy] = here.get("moments", {})
-        self.sender.load_state_dict(here.get("downlink", {}))
+        moments = here.get("moments", {})
+        self.optimizer.state[self._copy] = {name: self.shards.own(whole) for name, whole in moments.items()}
+        if self.shards.leads:
+            self.sender.load_state_dict(here.get("downlink", {}))

@@ -97,6 +97,12 @@ def test_ranks_that_make_no_whole_groups_are_refused():
         resolve(Config(ranks_per_client=3), world_size=4, threads=1)
 
 
+def test_more_shards_than_ranks_are_refused():
+    """Two ranks."""
+    with pytest.raises(ConfigError, match="--server-shards 3 is more than the number of ranks, 2"):
+        resolve(Config(server_shards=3), world_size=2, threads=1)
+
+
 def test_a_whole_number_beyond_all_floats():
     """As a stranger's config.json may hold it: refused by the range, or fine where there is none above."""
     check_options(Config(rounds=10**400))

@@ -31,6 +31,12 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"ranks_per_client": 2, "precision": "fp16"}, "use bf16 or fp32"),
     ({"ranks_per_client": 2, **_SCAFFOLD}, "--ranks-per-client 2 does not go with --algorithm scaffold"),
     ({"ranks_per_client": 2, "prune": "prunefl:0.5,every=2"}, "it squares the gradient of a whole batch"),
+    ({"server_shards": 2, "mode": "buffered:2"}, "--server-shards 2 does not go with --mode buffered:2: use sync"),
+    ({"server_shards": 2, "exchange": "hook"}, "it has no server"),
+    ({"server_shards": 2, "aggregate": "median"}, "which compares whole updates: use mean"),
+    ({"server_shards": 2, **_DP}, "which clips whole updates"),
+    ({"server_shards": 2, **_SCAFFOLD}, "its server keeps whole vectors"),
+    ({"server_shards": 2, "prune": "magnitude:0.5"}, "every client must hold the whole model"),
     ({"resume": "auto"}, "needs --run-name"),
     (
         {"model": "resnet12", "stem": "imagenet"},
