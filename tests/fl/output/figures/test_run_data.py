@@ -1,12 +1,18 @@
 """What figures read of a run folder: whole lines, and a sentence for whatever is malformed."""
 
+import csv
+import io
+import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fl.common.errors import DataError
-from fl.output.figures.run_data import read_run
+from fl.output.figures.run_data import read_phases, read_run
+from fl.output.record import PHASE_TIMES
 from fl.output.report import write_report
+from fl.output.summary_table import phase_table
 from tests.fl.output.figures.run_folder import METRICS, add_layers, make_run
 
 
@@ -55,3 +61,36 @@ def test_malformed_files_are_named(tmp_path: Path, name: str, text: str | None, 
     (folder / name).unlink() if text is None else (folder / name).write_text(text, errors="surrogateescape")
     with pytest.raises(DataError, match=words):
         write_report(folder)
+
+
+def _phases(folder: Path, rows: list[tuple[int, int, float, float, float]]) -> Path:
+    """phases.csv of `rows`: round, rank, `time_s`, and seconds of `forward` and `server`."""
+    with (folder / "phases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, PHASE_TIMES, restval=0.0)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(dict(zip(("round", "rank", "time_s", "forward_s", "server_s"), row, strict=True)))
+    return folder
+
+
+def test_phases_are_added_up(tmp_path: Path) -> None:
+    """Rounds 3 and 4, on two ranks and, resumed, on one: sums over rank 0's rows, and over the means of each round."""
+    rows = [(3, 0, 6.0, 2.0, 4.0), (3, 1, 6.0, 6.0, 0.0), (4, 0, 4.0, 3.0, 1.0)]
+    found = read_phases(_phases(tmp_path, rows))
+    assert found is not None
+    assert (found.first, found.last, found.total) == (3, 4, 10.0)
+    assert {name: seconds for name, seconds in found.server.items() if seconds} == {"forward": 5.0, "server": 5.0}
+    assert {name: seconds for name, seconds in found.mean.items() if seconds} == {"forward": 7.0, "server": 3.0}
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(phase_table(found))
+    assert "rounds 3 to 4, 10.0 s" in printed.getvalue()
+    assert re.search(r"forward +│ +5.000 │ +50.0% │ +7.000", printed.getvalue())
+
+
+def test_phases_that_are_not_there(tmp_path: Path) -> None:
+    """No file, a file without a row, and one of something else."""
+    assert read_phases(tmp_path) is None
+    assert read_phases(_phases(tmp_path, [])) is None
+    (tmp_path / "phases.csv").write_text("round,rank\n1,0\n")
+    with pytest.raises(DataError, match="has no column 'time_s'"):
+        read_phases(tmp_path)
