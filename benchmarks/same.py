@@ -33,6 +33,11 @@ def norm_model(classes, in_channels):
         nn.Conv2d(in_channels, 4, 5, stride=4), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(),
         nn.Linear(64, classes),
     )
+
+
+def dense_model(classes, in_channels):
+    """Layers that several clients can train at once."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.Tanh(), nn.Linear(8, classes))
 '''
 _BASE = {
     **{"dataset": "digits", "model": "lenet5", "limit_train": 240, "limit_test": 60, "clients": 4, "rounds": 4},
@@ -151,6 +156,7 @@ CASES: dict[str, Case] = {
             **{"model": "mlp", "limit_train": None, "limit_test": None, "local_steps": 3},
         }
     ),
+    "at once": Case({"model": f"{_USER_MODULE}:dense_model", "clients_at_once": 3, "uplink": "none"}),
     "resumed": Case(
         {"uplink": "topk:0.05", "downlink": "topk:0.1", "server": "fedadam", "clients_per_round": 2}, stop=2
     ),
