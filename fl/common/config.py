@@ -177,9 +177,9 @@ class PruneOptions:
 class ServerOptions:
     """The server on rank 0: its optimizer, and what it makes of updates."""
 
-    server: str = option("fedavg", "server optimizer (Reddi et al. 2020)")
+    server: str = option("fedavg", "server optimizer")
     server_lr: float | None = option(None, "server learning rate (default: the optimizer's usual one)", low=0)
-    server_momentum: float = option(0.9, "momentum of fedavgm", low=0, high=0.9999)
+    server_momentum: float = option(0.9, "momentum of fedavgm and nesterov", low=0, high=0.9999)
     beta1: float = option(0.9, "first-moment decay of fedadagrad, fedadam and fedyogi", low=0, high=0.9999)
     beta2: float = option(0.99, "second-moment decay of fedadam and fedyogi", low=0, high=0.99999)
     server_shards: int = option(1, "ranks that share the server's sums and moments, each a range of coordinates", low=1)

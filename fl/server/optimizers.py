@@ -1,7 +1,8 @@
 """Server optimizers: what rank 0 does with the mean pseudo-gradient of a round.
 
 Reddi et al. 2020, "Adaptive Federated Optimization", Algorithm 2; FedAvgM is Hsu et al. 2019, "Measuring the
-Effects of Non-Identical Data Distribution for Federated Visual Classification". Each is an ordinary
+Effects of Non-Identical Data Distribution for Federated Visual Classification"; Nesterov is the outer step of Douillard et
+al. 2023, "DiLoCo"; Sign that of Peng et al. 2024, "DeMo". Each is an ordinary
 `torch.optim.Optimizer`: the parameters are the global model (usually one flat fp32 vector, but any list of
 floating tensors works) and `p.grad` is the sample-weighted mean update D, global minus local. The paper
 writes Delta for -D and *adds* the step; the two signs cancel, so here every step is `p -= lr * ...`.
@@ -24,7 +25,7 @@ from .spec import server_learning_rate, server_optimizers
 
 
 class ServerOptimizer(torch.optim.Optimizer, ABC):
-    """Common part of the five: the loop over parameters, the checks, and one scratch buffer.
+    """Common part of all: the loop over parameters, the checks, and one scratch buffer.
 
     The scratch is kept between steps because allocating it costs more than the arithmetic done in it; it is
     no part of `state_dict()`. As with every torch optimizer, `state_dict()` refers to the live tensors and
@@ -108,6 +109,29 @@ class FedAvgM(ServerOptimizer):
         if not state:
             state["m"] = torch.zeros_like(p)
         p.sub_(state["m"].mul_(group["momentum"]).add_(d), alpha=group["lr"])
+
+
+class Nesterov(FedAvgM):
+    """Nesterov momentum (DiLoCo): m = momentum * m + D, then p -= lr * (D + momentum * m), as torch's SGD has it."""
+
+    def __init__(
+        self, params: Iterable[Tensor], *, lr: float = server_optimizers["nesterov"].usual_lr, momentum: float = 0.9
+    ) -> None:
+        super().__init__(params, lr=lr, momentum=momentum)
+
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        super()._update(p, d, state, {**group, "lr": group["lr"] * group["momentum"]})
+        p.sub_(d, alpha=group["lr"])
+
+
+class Sign(ServerOptimizer):
+    """p -= lr * sign(D): every coordinate that has an update moves by lr (DeMo, Algorithm 1)."""
+
+    def __init__(self, params: Iterable[Tensor], *, lr: float = server_optimizers["sign"].usual_lr) -> None:
+        super().__init__(params, lr=lr)
+
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        p.sub_(torch.sign(d, out=self._scratch(p)), alpha=group["lr"])
 
 
 class _Adaptive(ServerOptimizer):

@@ -21,6 +21,8 @@ server_optimizers = Registry(
     {
         "fedavg": ServerEntry(f"{_IN}:FedAvg", 1.0),
         "fedavgm": ServerEntry(f"{_IN}:FedAvgM", 1.0, "server_momentum"),
+        "nesterov": ServerEntry(f"{_IN}:Nesterov", 0.7, "server_momentum"),
+        "sign": ServerEntry(f"{_IN}:Sign", 0.001),
         "fedadagrad": ServerEntry(f"{_IN}:FedAdagrad", 0.01, "beta1"),
         "fedadam": ServerEntry(f"{_IN}:FedAdam", 0.01, "beta1"),
         "fedyogi": ServerEntry(f"{_IN}:FedYogi", 0.01, "beta1"),

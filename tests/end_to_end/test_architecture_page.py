@@ -32,7 +32,7 @@ RUN = {"clients": 4, "rounds": 3, "limit_train": 160, "local_steps": 2, "batch_s
 @pytest.fixture
 def examples(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Every name that the page's Python defines; its registrations are taken back."""
-    for registry, name in ((aggregators, "vote"), (server_optimizers, "fedsign")):
+    for registry, name in ((aggregators, "vote"), (server_optimizers, "signum")):
         monkeypatch.delitem(registry, name, raising=False)
     scope: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
@@ -73,7 +73,7 @@ def test_the_encoder_sends_more_for_even_clients(tmp_path, examples, monkeypatch
     assert min(sent[0], sent[2]) > 1.8 * max(sent[1], sent[3])
 
 
-@pytest.mark.parametrize("options", [{"aggregate": "vote", "server_lr": 0.001}, {"server": "fedsign"}])
+@pytest.mark.parametrize("options", [{"aggregate": "vote", "server_lr": 0.001}, {"server": "signum"}])
 def test_every_weight_moves_by_the_learning_rate(tmp_path, examples, options):
     """Both take the sign of something: after one round each weight has moved by 0.001, or not at all."""
     run_here(tmp_path, "start", uplink="none", **{**RUN, "rounds": 1, "server_lr": 0.0})

@@ -1,7 +1,8 @@
 """Server optimizers against two oracles.
 
-Oracle 1: Algorithm 2 of Reddi et al. 2020 (and Hsu et al. 2019 for FedAvgM), written out in NumPy float64
-in the paper's own sign (Delta = local - global, x += ...). Oracle 2: one coordinate, worked by hand.
+Oracle 1: Algorithm 2 of Reddi et al. 2020 (and Hsu et al. 2019 for FedAvgM, DiLoCo and DeMo), written out in NumPy float64
+in the paper's own sign (Delta = local - global, x += ...). Oracle 2: one coordinate, worked by hand. Oracle 3, of Nesterov
+momentum: torch's SGD.
 """
 
 import copy
@@ -16,7 +17,7 @@ from fl.common.config import ServerOptions
 from fl.common.errors import ConfigError
 from fl.server.optimizers import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ServerOptimizer, make_server_optimizer
 
-NAMES = ["fedavg", "fedavgm", "fedadagrad", "fedadam", "fedyogi"]
+NAMES = ["fedavg", "fedavgm", "nesterov", "sign", "fedadagrad", "fedadam", "fedyogi"]
 
 
 def paper(
@@ -32,6 +33,11 @@ def paper(
         elif name == "fedavgm":
             m = beta1 * m + delta
             x = x + eta * m
+        elif name == "nesterov":
+            m = beta1 * m + delta
+            x = x + eta * (delta + beta1 * m)
+        elif name == "sign":
+            x = x + eta * np.sign(delta)
         else:
             m = beta1 * m + (1 - beta1) * delta
             if name == "fedadagrad":
@@ -75,6 +81,8 @@ def test_equals_the_paper_over_eight_steps(name: str, dtype: torch.dtype, beta1:
 BY_HAND = {
     "fedavg": (7.0, 6.0),
     "fedavgm": (7.0, 4.5),  # m = 3, then 1.5 + 1 = 2.5
+    "nesterov": (5.5, 3.25),  # m = 3, a step of 3 + 1.5; then m = 2.5, a step of 1 + 1.25
+    "sign": (9.0, 8.0),
     "fedadagrad": (10 - 1.5 / (10**0.5 + 1), 10 - 1.5 / (10**0.5 + 1) - 1.25 / (11**0.5 + 1)),  # v = 10, 11
     "fedadam": (10 - 1.5 / (3**0.5 + 1), 10 - 1.5 / (3**0.5 + 1) - 1.25 / (2.5**0.5 + 1)),  # v = 3, 2.5
     "fedyogi": (10 - 1.5 / (3.25**0.5 + 1), 10 - 1.5 / (3.25**0.5 + 1) - 1.25 / (3**0.5 + 1)),  # v = 3.25, 3
@@ -98,6 +106,30 @@ def test_one_coordinate_by_hand(name: str) -> None:
         p.grad = torch.tensor([d], dtype=torch.float64)
         optimizer.step()
         assert p.item() == pytest.approx(x, abs=1e-14)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_nesterov_is_that_of_torch(momentum: float) -> None:
+    """Oracle: torch.optim.SGD(nesterov=True), which has plain SGD for momentum 0, after each of ten steps."""
+    torch.manual_seed(0)
+    p = torch.randn(100, dtype=torch.float64)
+    q = p.clone()
+    ours = make_server_optimizer(ServerOptions(server="nesterov", server_momentum=momentum), [p])
+    torchs = torch.optim.SGD([q], lr=0.7, momentum=momentum, nesterov=momentum > 0)
+    for _ in range(10):
+        p.grad = torch.randn(100, dtype=torch.float64)
+        q.grad = p.grad.clone()
+        ours.step()
+        torchs.step()
+        torch.testing.assert_close(p, q, rtol=1e-13, atol=1e-13)
+
+
+def test_sign_leaves_what_has_no_update() -> None:
+    """sign(0) = 0: coordinates that nobody sent, or nobody holds, stay."""
+    p = torch.ones(3)
+    p.grad = torch.tensor([0.0, 1e-20, -5.0])
+    make_server_optimizer(ServerOptions(server="sign", server_lr=0.5), [p]).step()
+    assert p.tolist() == [1.0, 0.5, 1.5]
 
 
 def test_yogi_keeps_v_where_it_equals_the_square() -> None:
@@ -186,7 +218,10 @@ def test_a_copied_optimizer_steps_on_its_own() -> None:
 def test_default_learning_rates() -> None:
     """Oracle: the help text of --server-lr."""
     rates = {name: make_server_optimizer(ServerOptions(server=name), [torch.zeros(1)]).defaults["lr"] for name in NAMES}
-    assert rates == {"fedavg": 1.0, "fedavgm": 1.0, "fedadagrad": 0.01, "fedadam": 0.01, "fedyogi": 0.01}
+    assert rates == {
+        **{"fedavg": 1.0, "fedavgm": 1.0, "nesterov": 0.7, "sign": 0.001},
+        **{"fedadagrad": 0.01, "fedadam": 0.01, "fedyogi": 0.01},
+    }
     chosen = make_server_optimizer(ServerOptions(server="fedadam", server_lr=0.0), [torch.zeros(1)])
     assert chosen.defaults["lr"] == 0.0
 

@@ -215,7 +215,7 @@ def test_all_holding_everything_is_the_plain_mean():
     assert torch.equal(one.buffers, other.buffers)
 
 
-@pytest.mark.parametrize("name", ["fedavgm", "fedadagrad", "fedadam", "fedyogi"])
+@pytest.mark.parametrize("name", ["fedavgm", "nesterov", "fedadagrad", "fedadam", "fedyogi"])
 def test_what_nobody_held_keeps_its_value_and_its_moments(name):
     """Two rounds, in the second of which nobody holds coordinate 5; and a first round that nobody holds it in."""
     server = make(server=name, tau=0.1)
