@@ -62,8 +62,8 @@ def compare(folders: Sequence[Path], link: str, compute: str | None, target: flo
             )
     runs = _named_apart([make_compared(*each, chosen) for each in opened])
     if target is None:
-        target = min(float(run.validation[run.best]) for run in runs)
-    elif not target <= 1:
+        target = min((float(run.validation[run.best]) for run in runs), key=first.score.gain)
+    elif first.score.most is not None and not target <= first.score.most:
         raise ConfigError(f"--target {target:g} must be at most 1: {first.score.title} is a fraction, as in 0.65")
     return Comparison(runs, chosen, target, all_pairs(runs, target, chosen.latency_s))
 

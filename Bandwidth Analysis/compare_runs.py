@@ -106,7 +106,7 @@ class Compared:
 
     def reach(self, target: float) -> int | None:
         """Position of the first evaluated round with at least the target on validation; None if there is none."""
-        found = np.flatnonzero(self.validation >= target)
+        found = np.flatnonzero(self.score.gain(self.validation) >= self.score.gain(target))
         return int(found[0]) if len(found) else None
 
     def total(self, at: int) -> Total:
@@ -120,7 +120,7 @@ class Compared:
     @property
     def best(self) -> int:
         """Position of the round with the best validation score."""
-        return int(np.nanargmax(self.validation))
+        return int(np.nanargmax(self.score.gain(self.validation)))
 
 
 def open_run(folder: Path) -> tuple[RunData, ClientRows]:

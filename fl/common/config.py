@@ -18,8 +18,8 @@ from .files import read_json
 
 _WHOLE = "(.*)"
 _CSV_FILE = r"\s*(.*?\.csv)\s*(?:,\s*(?:compute\s*=|sparse).*)?"
-_OWN_DATA = "(?:csv|imagefolder):([^,]*)(?:,.*)?"
-_OWN_LOADER = f"(?!(?:csv|imagefolder):){FUNCTION.pattern}"
+_OWN_DATA = "(?:csv|imagefolder|text):([^,]*)(?:,.*)?"
+_OWN_LOADER = f"(?!(?:csv|imagefolder|text):){FUNCTION.pattern}"
 
 
 def option(
@@ -43,7 +43,7 @@ class DataOptions:
 
     dataset: str = option(
         "cifar10",
-        "imagefolder:PATH, csv:PATH,target=COLUMN, package.module:function, or a name",
+        "imagefolder:PATH, csv:PATH,target=COLUMN, text:PATH, package.module:function, or a name",
         path=_OWN_DATA,
         code=_OWN_LOADER,
     )
@@ -54,9 +54,12 @@ class DataOptions:
         None, "folder for large tables and pictures as they were decoded (default: beside them)", path=_WHOLE
     )
     download: bool = option(True, "fetch a missing data set where its source allows it")
+    context: int | None = option(
+        None, "tokens of a sample of text, each predicted from those before it (default: what the model takes)", low=1
+    )
     limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
     limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)
-    partition: str = option("iid", "iid, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA or natural")
+    partition: str = option("iid", "iid, contiguous, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA or natural")
     clients: int | None = option(
         None,
         "number of clients (default: one per rank, or per --ranks-per-client of them; 4 if that is one; natural: one per "

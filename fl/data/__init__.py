@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING
 
 from compression.lazily import lazily
 
-from .names import DATASETS, check_dataset, is_natural
+from .names import DATASETS, check_dataset, is_natural, is_text
 
 if TYPE_CHECKING:
     from .dataset import Dataset, Split
     from .load import load_dataset
 
-__all__ = ["DATASETS", "Dataset", "Split", "check_dataset", "is_natural", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "Split", "check_dataset", "is_natural", "is_text", "load_dataset"]
 
 __getattr__ = lazily(__name__, Dataset="dataset", Split="dataset", load_dataset="load")

@@ -19,6 +19,7 @@ class Split:
 
     `x`: uint8 [N, C, H, W], images, which are normalised when they are used; or float32 [N, ...], ready as it is (windows
     [N, T, F], say), all finite. `y`: int64 [N], classes; or float32 [N], numbers to predict in their own unit, all finite.
+    Or text: tokens, int64 [N, T], and `y`, int64 [N, T], the one that follows each.
     """
 
     x: Tensor
@@ -29,8 +30,16 @@ class Split:
         _need_tensor("targets y", self.y)
         x, y = self.x, self.y
         images = x.dtype == torch.uint8 and x.ndim == 4
+        if x.dtype == torch.int64 and x.ndim == 2:
+            if y.dtype != torch.int64 or y.shape != x.shape:
+                raise DataError(
+                    f"tokens {_describe(x)} must have targets y of the same type and shape, not {_describe(y)}"
+                )
+            return
         if not images and not (x.dtype == torch.float32 and x.ndim >= 2):
-            raise DataError(f"samples must be images, uint8 [N, C, H, W], or float32 [N, ...], not {_describe(x)}")
+            raise DataError(
+                f"samples must be images, uint8 [N, C, H, W], tokens, int64 [N, T], or float32 [N, ...], not {_describe(x)}"
+            )
         if images and colours_last(tuple(x.shape[1:])):
             raise DataError(
                 f"images must be uint8 [N, C, H, W], and {_describe(x)} looks like [N, H, W, C]: x.permute(0, 3, 1, 2)"
@@ -67,7 +76,8 @@ class Dataset:
     which decisions are made; None: some of the training samples. `class_names`: one for each class, or none at all.
     `target`: mean and standard deviation of the numbers to predict over the training samples; a model predicts
     (y - mean) / deviation. `notes`: sentences for the log of a run. `left_out`: sentences on what of the user's data
-    is not used, and how the others were taken, for the terminal too. DataError if the parts do not fit together.
+    is not used, and how the others were taken, for the terminal too. `bytes_per_token`: of text, whose labels are tokens,
+    the mean length of one in UTF-8. DataError if the parts do not fit together.
     """
 
     name: str
@@ -81,6 +91,7 @@ class Dataset:
     target: tuple[float, float] = (0.0, 1.0)
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    bytes_per_token: float = 1.0
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "test": self.test}
@@ -110,7 +121,7 @@ class Dataset:
             )
         groups = self.groups
         if groups is not None and (
-            groups.dtype != torch.int64 or groups.shape != self.train.y.shape or int(groups.min()) < 0
+            groups.dtype != torch.int64 or groups.shape != self.train.y.shape[:1] or int(groups.min()) < 0
         ):
             raise DataError(
                 f"{self.name}: groups must be int64 [{len(self.train)}], none negative, not {_describe(groups)}"
@@ -160,8 +171,13 @@ class Dataset:
             raise DataError(f"{self.name}: {part} labels must lie in 0 ... {self.classes - 1}, not {low} ... {high}")
 
     @property
+    def is_text(self) -> bool:
+        """Whether samples are tokens, each of which has a target."""
+        return self.train.x.dtype == torch.int64
+
+    @property
     def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample: [C, H, W] of images, [T, F] of sequences, [F] of rows."""
+        """Shape of one sample: [C, H, W] of images, [T, F] of sequences, [F] of rows, [T] of text."""
         return tuple(self.train.x.shape[1:])
 
     @property

@@ -1,5 +1,6 @@
 """The option `--dataset`: what is there by name, and whether the clients are groups of its own."""
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,9 @@ OWN_FILES = {
 """Forms of the user's own files, `--dataset FORM:PATH,...`: the module whose `reader(specification)` returns what loads
 the Dataset, or raises SpecError."""
 
+TEXTS = ("shakespeare", "text")
+"""Text, which `fl.data.text` reads: by its own name, and `text:PATH,...`."""
+
 _WITH_GROUPS = ("csv", "femnist", "mental_state", "temperature")
 
 
@@ -41,6 +45,13 @@ def check_dataset(options: DataOptions) -> Callable[[], "Dataset"]:
     or if the data set is known to lack the groups that `--partition natural` needs."""
     name, folder = options.dataset, Path(options.data_dir)
     form = name.partition(":")[0]
+    if is_text(options):
+        if form == "text" != name:
+            _check_path(name)
+        try:
+            return import_module("fl.data.text").reader(options)
+        except SpecError as error:
+            raise ConfigError(f"--dataset {error}") from None
     if form in OWN_FILES and form != name:
         if form not in _WITH_GROUPS and is_natural(options):
             raise ConfigError(without_groups(options))
@@ -55,7 +66,8 @@ def check_dataset(options: DataOptions) -> Callable[[], "Dataset"]:
         return lambda: import_module(DATASETS[name]).load(folder, options.download)
     if ":" in name:
         return _own_function(name, folder)
-    raise ConfigError(f"--dataset '{name}' is not known{nearest(name, [*DATASETS, *(f'{f}:PATH' for f in OWN_FILES)])}")
+    known = [*DATASETS, "shakespeare", *(f"{form}:PATH" for form in (*OWN_FILES, "text"))]
+    raise ConfigError(f"--dataset '{name}' is not known{nearest(name, known)}")
 
 
 def _check_path(name: str) -> None:
@@ -90,6 +102,11 @@ def _own_function(name: str, folder: Path) -> Callable[[], "Dataset"]:
             raise DataError(f"--dataset {name} fails on {folder} ({reason(error)})") from error
 
     return load
+
+
+def is_text(options: DataOptions) -> bool:
+    """Whether the data set is text that `fl.data.text` reads."""
+    return re.split("[:,]", options.dataset)[0] in TEXTS
 
 
 def is_natural(options: DataOptions) -> bool:

@@ -66,11 +66,12 @@ def curve_of(metrics: Iterable[Mapping[str, float | None]]) -> list[Point]:
     return points
 
 
-def reach(curve: Iterable[Point], target: float | None) -> Point | None:
-    """The first evaluated round with at least the target on *validation* data; None if there is none."""
+def reach(curve: Iterable[Point], target: float | None, score: Score = ACCURACY) -> Point | None:
+    """The first evaluated round as good as the target, or better, on *validation* data; None if there is none."""
     if target is None:
         return None
-    return next((point for point in curve if point.validation is not None and point.validation >= target), None)
+    known = (point for point in curve if point.validation is not None)
+    return next((point for point in known if score.gain(point.validation or 0.0) >= score.gain(target)), None)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def read_results(experiment: Experiment, runs: Sequence[Run], folder: Path) -> R
         cells |= {column: summary[key] for column, key in _from_summary(score).items()}
         cells |= {name: summary.get(name) for name in ("model_sha256", "seconds", "epsilon")}
         cells |= {"virtual_time_s": curve[-1].virtual_time_s if curve else None}
-        cells |= {f"target_{score.columns[0]}": target, **_to_target(reach(curve, target))}
+        cells |= {f"target_{score.columns[0]}": target, **_to_target(reach(curve, target, score))}
         machine = run.folder / "machine.json"
         cpu = json.loads(machine.read_text())["cpu"] if machine.exists() else "unknown"
         rows.append(Row(run, cells, curve, summary, cpu))
@@ -171,7 +172,7 @@ def _target_of(
         return target.value
     own = [summaries.get(run.folder, {}).get(f"final_{score.columns[0]}") for run in runs if run.arm.name == target.arm]
     known = [value for value in own if value is not None]
-    return statistics.fmean(known) - target.minus if len(known) == len(own) else None
+    return score.gain(score.gain(statistics.fmean(known)) - target.minus) if len(known) == len(own) else None
 
 
 def _to_target(point: Point | None) -> dict[str, Any]:

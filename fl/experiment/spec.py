@@ -1,6 +1,7 @@
 """What an experiment is: the YAML file, read and checked before anything runs."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -186,12 +187,12 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _target(value: Any, arms: tuple[Arm, ...]) -> Target:
-    target = _mapping(value, "target", "val_accuracy or val_r2, or with arm and minus")
+    target = _mapping(value, "target", "val_accuracy, val_r2 or val_bits_per_byte, or with arm and minus")
     scores = {score.columns[0]: score for score in SCORES.values()}
     _refuse_unknown(target, (*scores, "arm", "minus"), "target has no key")
     for key, score in scores.items():
         if set(target) == {key}:
-            return Target(_fraction(target, key), score)
+            return Target(_fraction(target, key, score.most), score)
     if set(target) != {"arm", "minus"}:
         raise ConfigError(f"target {value!r} must have either {' or '.join(scores)}, or both arm and minus")
     names = [arm.name for arm in arms]
@@ -200,8 +201,11 @@ def _target(value: Any, arms: tuple[Arm, ...]) -> Target:
     return Target(arm=target["arm"], minus=_fraction(target, "minus"))
 
 
-def _fraction(values: Mapping[str, Any], key: str) -> float:
+def _fraction(values: Mapping[str, Any], key: str, most: float | None = 1.0) -> float:
     value = values[key]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if most is None and is_number and 0 < value < math.inf:
+        return float(value)
+    if not is_number or not 0 <= value <= 1:
         raise ConfigError(f"target: {key} {value!r} must be a fraction between 0 and 1, as in 0.65")
     return float(value)

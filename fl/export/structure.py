@@ -11,7 +11,7 @@ from torch import nn
 from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError, DataError
 from fl.common.files import read_json
-from fl.models import build_model
+from fl.models import build_model, is_own
 
 STRUCTURE_FILE = "structure.json"
 _FORMAT = 1
@@ -26,7 +26,8 @@ class Structure:
     without. `kept`: the channels of every group (its layers joined by `+`) in small.safetensors, None without.
     `sample_shape`: of one sample; None: a square image. `target`: where `classes` is 0, a prediction is
     output * target[1] + target[0]. `seed`: of what the network draws when it is built and keeps outside its state.
-    `integers`: by name, tensors of whole numbers and truth values that are others than a network has when it is built.
+    `tokens`: whether samples are text. `integers`: by name, tensors of whole numbers and truth values that are others than a
+    network has when it is built.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Structure:
     target: list[float] | None = None
     seed: int = 0
     integers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tokens: bool = False
     format: int = _FORMAT
 
     def build(self, own: str | None = None) -> nn.Module:
@@ -50,7 +52,7 @@ class Structure:
 
         `own`: `model` once more where that is a function of the user's own; ConfigError without.
         """
-        if ":" in str(self.model) and own != self.model:
+        if is_own(str(self.model)) and own != self.model:
             raise ConfigError(f"the exported model is the code {self.model}: say model='{self.model}' if you trust it")
         options: Any = {"model": self.model, "stem": self.stem, "norm": self.norm}
         model = build_model(
@@ -60,6 +62,7 @@ class Structure:
             image_size=self.image_size,
             sample_shape=None if self.sample_shape is None else tuple(self.sample_shape),
             seed=self.seed,
+            tokens=self.tokens,
         )
         named = model.state_dict()
         for name, value in self.integers.items():

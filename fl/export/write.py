@@ -99,6 +99,7 @@ class _Export:
             sample_shape=list(data.sample_shape),
             target=None if data.classes else list(data.target),
             seed=config.seed,
+            tokens=data.is_text,
         )
         self.model = self.structure.build(config.model)
         self.state = self._final_state()

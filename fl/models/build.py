@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compression.spec import Stage
 from fl.common.config import ModelOptions
 from fl.common.errors import ConfigError
 from fl.common.generators import seeded
@@ -14,7 +15,7 @@ from fl.common.registry import load
 from fl.common.surroundings import kept_surroundings
 from fl.common.tensors import channels_of, colours_last, size_of
 
-from .names import IMAGE_NETWORKS, RESNETS, SEQUENCE_NETWORKS, check_model
+from .names import IMAGE_NETWORKS, LANGUAGE_NETWORKS, RESNETS, SEQUENCE_NETWORKS, check_model, read_gpt, read_network
 from .own_state import seed_generators
 from .resnet import resnet, resnet12
 from .trial import fix_tables, logits_of, need_parameters, refuse_kinds, shape_lazy_layers, want_dense_gradients
@@ -29,27 +30,41 @@ def build_model(
     image_size: int,
     seed: int,
     sample_shape: tuple[int, ...] | None = None,
+    tokens: bool = False,
 ) -> nn.Module:
     """The network that the options name, fp32 on the CPU, for samples of `sample_shape`; None: square images
-    [in_channels, image_size, image_size]. `classes` 0: it predicts one number.
+    [in_channels, image_size, image_size]. `classes` 0: it predicts one number. `tokens`: samples are text, tokens below
+    `classes`.
 
     Its first weights are a function of `seed` alone, lazily shaped layers included, and no global random state changes;
     `--init` then replaces them with those of a safetensors file. A user's own function is called as `function(classes,
-    in_channels)`, with 1 for `classes` 0 and, for sequences [T, F], F channels. Raises ConfigError for whatever
-    `check_model` refuses, for a function that fails, for samples that the network does not take, for tensors that cannot
-    be exchanged, and for a file that does not fit.
+    in_channels)`, with 1 for `classes` 0 and, for sequences [T, F], F channels, for text [T] its length T. Raises
+    ConfigError for whatever `check_model` refuses, for a function that fails, for samples that the network does not take,
+    for tensors that cannot be exchanged, and for a file that does not fit.
     """
     own = check_model(options)
+    if tokens != (read_network(options.model) is not None) and own is None:
+        raise ConfigError(
+            f"--model {options.model} takes {'no text' if tokens else 'text'}: take "
+            + (
+                f"{' or '.join(LANGUAGE_NETWORKS)} for --dataset text:PATH"
+                if tokens
+                else "--dataset shakespeare or text:PATH"
+            )
+        )
     shape = (in_channels, image_size, image_size) if sample_shape is None else tuple(sample_shape)
     with kept_surroundings(), seeded(seed, "model"):
-        model = _built_in(options, classes, shape) if own is None else _own(options.model, own, classes or 1, shape)
+        if own is not None:
+            model = _own(options.model, own, classes or 1, shape, tokens)
+        else:
+            model = _built_in(options, classes, shape)
         seed_generators(model, seed, "own generators")
     if options.init is not None:
         load_weights(model, options.init)
     return model
 
 
-def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int, ...]) -> nn.Module:
+def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int, ...], tokens: bool) -> nn.Module:
     """A user's network, ready to be trained on samples of this shape."""
     channels = channels_of(shape)
     try:
@@ -64,7 +79,7 @@ def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int
     want_dense_gradients(model)
     # Complex tensors outside the state, such as tables of rotations, stay what they are.
     model._apply(lambda tensor: tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype))
-    shape_lazy_layers(name, model, shape)
+    shape_lazy_layers(name, model, torch.zeros(2, *shape, dtype=torch.int64 if tokens else torch.float32))
     fix_tables(model)
     if not isinstance(model, torch.jit.ScriptModule):  # which takes no hook, and returns tensors
         model.register_forward_hook(logits_of)
@@ -72,6 +87,9 @@ def _own(name: str, function: Callable[..., Any], classes: int, shape: tuple[int
 
 
 def _built_in(options: ModelOptions, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    network = read_network(options.model)
+    if network is not None:
+        return _language(network, classes, shape[0])
     name, channels, size = options.model, channels_of(shape), size_of(shape)
     takes, dimensions = ("windows", {2}) if name in SEQUENCE_NETWORKS else ("images", {3})
     if name == "mlp":
@@ -92,3 +110,15 @@ def _built_in(options: ModelOptions, classes: int, shape: tuple[int, ...]) -> nn
     if name == "resnet12":
         return resnet12(classes=outputs, in_channels=channels)
     return resnet(RESNETS[name], classes=outputs, in_channels=channels, stem=options.stem, norm=options.norm)
+
+
+def _language(network: Stage, classes: int, length: int) -> nn.Module:
+    function = load(LANGUAGE_NETWORKS[network.name])
+    if network.name != "gpt":
+        return function(classes=classes)
+    sizes = read_gpt(network)
+    if sizes["context"] < length:
+        raise ConfigError(
+            f"--model {network} takes at most {sizes['context']} tokens at once: --context {length} is more"
+        )
+    return function(classes=classes, **sizes)

@@ -1,6 +1,6 @@
 """A model's first forward passes: what would end a run in the middle of a round is said before it starts."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .surgery.cut import AVERAGED_COUNTS, FIXED_TABLES, averaged
 
 
 def run_once(name: str, model: nn.Module, x: Tensor, *, training: bool) -> Any:
-    """What `--model name` gives for the samples `x`, float32 [N, ...]; ConfigError, with the reason, if it fails."""
+    """What `--model name` gives for the samples `x`, [N, ...]; ConfigError, with the reason, if it fails."""
     model.train(training)
     before = torch.get_default_dtype(), torch.get_default_device()
     try:
@@ -47,13 +47,13 @@ def remember(model: nn.Module) -> Callable[[], None]:
     return put_back
 
 
-def shape_lazy_layers(name: str, model: nn.Module, shape: tuple[int, ...]) -> None:
-    """Let layers that wait for their first input have their shapes, and so their first weights, here."""
+def shape_lazy_layers(name: str, model: nn.Module, x: Tensor) -> None:
+    """Let layers that wait for their first input have their shapes, and so their first weights, here; `x`: such an input."""
     was_training, put_back = model.training, remember(model)
     for training in (False, True):
         if any(_lazy(model)):
             with torch.no_grad():
-                run_once(name, model, torch.zeros(2, *shape), training=training)
+                run_once(name, model, x, training=training)
     put_back()
     model.train(was_training)
     if any(_lazy(model)):
@@ -143,8 +143,12 @@ def _list(model: nn.Module, names: Iterable[str], attribute: str) -> None:
 
 
 def logits_of(model: nn.Module, inputs: Any, outputs: Any) -> Any:
-    """A forward hook: of outputs that have an attribute `logits`, that tensor; other outputs as they are."""
-    logits = getattr(outputs, "logits", None)
+    """A forward hook: of outputs that have an attribute or a key `logits`, that tensor; of a tuple or list the first; other
+    outputs as they are."""
+    if isinstance(outputs, tuple | list) and outputs and not hasattr(outputs, "logits"):
+        first = outputs[0]
+        return first if isinstance(first, Tensor) else outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     return logits if isinstance(logits, Tensor) else outputs
 
 

@@ -12,7 +12,7 @@ from fl.common.files import write_bytes
 from fl.common.names import readable
 from fl.data.dataset import Split
 from fl.training.evaluate import Evaluation
-from fl.training.tasks import Classification, Task
+from fl.training.tasks import Classification, Regression, Task
 
 MOST_CLASSES = 100
 CONFUSION, PREDICTIONS = "confusion.csv", "predictions.csv"
@@ -22,7 +22,8 @@ def write_predictions(folder: Path, task: Task, test: Split, evaluation: Evaluat
     """Write what the model said of the test samples: confusion.csv, or predictions.csv where they are numbers.
 
     confusion.csv: a row for each class, its name first, then how many of its samples were taken for which class; not for
-    more than 100 classes. predictions.csv: `target` and `prediction` of each sample, in the unit of the target.
+    more than 100 classes. predictions.csv: `target` and `prediction` of each sample, in the unit of the target. Of text,
+    neither.
     """
     y = test.y.cpu()
     if isinstance(task, Classification):
@@ -32,6 +33,8 @@ def write_predictions(folder: Path, task: Task, test: Split, evaluation: Evaluat
         names = [readable(name) for name in task.class_names]
         rows = [[name, *row] for name, row in zip(names, counts, strict=True)]
         return _write(folder / CONFUSION, ["class", *names], rows)
+    if not isinstance(task, Regression):
+        return None
     pairs = torch.stack((y.double(), evaluation.predictions), dim=1).tolist()
     return _write(folder / PREDICTIONS, ["target", "prediction"], pairs)
 

@@ -49,7 +49,7 @@ def _scores(rows: list[dict[str, float | None]], score: Score) -> dict[str, Any]
     evaluated = [row for row in rows if row["val_loss"] is not None or row["test_loss"] is not None]
     last = evaluated[-1] if evaluated else {}
     validated = [row for row in rows if row[validation] is not None]
-    best = max(validated, key=lambda row: (row[validation] or 0.0, -(row["round"] or 0)), default=None)
+    best = max(validated, key=lambda row: (score.gain(row[validation] or 0.0), -(row["round"] or 0)), default=None)
     found = {
         f"final_test_{name}": last.get(test),
         f"final_val_{name}": last.get(validation),

@@ -95,7 +95,10 @@ def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
 
 
 def _example(worker: Worker, samples: int = 1) -> Tensor:
-    """Inputs of numbers of every size: zeros would go through a network without biases as zeros, and show nothing."""
+    """Inputs of numbers of every size: zeros would go through a network without biases as zeros, and show nothing. Of text,
+    the first samples."""
+    if worker.train.x.dtype == torch.int64:
+        return worker.train.x[:samples]
     shape = (samples, *worker.train.x.shape[1:])
     return torch.rand(shape, generator=torch_generator(0, "example")).to(worker.ranks.device)
 

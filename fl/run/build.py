@@ -20,7 +20,7 @@ from fl.data.normalise import Normaliser, make_normaliser
 from fl.data.partition import BY_LABEL, check_partition
 from fl.data.partition.share import partition
 from fl.data.split import divide
-from fl.models import MODELS, build_model
+from fl.models import build_model, is_own
 from fl.models.own_state import OwnState
 from fl.models.quantise import fake_quantise
 from fl.models.state import ModelState
@@ -62,6 +62,7 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         image_size=data.image_size,
         sample_shape=data.sample_shape,
         seed=config.seed,
+        tokens=data.is_text,
     )
     _try_model(config, model, task, data, normalise, ranks.device)
     _check_lone_samples(config, model, parts, normalise(data.train.x[:1]))
@@ -88,7 +89,7 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         parts=parts,
         held=held,
         task=task,
-        classes=data.classes,
+        classes=0 if data.is_text else data.classes,
         augment=Augment(augment),
         normalise=normalise,
         engine=engine,
@@ -111,7 +112,7 @@ def _try_model(
         )
     x, y = normalise(data.train.x[:2]), data.train.y[:2]
     # The built-in networks are known to train; and a lone sample is looked at next, SyncBatchNorm works on GPUs alone.
-    trains = config.model not in MODELS and len(y) > 1 and not is_synchronised
+    trains = is_own(config.model) and len(y) > 1 and not is_synchronised
     dtype = autocast_dtype(resolve_precision(config.precision, device)) if device.type == "cpu" else torch.float32
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         task.check_model(config.model, model, x, y if trains else None)
@@ -163,13 +164,14 @@ def _one_at_a_time(config: Config, engine: LocalEngine) -> Iterator[str]:
 def _share_out(data: Dataset, train_at: np.ndarray, config: Config) -> list[Tensor]:
     """For each client, positions in `train_at` of all samples that it has."""
     assert config.clients is not None, "a resolved configuration has a number of clients"
-    labels = data.train.y.numpy()[train_at]
     groups = None if data.groups is None else data.groups.numpy()[train_at]
-    if not data.classes:
+    if data.classes and not data.is_text:
+        labels = data.train.y.numpy()[train_at]
+    else:
         if check_partition(config.partition).stage.name in BY_LABEL:
             raise ConfigError(
-                f"--partition {config.partition} shares samples out by class, and {data.name} has numbers to predict: "
-                "use iid, quantity:SIGMA or natural"
+                f"--partition {config.partition} shares samples out by class, and {data.name} has "
+                f"{'text' if data.is_text else 'numbers'} to predict: use iid, contiguous, quantity:SIGMA or natural"
             )
         labels = np.zeros(len(train_at), dtype=np.int64)
     parts = partition(labels, config.clients, config.partition, config.seed, groups)

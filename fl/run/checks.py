@@ -19,10 +19,10 @@ from fl.common.mode import mode_of, parse_mode
 from fl.common.names import readable
 from fl.common.paths import LONGEST_NAME
 from fl.common.sizes import parse_size
-from fl.data import check_dataset, is_natural
+from fl.data import check_dataset, is_natural, is_text
 from fl.data.augment_spec import read_augment
 from fl.data.partition import check_partition
-from fl.models import check_model
+from fl.models import check_model, context_of
 from fl.models.bits import MAX_BITS, MIN_BITS
 from fl.output.trackers import check_trackers
 from fl.pruning.capacity import parse_capabilities, parse_recovery
@@ -151,6 +151,7 @@ def resolve(config: Config, *, world_size: int, threads: int, explicit: frozense
         epochs = 1
     return dataclasses.replace(
         config,
+        context=(config.context or context_of(config.model)) if is_text(config) else None,
         local_epochs=epochs,
         lr=first_learning_rate(config),
         server_lr=mode.alpha if mode.name == "async" else server_learning_rate(config),

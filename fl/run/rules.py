@@ -10,6 +10,7 @@ from fl.clock.profiles import parse_profiles
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.common.mode import mode_of
+from fl.data import is_text
 from fl.models import RESNETS
 from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import SMALLER, WEIGHT_SCORES, Pruning, parse_pruning
@@ -158,6 +159,8 @@ RULES: tuple[Rule, ...] = (
      "not for --model {model}"),
     ("--norm {norm} is for resnet18 and resnet50,", lambda o: o.norm != "batch" and o.model not in RESNETS,
      "not for --model {model}"),
+    ("--context {context} is for text,", lambda o: "context" in o.explicit and o.context and not is_text(o.config),
+     "not for --dataset {dataset}"),
     ("--engine {engine} cannot use --deepspeed-config {deepspeed_config}:",
      lambda o: o.deepspeed_config is not None and o.engine in ("ddp", "accelerate"), "remove one of them"),
     ("--hook {hook}", lambda o: o.hook is not None and o.exchange != "hook",

@@ -36,7 +36,8 @@ class LocalCost:
 
 class Costs:
     """The cost of training the models of a run on samples of `sample_shape` with these options, autocast computing in
-    `dtype`, to make `loss` of their outputs and as many `targets` small; worked out once for all models that have
+    `dtype`, to make `loss` of their outputs and as many `targets` small (`tokens`: samples are text, with a target for each
+    token); worked out once for all models that have
     parameters of the same names and shapes.
 
     Nothing is computed and no memory taken: the step runs on tensors without storage, those of a CPU whatever the device
@@ -51,11 +52,17 @@ class Costs:
         *,
         loss: Loss = F.cross_entropy,
         targets: torch.dtype = torch.int64,
+        tokens: bool = False,
     ) -> None:
         self.options = options
         self.sample_shape = tuple(sample_shape)
         self.dtype = dtype
-        self.loss, self.targets = loss, targets
+        self.loss = loss
+        self._inputs = torch.empty(
+            options.batch_size, *self.sample_shape, dtype=torch.int64 if tokens else None, device="meta"
+        )
+        shape = self._inputs.shape if tokens else self._inputs.shape[:1]
+        self._targets = torch.empty(shape, dtype=targets, device="meta")
         self._known: dict[tuple[Any, ...], LocalCost | None] = {}
         self._why = ""
 
@@ -73,8 +80,8 @@ class Costs:
         return self._known[key]
 
     def _cost(self, model: nn.Module) -> LocalCost:
-        forward = flops(model, torch.empty(1, *self.sample_shape, device="meta"))
-        memory = _memory_bytes(model, self.sample_shape, self.options, self.dtype, self.loss, self.targets)
+        forward = flops(model, self._inputs[:1])
+        memory = _memory_bytes(model, self._inputs, self._targets, self.options, self.dtype, self.loss)
         return LocalCost(3 * forward, memory)
 
     def each(self, models: Sequence[nn.Module], trained: Sequence[int]) -> list[float]:
@@ -112,11 +119,11 @@ def samples_trained(config: Config, samples: Sequence[int]) -> list[int]:
 
 def _memory_bytes(
     model: nn.Module,
-    sample_shape: Sequence[int],
+    inputs: Tensor,
+    targets: Tensor,
     options: TrainOptions,
     dtype: torch.dtype,
     loss_of: Loss,
-    targets: torch.dtype,
 ) -> int:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     bare = _without_values(model, mode).train()
@@ -124,8 +131,7 @@ def _memory_bytes(
         trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
         weights = _Storages([*bare.parameters(), *bare.buffers()])
         saved = _Storages()
-        x = torch.empty(options.client_batch, *sample_shape)
-        y = torch.empty(options.client_batch, dtype=targets)
+        x, y = (torch.empty_like(batch, device="cpu") for batch in (inputs, targets))
         autocast = torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(saved.add, _itself), autocast:
             loss = loss_of(bare(x), y)

@@ -22,7 +22,7 @@ from fl.data.dataset import Split
 from fl.data.normalise import Normaliser
 from fl.models.own_state import OwnState
 
-from .tasks import Score, Task
+from .tasks import ACCURACY, Score, Task
 
 BATCH = 500
 
@@ -84,7 +84,7 @@ def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evalua
             work.steps += 1
             part = _part(batch)
             outputs = forward(split.x[part])
-            found[batch] = task.loss_sum(outputs, split.y[part]), task.predict(outputs)
+            found[batch] = task.loss_sum(outputs, split.y[part]), task.predict(outputs, split.y[part])
     if found:  # only now, and all at once: to read a figure makes the host wait for the device
         sums = torch.stack([loss for loss, _ in found.values()]).tolist()
         predicted = torch.cat([each for _, each in found.values()]).cpu()
@@ -128,7 +128,8 @@ def hold_out(parts: Sequence[Tensor], fraction: float, seed: int) -> tuple[list[
 
 @dataclass(frozen=True)
 class ClientScores:
-    """`samples`: held out by each client, int64 [C]; `scores` and mean `losses` of the model on them, float64 [C].
+    """`samples`: held out by each client, int64 [C]; `scores` and mean `losses` of the model on them, float64 [C]; `score`:
+    what these are.
 
     NaN where a client holds none out, and where a score is not defined.
     """
@@ -136,6 +137,7 @@ class ClientScores:
     samples: np.ndarray
     scores: np.ndarray
     losses: np.ndarray
+    score: Score = ACCURACY
 
     @property
     def mean(self) -> float | None:
@@ -145,8 +147,8 @@ class ClientScores:
 
     @property
     def worst(self) -> float | None:
-        """The mean score over the tenth of the clients that have the lowest, at least one client, each counting alike."""
-        known = np.sort(self.scores[np.isfinite(self.scores)])
+        """The mean score over the tenth of the clients that have the worst, at least one client, each counting alike."""
+        known = self.score.gain(np.sort(self.score.gain(self.scores[np.isfinite(self.scores)])))
         return float(known[: max(1, len(known) // 10)].mean()) if len(known) else None
 
     def rows(self, round_: int) -> list[dict[str, Any]]:
@@ -175,7 +177,7 @@ def evaluate_clients(forward: Forward, split: Split, held: Sequence[Tensor], ran
             each = zip(outputs.split(lengths), targets.split(lengths), strict=True)
             # A GPU's host waits three times for all clients, not for each of them.
             losses = torch.stack([task.loss_sum(own, y) for own, y in each]).tolist()
-            predictions, targets = task.predict(outputs).cpu().split(lengths), targets.cpu().split(lengths)
+            predictions, targets = task.predict(outputs, targets).cpu().split(lengths), targets.cpu().split(lengths)
             for client, loss, predicted, y in zip(clients, losses, predictions, targets, strict=True):
                 score = task.rate(predicted, y)
                 table[client, 0] = float("nan") if score is None else score
@@ -183,7 +185,7 @@ def evaluate_clients(forward: Forward, split: Split, held: Sequence[Tensor], ran
     ranks.sum(table)
     samples = np.array(sizes, dtype=np.int64)
     table[torch.from_numpy(samples == 0)] = float("nan")
-    return ClientScores(samples, table[:, 0].numpy(), table[:, 1].numpy())
+    return ClientScores(samples, table[:, 0].numpy(), table[:, 1].numpy(), task.score)
 
 
 def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
@@ -208,8 +210,9 @@ class Evaluations:
     clients: ClientScores | None = None
 
     def score(self, task: Task) -> float | None:
-        """What decisions are made by: the score on the validation split."""
-        return None if self.validation is None else self.validation.metrics[task.score.name]
+        """What decisions are made by: the score on the validation split, so that higher is better."""
+        value = None if self.validation is None else self.validation.metrics[task.score.name]
+        return None if value is None else task.score.gain(value)
 
     def columns(self, task: Task) -> dict[str, float | None]:
         """The columns of metrics.csv (see `fl.output.record.metrics_columns`)."""

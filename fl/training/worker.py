@@ -27,8 +27,8 @@ class Worker:
     """The parts of a run on this rank. `rows`: positions in `train` of the samples that are not held out to validate on;
     `parts`: of each client's own, `held`: of those that it does not train on, for `--client-eval`; all int64.
 
-    `classes`: 0 where targets are numbers. `notes`: on the data, for the log; `left_out`: on data that are not used, for the
-    terminal too.
+    `classes`: of samples; 0 where targets are numbers or text. `notes`: on the data, for the log;
+    `left_out`: on data that are not used, for the terminal too.
     """
 
     config: Config
@@ -99,10 +99,11 @@ class Worker:
             autocast_dtype(self.engine.precision),
             loss=self.task.loss,
             targets=self.train.y.dtype,
+            tokens=self.train.x.dtype == torch.int64,
         )
 
     def label_counts(self) -> list[list[int]]:
-        """How many training samples of each class each client holds; of all, where targets are numbers."""
+        """How many training samples of each class each client holds; of all, where there are no classes."""
         if not self.classes:
             return [[len(part)] for part in self.parts]
         labels = self.train.y.cpu()

@@ -20,6 +20,7 @@ BY_LABEL = ("dirichlet", "shards", "labels")
 
 PARTITIONS: dict[str, Callable[[Stage], float] | None] = {
     "iid": None,
+    "contiguous": None,
     "dirichlet": lambda stage: stage.number(0, 1e-6, 1e6, "the concentration"),
     "shards": lambda stage: stage.integer(0, 1, "the number of shards a client"),
     "labels": lambda stage: stage.integer(0, 1, "the number of labels a client"),

@@ -12,10 +12,11 @@ from fl.common.seeds import numpy_generator
 from . import NATURAL, check_partition
 from .labels import by_labels
 from .minimum import raise_to_minimum
-from .schemes import dirichlet, iid, quantity, shards
+from .schemes import contiguous, dirichlet, iid, quantity, shards
 
 SCHEMES: dict[str, Callable[..., np.ndarray]] = {
     "iid": iid,
+    "contiguous": contiguous,
     "dirichlet": dirichlet,
     "shards": shards,
     "labels": by_labels,

@@ -1,4 +1,4 @@
-"""How good the model became: its score, accuracy or R2, against rounds and against bytes sent, and its loss."""
+"""How good the model became: its score, against rounds and against bytes sent, and its loss."""
 
 from typing import Any
 
@@ -73,17 +73,19 @@ def _draw(axes: Axes, x: Column, run: RunData) -> bool:
         return False
     if drawn[0]:
         validation = np.where(np.isfinite(x), validated, np.nan)
-        best = int(np.nanargmax(validation))
+        best = int(np.nanargmax(score.gain(validation)))
         look: dict[str, Any] = {"color": style.VALIDATION, "markersize": 13, "markeredgecolor": "white", "zorder": 4}
         label = f"best on validation (round {run['round'][best]:.0f})"
         axes.plot(x[best], validation[best], "*", label=label, **look)
     if score.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+    if score.most is None:
+        return True
     low, high = axes.get_ylim()
     # An R2 far below 0, as that of a first round, would press all that matters into a line.
     floor = -0.01 if score.percent else -1.0 if high > -1 else low
-    axes.set_ylim(max(low, floor), min(high, 1.01))
+    axes.set_ylim(max(low, floor), min(high, score.most + 0.01))
     return True
 
 

@@ -32,7 +32,7 @@ def draw_client_scores(axes: Axes, run: RunData, samples: np.ndarray, scores: np
     """The clients from the worst to the best, the worst tenth of them marked, and the mean weighted by samples."""
     score = run.score
     style.dress(axes, "clients, from the worst to the best", f"{score.title} on their own samples")
-    ordered, worst = np.sort(scores), max(1, len(scores) // 10)
+    ordered, worst = score.gain(np.sort(score.gain(scores))), max(1, len(scores) // 10)
     tail = float(ordered[:worst].mean())
     mean = float(np.average(scores, weights=samples))
     style.bars(axes, 1 + worst, ordered[worst:], style.BLUE, "clients")
@@ -47,6 +47,6 @@ def draw_client_scores(axes: Axes, run: RunData, samples: np.ndarray, scores: np
     if score.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         axes.set_ylim(0, 1.01)
-    else:
+    elif score.most is not None:
         axes.set_ylim(max(-1.0, min(0.0, float(ordered[0]))) - 0.02, 1.01)
     style.legend(axes)

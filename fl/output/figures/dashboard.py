@@ -47,7 +47,7 @@ def key_figures(run: RunData) -> list[tuple[str, str, str]]:
         final, when = score.words(test[last]), f"round {run['round'][last]:.0f}"
     best, where = "-", "no validation recorded"
     if np.isfinite(validation).any():
-        at = int(np.nanargmax(validation))
+        at = int(np.nanargmax(score.gain(validation)))
         best = score.words(test[at]) if np.isfinite(test[at]) else "-"
         where = f"round {run['round'][at]:.0f}, validation {score.words(validation[at])}"
     traffic = []

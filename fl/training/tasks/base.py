@@ -17,7 +17,8 @@ from .score import Score
 
 
 class Task(ABC):
-    """How outputs of a model are judged against targets `y` [N]: the loss of training, and metrics for people.
+    """How outputs of a model are judged against targets `y` [N], or [N, T] of text: the loss of training,
+    and metrics for people.
 
     Metrics are functions of all predictions at once, so they cannot depend on how these were shared out among ranks.
     """
@@ -36,12 +37,12 @@ class Task(ABC):
         """The sum of the same, for evaluation."""
 
     @abstractmethod
-    def predict(self, outputs: Tensor) -> Tensor:
-        """The prediction for each sample from fp32 outputs, in the terms of `y`: float64 [N]."""
+    def predict(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """What metrics need of each sample's fp32 outputs, float64 [N]: the prediction, in the terms of `y`."""
 
     @abstractmethod
     def rate(self, predictions: Tensor, y: Tensor) -> float | None:
-        """The score of predictions, float64 [N] on the CPU, of targets `y` [N]; None where it is not defined."""
+        """The score of predictions, float64 [N] on the CPU, of targets `y`; None where it is not defined."""
 
     @abstractmethod
     def measure(self, predictions: Tensor, y: Tensor) -> dict[str, float | None]:
@@ -57,8 +58,8 @@ class Task(ABC):
         """The outputs that this task can judge, in words."""
 
     def check_model(self, name: str, model: nn.Module, x: Tensor, y: Tensor | None = None) -> None:
-        """ConfigError if `--model name` does not take the inputs `x`, float32 [N, ...], in evaluation, or gives other
-        outputs for them than this task needs, or others each time; with targets `y` [N], also if it cannot be trained on
+        """ConfigError if `--model name` does not take the inputs `x`, [N, ...], in evaluation, or gives other
+        outputs for them than this task needs, or others each time; with targets `y`, also if it cannot be trained on
         them. Counts and flags that training changes are marked to be averaged; nothing else about the model changes."""
         was_training, put_back = model.training, remember(model)
         try:
@@ -109,7 +110,11 @@ class Task(ABC):
     def _check_outputs(self, name: str, outputs: Any, x: Tensor, mode: str) -> None:
         if not isinstance(outputs, Tensor) or not self.fits(outputs.shape):
             found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            hint = "" if isinstance(outputs, Tensor) else ": return that tensor, or an object that has it as `logits`"
+            hint = (
+                ""
+                if isinstance(outputs, Tensor)
+                else ": return that tensor, a tuple that begins with it, or an object or dict that has it as `logits`"
+            )
             raise ConfigError(
                 f"--model {name} must give {self.wanted} for {len(x)} samples, not {found} in {mode}{hint}"
             )

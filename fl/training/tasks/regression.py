@@ -40,7 +40,7 @@ class Regression(Task):
     def _scaled(self, outputs: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return outputs.float().view(y.shape), (y - self.mean) / self.deviation
 
-    def predict(self, outputs: Tensor) -> Tensor:
+    def predict(self, outputs: Tensor, y: Tensor) -> Tensor:
         return outputs.double().view(len(outputs)) * self.deviation + self.mean
 
     def rate(self, predictions: Tensor, y: Tensor) -> float | None:
