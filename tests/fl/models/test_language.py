@@ -53,7 +53,7 @@ def test_an_untrained_gpt_guesses() -> None:
     """At first every token is about as likely: a loss near ln(65)."""
     logits = _build("gpt")(torch.arange(64)[None])
     loss = torch.nn.functional.cross_entropy(logits[0], torch.arange(64).roll(7))
-    assert float(loss) == pytest.approx(math.log(65), abs=0.15)
+    assert loss.item() == pytest.approx(math.log(65), abs=0.15)
 
 
 @pytest.mark.parametrize(

@@ -128,10 +128,10 @@ def unreached() -> nn.Module:
         (lambda own, x: own.nothing, "(AttributeError: "),
         (lambda own, x: own.net(x) if not own.training else fail(ValueError("no")), "in training (ValueError: no;"),
         (
-            lambda own, x: {"logits": own.net(x)},
-            "not dict in evaluation: return that tensor, or an object ",
+            lambda own, x: {"scores": own.net(x)},
+            "not dict in evaluation: return that tensor, a tuple that begins with it, or an object or dict ",
         ),
-        (lambda own, x: (own.net(x), 0) if own.training else own.net(x), "not tuple in training"),
+        (lambda own, x: (0, own.net(x)) if own.training else own.net(x), "not tuple in training"),
         (lambda own, x: own.net(x)[:, :1], "one output for each of the 2 classes"),
         (lambda own, x: own.net(x) / 0, "gives NaN or infinity for the first samples in evaluation"),
         (lambda own, x: own.net(x).detach(), "has outputs that no gradient comes back from"),

@@ -23,6 +23,7 @@ _DYN = {"algorithm": "feddyn:0.1", "uplink": "none"}
 
 EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"local_epochs": 1, "local_steps": 1}, "give one of them"),
+    ({"context": 8}, "--context 8 is for text, not for --dataset"),
     ({"ranks_per_client": 2, "mode": "step"}, "--mode must not be step"),
     (
         {"ranks_per_client": 2, "engine": "deepspeed"},
