@@ -106,7 +106,10 @@ class TrainOptions:
     local_steps: int | None = option(None, "optimizer steps a round, instead of --local-epochs", low=1)
     batch_size: int = option(64, "samples a step on each rank that trains a client", low=1)
     ranks_per_client: int = option(1, "ranks that train a client together, as one machine with so many devices", low=1)
-    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer, started afresh every round")
+    optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer")
+    local_state: Literal["fresh", "keep"] = option(
+        "fresh", "local optimizer: begun anew every round (fresh), or its moments stay with the client (keep)"
+    )
     lr: float | None = option(None, "local learning rate (default 0.05 for sgd, 0.001 for adam and adamw)", low=0)
     momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
     weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)

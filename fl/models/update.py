@@ -23,6 +23,14 @@ class Job:
     submodel: Submodel = WHOLE
     state: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """What the client keeps of its optimizer; of coordinates that it does not hold now, nothing."""
+        kept, mask = self.state.get("optimizer", {}), self.submodel.mask
+        if mask is None:
+            return dict(kept)
+        return {name: each.to(mask.device) * mask if each.is_floating_point() else each for name, each in kept.items()}
+
 
 @dataclass
 class Update:
@@ -30,7 +38,8 @@ class Update:
 
     `values`: fp32 [n], global minus local parameters (the pseudo-gradient), zero where the client holds nothing.
     `buffers`: fp32 [m], its own buffers, or those [b] of its submodel. `moved`: whether it has taken a step. `halved`:
-    whether its batches went through the model in halves, since whole ones did not fit into memory.
+    whether its batches went through the model in halves, since whole ones did not fit into memory. `moments`: what the
+    client keeps of its optimizer, never sent.
     """
 
     client: int
@@ -41,3 +50,4 @@ class Update:
     train_s: float
     moved: bool = True
     halved: bool = False
+    moments: dict[str, Tensor] = field(default_factory=dict)

@@ -36,6 +36,7 @@ from fl.server.privacy import make_privacy
 from fl.server.private_mean import PrivateMean
 from fl.server.rules import make_aggregator
 from fl.server.server import Server
+from fl.training.engine.optimizer import count_moments
 from fl.training.gradients import CorrectedGradients
 from fl.training.local_model import LocalModel
 from fl.training.static_batchnorm import ask_statistics, norms
@@ -193,7 +194,7 @@ class FederatedRounds(Rounds):
         sections, residual_mask = self.plan.sections(job.client), self.plan.residual_mask(job.client)
         message, decoded, sender = self.encoder.encode(job, update, sections, residual_mask)
         algorithm = self.algorithm.sent(job.client, decoded, job.state.get("algorithm", {}))
-        return message, {"sender": sender, "algorithm": algorithm}
+        return message, {"sender": sender, "algorithm": algorithm, "optimizer": update.moments}
 
     def _bounds(self, client: int, version: int) -> Bounds:
         """The largest report that `client` can rightly send."""
@@ -348,7 +349,7 @@ class FederatedRounds(Rounds):
 
     @property
     def kept_vectors(self) -> int:
-        return self.encoder.kept_vectors + self.algorithm.kept_vectors
+        return self.encoder.kept_vectors + self.algorithm.kept_vectors + count_moments(self.worker.config)
 
     def put_states(self) -> None:
         if self.ranks.serves:

@@ -34,6 +34,8 @@ def reason_for_one(config: Config, engine: LocalEngine) -> str:
         return f"--algorithm {config.algorithm} changes gradients or updates of each client"
     if config.prune != "none":
         return f"--prune {config.prune} changes what clients train"
+    if config.local_state == "keep":
+        return "--local-state keep gives each client's optimizer moments of its own"
     if config.ranks_per_client > 1:
         return f"--ranks-per-client {config.ranks_per_client} averages the gradients of each client"
     if type(engine) is not PlainEngine:

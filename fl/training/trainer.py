@@ -36,7 +36,7 @@ class ClientTrainer:
     """Trains the clients of this rank, one after another in place, or some at once.
 
     What a client computes depends on the global model, its data and (seed, round, client) alone: the generators that a model
-    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh. Who trains at
+    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh, or from what the client keeps. Who trains at
     once with it changes rounding alone.
     """
 
@@ -156,15 +156,18 @@ class ClientTrainer:
         losses = []
         with seeded(self.seed, "dropout", *key), work.on(client):
             engine.start(learning_rate(self.options, job.version), job.version * self._steps(client))
+            if kept := job.moments:
+                engine.remember(kept)
             for x, y in self.batches(client, number, engine):
                 losses.append(engine.step(x, y))
+            moments = engine.moments() if self.options.local_state == "keep" else {}
             engine.finish()
         values, buffers = model.read()
         # Losses are read only now: reading each one would make the device wait in every step. One that overflows in fp16
         # takes no step.
         loss = _finite_mean(torch.stack(losses).double().cpu())
         seconds = time.perf_counter() - started
-        return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved)
+        return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved, moments=moments)
 
     def _steps(self, client: int) -> int:
         options = self.options

@@ -48,6 +48,7 @@ _MODES: dict[str, dict[str, Any]] = {
     "dgc": {**_DGC, "uplink_warmup": 3},
     "powersgd": {"uplink": "powersgd:2", "server": "fedadam"},
     "median": {"aggregate": "median", "server": "fedavgm"},
+    "kept": {"local_state": "keep", "optimizer": "adamw"},
     "scaffold": {"algorithm": "scaffold", **_EXACT_SUMS},
     "feddyn": {"algorithm": "feddyn:0.1", **_EXACT_SUMS},
     "rewound": {"prune": "magnitude:0.5,protect=vectors,rewind", "prune_schedule": "iterative:1,3,1"},

@@ -63,6 +63,11 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss =
                 f"--ranks-per-client {config.ranks_per_client}: DeepSpeed's engine trains each client on one rank; use "
                 "--engine ddp or accelerate"
             )
+        if config.local_state == "keep":
+            raise ConfigError(
+                "--local-state keep: DeepSpeed's engine makes its optimizer anew for each client; use --engine ddp or "
+                "accelerate"
+            )
         from .deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(config, model, ranks, loss)

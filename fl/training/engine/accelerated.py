@@ -41,7 +41,6 @@ class AcceleratedEngine(LocalEngine):
         self._options = options
         self._mixed = "no" if precision == "fp32" else precision
         self._accelerator = _make_accelerator(self._mixed, device)
-        self._optimizer: Any = None
 
     def start(self, lr: float, done: int = 0) -> None:
         """Begin a client: a new optimizer, prepared, and for fp16 a new loss scaler."""

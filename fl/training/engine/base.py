@@ -2,8 +2,8 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fl.common.ranks import Ranks
 
+from .optimizer import load_moments, read_moments
 from .peers import accumulate_together
 from .precision import Precision, lay_out, memory_format_for
 
@@ -23,7 +24,7 @@ class LocalEngine(ABC):
 
     The caller loads the global weights into `model` before `start` and reads the client's from it after `finish`.
     Nothing passes from one client to the next but what the caller leaves in `model`: optimizer, loss scaler and
-    schedule begin anew at every `start`. No engine waits in `start`, `step` or `finish` for a rank that trains another
+    schedule begin anew at every `start`, unless `remember` gives the optimizer what the client kept. No engine waits in `start`, `step` or `finish` for a rank that trains another
     client, so ranks may take different numbers of steps.
 
     Constructing an engine moves `model` to `device` in the fastest memory format for `precision`, in place: weights
@@ -60,6 +61,7 @@ class LocalEngine(ABC):
         self._peers = peers
         self._params = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._pieces = 1  # of a batch, one after another in memory
+        self._optimizer: Any = None
 
     @abstractmethod
     def start(self, lr: float, done: int = 0) -> None:
@@ -67,6 +69,14 @@ class LocalEngine(ABC):
 
         `done`: steps that it takes in all rounds before, for schedules by step.
         """
+
+    def remember(self, moments: Mapping[str, Tensor]) -> None:
+        """After `start`: the client's optimizer goes on from the `moments` of another time, which are only read."""
+        load_moments(self._optimizer, self._params, moments)
+
+    def moments(self) -> dict[str, Tensor]:
+        """Before `finish`: what the client's optimizer remembers, in new tensors (see `read_moments`)."""
+        return read_moments(self._optimizer, self._params)
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> Tensor:

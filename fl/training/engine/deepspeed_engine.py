@@ -73,6 +73,7 @@ class DeepSpeedEngine(LocalEngine):
         engine._configure_optimizer(self._make_optimizer if self._is_ours else None, groups)
         # With 16-bit models DeepSpeed takes a step with zero gradients to allocate the state, so weight decay is in it.
         engine.basic_optimizer.state.clear()
+        self._optimizer = engine.optimizer
         for group in engine.optimizer.param_groups:
             group["lr"] = lr
         if self._native:

@@ -1,13 +1,14 @@
-"""The local optimizer, always new."""
+"""The local optimizer, always new, and what a client keeps of it (`--local-state keep`)."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from compression import Layout
 from fl.common.config import TrainOptions
 
 from .precision import is_dense
@@ -62,6 +63,52 @@ def fill_momentum(optimizer: Optimizer) -> None:
         if isinstance(optimizer, SGD) and group["fused"] and group["momentum"]:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.full_like(parameter, -0.0, requires_grad=False)
+
+
+_STEPS = "step"  # what Adam calls how many it has taken
+
+
+def read_moments(optimizer: Optimizer, params: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What the optimizer remembers of `params`: each moment fp32 [n], end to end, and the steps taken, int64, one a parameter.
+
+    New tensors, by torch's names; without any where the optimizer has no moments. A parameter that never had a gradient has
+    zeros.
+    """
+    states = [optimizer.state.get(parameter, {}) for parameter in params]
+    names = {name for state in states for name, value in state.items() if isinstance(value, Tensor)}
+    layout = Layout.of((str(at), parameter) for at, parameter in enumerate(params))
+    found = {}
+    for name in sorted(names - {_STEPS}):
+        moments = [
+            state[name] if name in state else torch.zeros_like(each) for state, each in zip(states, params, strict=True)
+        ]
+        found[name] = layout.gather(moments, torch.empty(layout.total, device=params[0].device))
+    if _STEPS in names:  # whole numbers, which no rounding of the state changes
+        steps = [state.get(_STEPS, torch.zeros(())).to(params[0].device) for state in states]
+        found[_STEPS] = torch.stack(steps).long()
+    return found
+
+
+def load_moments(optimizer: Optimizer, params: Sequence[Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Go on from what `read_moments` found for these `params`, on any device; it is only read."""
+    layout = Layout.of((str(at), parameter) for at, parameter in enumerate(params))
+    device, fused = params[0].device, optimizer.param_groups[0]["fused"]
+    for name, values in kept.items():
+        if name == _STEPS:
+            own = values.to(device if fused else "cpu", torch.float32, copy=True).unbind()
+        else:
+            # Fused kernels walk through memory: moments must lie there in the order of their weights (channels-last, say).
+            own = tuple(torch.empty_like(parameter, requires_grad=False) for parameter in params)
+            layout.scatter(values.to(device, torch.float32), own)
+        for parameter, value in zip(params, own, strict=True):
+            optimizer.state[parameter][name] = value
+
+
+def count_moments(options: TrainOptions) -> int:
+    """How many vectors as large as the model a client keeps of its optimizer between rounds."""
+    if options.local_state == "fresh":
+        return 0
+    return int(options.momentum > 0) if options.optimizer == "sgd" else 2
 
 
 def _tensors(params: list[Any]) -> Iterable[Tensor]:

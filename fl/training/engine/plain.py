@@ -33,7 +33,6 @@ class PlainEngine(LocalEngine):
         self._options = options
         self._network: nn.Module = self.model  # what a batch goes through
         self._dtype = autocast_dtype(self.precision)
-        self._optimizer: Optimizer | None = None
         self._scaler: torch.amp.GradScaler | None = None
 
     def start(self, lr: float, done: int = 0) -> None:

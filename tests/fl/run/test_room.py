@@ -37,6 +37,8 @@ def _disk(free: int) -> Callable[[Path], Any]:
         ({"checkpoint_every": 2}, (6 + 2 * 4) * 248_024),
         ({"checkpoint_every": 0, "state_budget": "500000"}, 6 * 248_024 - 500_000),
         ({"state_dtype": "bf16"}, (6 + 2 * 2) * 124_012),
+        ({"local_state": "keep"}, (6 + 2 * 2) * 2 * 248_024),
+        ({"local_state": "keep", "optimizer": "adamw"}, (6 + 2 * 2) * 3 * 248_024),
         ({"error_feedback": "dgc:0.5", "momentum": 0.0}, (6 + 2 * 2) * 2 * 248_024),
     ],
 )

@@ -299,3 +299,32 @@ def test_a_gradient_that_is_looked_at_is_not_halved() -> None:
     assert not engine.can_halve
     handle.remove()
     assert engine.can_halve
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [(PlainEngine, "bf16"), (PlainEngine, "fp16"), (AcceleratedEngine, "fp32")]
+)
+def test_moments_go_on_as_if_never_interrupted(optimizer: str, kind: Any, precision: str) -> None:
+    """Oracle: one start and four steps, bitwise; the kept ones may be read more than once. Some weights have no gradient in
+    the first half."""
+    config = Config(precision=precision, optimizer=optimizer, weight_decay=0.1, local_state="keep")
+    ends = []
+    for interrupted in (False, True, True):
+        engine = kind(config, small_model(), CPU)
+        engine.start(0.01)
+        for at, batch in enumerate(batches(1)):
+            engine.model[-1].bias.requires_grad_(at >= 2)
+            if interrupted and at == 2:
+                moments = engine.moments()
+                engine.finish()
+                engine.start(0.01)
+                engine.remember(moments)
+            engine.step(*batch)
+        ends.append(state(engine.model))
+        engine.finish()
+    assert same(ends[0], ends[1])
+    assert same(ends[0], ends[2])
+    assert sum(moment.numel() for name, moment in moments.items() if name != "step") == (
+        (1 if optimizer == "sgd" else 2) * sum(parameter.numel() for parameter in engine.model.parameters())
+    )
