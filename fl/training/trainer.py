@@ -36,8 +36,8 @@ class ClientTrainer:
     """Trains the clients of this rank, one after another in place, or some at once.
 
     What a client computes depends on the global model, its data and (seed, round, client) alone: the generators that a model
-    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh, or from what the client keeps. Who trains at
-    once with it changes rounding alone.
+    may draw from, global ones and its own, and augmentation are seeded by these, and the engine starts afresh, or from what
+    the client keeps. Who trains at once with it changes rounding alone.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def test_resumed_on_another_number_of_ranks(whole: Path, tmp_path: Path) -> None
 
 
 def test_what_is_kept_waits_on_disk_and_is_never_sent(whole: Path, tmp_path: Path) -> None:
-    """A budget of nothing ends in the same bits; bytes are those of an optimizer that begins anew, whose model is another."""
+    """A budget of nothing ends in the same bits; bytes are those of a fresh optimizer, whose model is another."""
     kept = run_here(tmp_path, "disk", **_ALL["diloco"], state_budget="0")
     assert rows(tmp_path / "disk") == rows(whole / "diloco")
     fresh = run_here(tmp_path, "fresh", **{**_ALL["diloco"], "local_state": "fresh"})

@@ -23,9 +23,9 @@ class LocalEngine(ABC):
     """Runs the optimizer steps of one client after another on one fp32 model.
 
     The caller loads the global weights into `model` before `start` and reads the client's from it after `finish`.
-    Nothing passes from one client to the next but what the caller leaves in `model`: optimizer, loss scaler and
-    schedule begin anew at every `start`, unless `remember` gives the optimizer what the client kept. No engine waits in `start`, `step` or `finish` for a rank that trains another
-    client, so ranks may take different numbers of steps.
+    Nothing passes from one client to the next but what the caller leaves in `model`: optimizer, loss scaler and schedule
+    begin anew at every `start`, unless `remember` gives the optimizer what the client kept. No engine waits in `start`,
+    `step` or `finish` for a rank that trains another client, so ranks may take different numbers of steps.
 
     Constructing an engine moves `model` to `device` in the fastest memory format for `precision`, in place: weights
     of convolutions may become channels-last, so copy into them (`copy_`), and take no flat views of them. On a GPU it

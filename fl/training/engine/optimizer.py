@@ -69,7 +69,7 @@ _STEPS = "step"  # what Adam calls how many it has taken
 
 
 def read_moments(optimizer: Optimizer, params: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What the optimizer remembers of `params`: each moment fp32 [n], end to end, and the steps taken, int64, one a parameter.
+    """What the optimizer remembers of `params`: each moment end to end, fp32 [n], and the steps that each has taken, int64.
 
     New tensors, by torch's names; without any where the optimizer has no moments. A parameter that never had a gradient has
     zeros.
