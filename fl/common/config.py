@@ -114,7 +114,11 @@ class TrainOptions:
     momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
     weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)
     clip_norm: float = option(0.0, "clip the local gradient to this norm (0: off)", low=0)
-    lr_schedule: str = option("constant", "learning rate by round: constant, cosine, or step:EVERY,FACTOR")
+    lr_schedule: str = option(
+        "constant",
+        "learning rate by round: constant, cosine, or step:EVERY,FACTOR; or by step: constant:warmup=STEPS, or "
+        "cosine:warmup=STEPS,floor=FRACTION",
+    )
     algorithm: str = option("fedavg", "what clients and server do about unequal clients")
     augment: str = option("auto", "none, or stages of crop:PIXELS and flip (crop:4+flip); auto: the data set's own")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = option(

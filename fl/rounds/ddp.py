@@ -85,8 +85,7 @@ class StepEngine(PlainEngine):
         if self._network is self.model:
             self._network = self._wrap()
         self._network.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.set_rate(lr)
 
     def reset(self) -> None:
         """A round has failed, perhaps in the middle of a backward pass, whose end DDP's reducer would wait for."""

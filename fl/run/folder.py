@@ -81,7 +81,11 @@ def continue_options(config: Config, explicit: frozenset[str]) -> tuple[Config, 
     if changes.get("rounds", finished) + stored.finetune_rounds < finished:
         raise ConfigError(f"--rounds {config.rounds} must be at least {finished}: {folder} has so many rounds already")
     depends = (
-        "the cosine schedule" if stored.lr_schedule == "cosine" else "fine-tuning" if stored.finetune_rounds else ""
+        "the cosine schedule"
+        if stored.lr_schedule.startswith("cosine")
+        else "fine-tuning"
+        if stored.finetune_rounds
+        else ""
     )
     if changes.get("rounds", stored.rounds) != stored.rounds and depends:
         raise ConfigError(

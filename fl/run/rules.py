@@ -16,6 +16,7 @@ from fl.pruning.schedule import parse_prune_schedule
 from fl.pruning.spec import SMALLER, WEIGHT_SCORES, Pruning, parse_pruning
 from fl.server.rules import aggregators, parse_aggregate
 from fl.server.spec import server_optimizers
+from fl.training.schedule import step_schedule
 
 _UNPRUNED = Pruning("none", 0.0, by="nobody")
 
@@ -23,12 +24,13 @@ _UNPRUNED = Pruning("none", 0.0, by="nobody")
 class Options:
     """The options of a run by their names, those with a language of their own read, and what rules often ask of them.
 
-    `together`: whether the algorithm needs all updates of a round; `ends_early`: whether rounds end before all their
-    clients have sent; `dgc`: whether error feedback corrects momentum; `deepspeed`: whether DeepSpeed makes the local
-    steps; `selects`: whether the uplink leaves out what could come later; `limited`: whether clients differ in what they
-    can hold; `has_levels`: whether they hold nested parts of their own size; `masked`: whether there are rounds in which
-    clients train under a mask; `first_mask`: where these begin; `rule`: what aggregates the updates, whether it `averages`
-    them, and `fewest_updates` how many it needs in a round; `differ`: whether clients hold different parts of the model.
+    `together`: whether the algorithm needs all updates of a round; `ends_early`: whether rounds end before all their clients
+    have sent; `dgc`: whether error feedback corrects momentum; `deepspeed`: whether DeepSpeed makes the local steps;
+    `rate_by_step`: whether each of a client's steps has a learning rate of its own; `selects`: whether the uplink leaves out
+    what could come later; `limited`: whether clients differ in what they can hold; `has_levels`: whether they hold nested
+    parts of their own size; `masked`: whether there are rounds in which clients train under a mask; `first_mask`: where
+    these begin; `rule`: what aggregates the updates, whether it `averages` them, and `fewest_updates` how many it needs in a
+    round; `differ`: whether clients hold different parts of the model.
     `own_momentum`: the option that gives the server's optimizer momentum, with its value, or nothing.
     """
 
@@ -45,6 +47,7 @@ class Options:
         self.ends_early = config.deadline > 0 or config.over_select > 1
         self.dgc = config.error_feedback.startswith("dgc")
         self.deepspeed = config.engine == "deepspeed" or config.deepspeed_config is not None
+        self.rate_by_step = step_schedule(config, 1) is not None
         self.selects = self.uplink.sparse or self.uplink.warm
         self.limited = config.capabilities != "none"
         self.has_levels = self.pruning.by == "server" and (self.pruning.method == "width" or self.limited)
@@ -309,6 +312,8 @@ RULES: tuple[Rule, ...] = (
     _algorithm("--error-feedback {error_feedback} with --uplink {uplink}",
      lambda o: o.together and o.error_feedback != "none" and o.selects,
      "it makes up for what is not sent by itself; use --error-feedback none"),
+    _algorithm("--lr-schedule {lr_schedule}", lambda o: o.algorithm in ("scaffold", "fednova") and o.rate_by_step,
+     "all steps of a round must have one rate; use a schedule by round"),
     _algorithm("--prune {prune}", lambda o: o.algorithm == "fedprox" and o.pruning.method in SMALLER,
      "it needs the parameters of the whole model; use magnitude"),
     _algorithm("--optimizer {optimizer}", lambda o: o.algorithm == "fednova" and o.optimizer != "sgd",

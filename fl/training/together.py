@@ -14,6 +14,7 @@ from fl.models.trial import logits_of
 from .engine.base import LocalEngine
 from .engine.optimizer import make_optimizer
 from .engine.plain import PlainEngine
+from .schedule import step_schedule
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,6 +35,8 @@ def reason_for_one(config: Config, engine: LocalEngine) -> str:
         return f"--algorithm {config.algorithm} changes gradients or updates of each client"
     if config.prune != "none":
         return f"--prune {config.prune} changes what clients train"
+    if step_schedule(config, 1) is not None:
+        return f"--lr-schedule {config.lr_schedule} goes by the steps of each client"
     if config.local_state == "keep":
         return "--local-state keep gives each client's optimizer moments of its own"
     if config.ranks_per_client > 1:

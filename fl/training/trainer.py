@@ -24,7 +24,7 @@ from fl.models.update import Job, Update
 from .engine.base import LocalEngine
 from .engine.plain import PlainEngine
 from .local_model import LocalModel
-from .schedule import learning_rate
+from .schedule import learning_rate, step_schedule
 from .together import ClientsTogether
 
 Prepare = Callable[[int], tuple[Job, LocalModel]]
@@ -154,11 +154,14 @@ class ClientTrainer:
         key = number, client, *self._share
         seed_generators(engine.model, self.seed, "own generators", *key)
         losses = []
+        done, rate = job.version * self._steps(client), step_schedule(self.options, self._steps(client))
         with seeded(self.seed, "dropout", *key), work.on(client):
-            engine.start(learning_rate(self.options, job.version), job.version * self._steps(client))
+            engine.start(learning_rate(self.options, job.version), done)
             if kept := job.moments:
                 engine.remember(kept)
-            for x, y in self.batches(client, number, engine):
+            for step, (x, y) in enumerate(self.batches(client, number, engine), start=done):
+                if rate is not None:
+                    engine.set_rate(rate(step))
                 losses.append(engine.step(x, y))
             moments = engine.moments() if self.options.local_state == "keep" else {}
             engine.finish()

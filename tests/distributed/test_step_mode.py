@@ -66,14 +66,16 @@ def _sgd(model: nn.Module, worker: Worker) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), fused=True, **options)
 
 
-def _against_ddp(rank: int, world_size: int) -> None:
-    worker = make_worker(**_OPTIONS, uplink="none")
+def _against_ddp(rank: int, world_size: int, warmup: int) -> None:
+    schedule = f"constant:warmup={warmup}" if warmup else "constant"
+    worker = make_worker(**_OPTIONS, uplink="none", lr_schedule=schedule)
     model = DistributedDataParallel(copy.deepcopy(worker.engine.model))
     first = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
     optimizer = _sgd(model, worker)
     step_mode = DdpRounds(worker)
     for round_ in range(2):
-        for x, y in batches(worker, round_, rank):
+        for step, (x, y) in enumerate(batches(worker, round_, rank), start=3 * round_):
+            optimizer.param_groups[0]["lr"] = _OPTIONS["lr"] * min(1.0, (step + 1) / (warmup + 1))
             optimizer.zero_grad()
             cross_entropy(model(x), y).backward()
             optimizer.step()
@@ -86,9 +88,10 @@ def _against_ddp(rank: int, world_size: int) -> None:
     assert not torch.equal(first, expected)
 
 
-def test_without_compression_it_is_ddp() -> None:
+@pytest.mark.parametrize("warmup", [0, 4])
+def test_without_compression_it_is_ddp(warmup: int) -> None:
     """Uplink none against PyTorch's own DistributedDataParallel in a loop of its own: the same bits, momentum kept."""
-    on_ranks(2, _against_ddp)
+    on_ranks(2, _against_ddp, warmup)
 
 
 def _against_a_reference(rank: int, world_size: int, ratio: float) -> None:

@@ -16,9 +16,21 @@ from tests.support import on_ranks, rows, run_here
 
 _DILOCO = {"optimizer": "adamw", "lr": 0.001, "local_steps": 3, "local_state": "keep", "server": "nesterov"}
 _RUNS: dict[str, dict[str, Any]] = {
-    "diloco": {**_DILOCO, "state_dtype": "bf16", "downlink": "none", "uplink": "none"},
+    "diloco": {
+        **_DILOCO,
+        "state_dtype": "bf16",
+        "downlink": "none",
+        "uplink": "none",
+        "lr_schedule": "constant:warmup=10",
+    },
     "pruned": {**_DILOCO, "prune": "magnitude:0.5,protect=vectors", "prune_schedule": "linear:1,5,1"},
-    "momentum": {"local_state": "keep", "engine": "accelerate", "server": "sign", "precision": "bf16"},
+    "momentum": {
+        "local_state": "keep",
+        "engine": "accelerate",
+        "server": "sign",
+        "precision": "bf16",
+        "lr_schedule": "constant:warmup=3",
+    },
 }
 _ALL = {name: {**OPTIONS, "rounds": 6, "lr_schedule": "constant", **options} for name, options in _RUNS.items()}
 

@@ -78,6 +78,11 @@ class LocalEngine(ABC):
         """Before `finish`: what the client's optimizer remembers, in new tensors (see `read_moments`)."""
         return read_moments(self._optimizer, self._params)
 
+    def set_rate(self, lr: float) -> None:
+        """After `start`: the learning rate from the next step on."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """One optimizer step on inputs `x` [batch, ...] and their targets `y` [batch].

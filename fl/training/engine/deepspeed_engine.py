@@ -74,8 +74,7 @@ class DeepSpeedEngine(LocalEngine):
         # With 16-bit models DeepSpeed takes a step with zero gradients to allocate the state, so weight decay is in it.
         engine.basic_optimizer.state.clear()
         self._optimizer = engine.optimizer
-        for group in engine.optimizer.param_groups:
-            group["lr"] = lr
+        self.set_rate(lr)
         if self._native:
             for master, own in self._masters():
                 master.data.copy_(own.data)

@@ -43,9 +43,10 @@ def test_the_same_command_line_again_is_fine_and_another_value_is_not(folder):
         continue_options(dataclasses.replace(again, lr=0.4), given)
 
 
-def test_a_cosine_schedule_keeps_its_rounds(folder):
+@pytest.mark.parametrize("schedule", ["cosine", "cosine:warmup=3"])
+def test_a_cosine_schedule_keeps_its_rounds(folder, schedule):
     """Its rates depend on how many rounds there are."""
-    stored = dataclasses.replace(STORED, lr_schedule="cosine")
+    stored = dataclasses.replace(STORED, lr_schedule=schedule)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(stored)))
     with pytest.raises(ConfigError, match="cosine"):
         continue_options(Config(resume=str(folder), rounds=9), frozenset({"resume", "rounds"}))

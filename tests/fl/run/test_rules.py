@@ -112,6 +112,7 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({**_SCAFFOLD, "prune": "magnitude:0.5"}, "--prune magnitude:0.5 does not go with --algorithm scaffold"),
     ({**_SCAFFOLD, "uplink": "topk:0.1"}, "use --error-feedback none"),
     ({"algorithm": "fedprox:1", "prune": "width:0.5"}, "use magnitude"),
+    ({**_SCAFFOLD, "lr_schedule": "constant:warmup=5"}, "all steps of a round must have one rate"),
     ({"algorithm": "fednova", "optimizer": "adam"}, "its norm of steps is that of sgd"),
     ({"algorithm": "fednova", "mode": "async:0.5"}, "use sync or buffered"),
     ({"algorithm": "fednova", "prune": "magnitude:0.5"}, "use none"),

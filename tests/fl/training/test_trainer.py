@@ -14,18 +14,25 @@ from fl.models.state import ModelState
 from fl.models.update import Job
 from fl.training.engine.plain import PlainEngine
 from fl.training.local_model import WholeModel
+from fl.training.schedule import step_schedule
 from fl.training.trainer import ClientTrainer, is_out_of_memory
 
 
 class Noting(PlainEngine):
-    """Notes how it was started."""
+    """Notes how it was started, and the rates of steps."""
 
     starts: list[tuple[float, int]]
+    rates: list[float]
 
     def start(self, lr: float, done: int = 0) -> None:
         """As in `LocalEngine.start`."""
         self.starts.append((lr, done))
         super().start(lr, done)
+
+    def set_rate(self, lr: float) -> None:
+        """As in `LocalEngine.set_rate`."""
+        self.rates.append(lr)
+        super().set_rate(lr)
 
 
 @pytest.mark.parametrize("options", [{"local_steps": 2}, {"local_epochs": 2}], ids=["steps", "epochs"])
@@ -36,7 +43,7 @@ def test_the_steps_of_earlier_rounds(options: dict[str, Any]) -> None:
     parts = [torch.arange(10), torch.arange(10, 13)]
     cpu = torch.device("cpu")
     engine = Noting(config, nn.Linear(3, 2), cpu)
-    engine.starts = []
+    engine.starts, engine.rates = [], []
     trainer = ClientTrainer(config, data, parts, augment=Augment("none"), normalise=make_normaliser(data.x), seed=0)
     model = WholeModel(engine, ModelState(engine.model, cpu))
     for client in (0, 1):
@@ -44,6 +51,27 @@ def test_the_steps_of_earlier_rounds(options: dict[str, Any]) -> None:
         trainer.train(Job(client, 5, 5), model)
         trainer.train(Job(client, 7, 3), model)
         assert engine.starts[-2:] == [(0.1, sum(steps[:5])), (0.1, sum(steps[:3]))]
+    assert engine.rates == []
+
+
+def test_every_step_has_the_rate_of_its_number_in_the_run() -> None:
+    """Clients of 10 samples and 3, with 3 steps a round and 1: the run of each follows a schedule of its own length."""
+    config = Config(
+        precision="fp32", batch_size=4, lr=0.1, rounds=4, local_epochs=1, lr_schedule="cosine:warmup=2,floor=0.1"
+    )
+    data = Split(torch.randn(13, 3), torch.zeros(13, dtype=torch.int64))
+    cpu = torch.device("cpu")
+    engine = Noting(config, nn.Linear(3, 2), cpu)
+    parts = [torch.arange(10), torch.arange(10, 13)]
+    trainer = ClientTrainer(config, data, parts, augment=Augment("none"), normalise=make_normaliser(data.x), seed=0)
+    model = WholeModel(engine, ModelState(engine.model, cpu))
+    for client, steps in ((0, 3), (1, 1)):
+        engine.starts, engine.rates = [], []
+        for round_ in range(4):
+            trainer.train(Job(client, round_, round_), model)
+        rate = step_schedule(config, steps)
+        assert rate is not None
+        assert engine.rates == [rate(step) for step in range(4 * steps)]
 
 
 class _Around:

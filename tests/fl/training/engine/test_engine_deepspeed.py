@@ -215,6 +215,20 @@ def test_schedulers_go_on_over_the_rounds(tmp_path: Path, contents: dict[str, An
     assert len({tuple(rates) for rates in expected}) > 3
 
 
+@pytest.mark.parametrize("contents", [FP32, BF16, AUTOCAST], ids=["fp32", "bf16", "autocast"])
+def test_steps_have_the_rate_that_was_set(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: gradients of one, by hand: after rates of 1/2, 1/4 and 0 the weights are 3/4 lower."""
+    config = configure(tmp_path, contents, momentum=0.0, weight_decay=0.0)
+    engine = make_engine(config, nn.Linear(2, 1, bias=False), RANKS, lambda outputs, targets: outputs.sum())
+    before = engine.model.weight.detach().clone()
+    engine.start(1.0)
+    for rate in (0.5, 0.25, 0.0):
+        engine.set_rate(rate)
+        engine.step(torch.ones(1, 2), torch.zeros(1))
+    engine.finish()
+    torch.testing.assert_close(before - engine.model.weight, torch.full((1, 2), 0.75))
+
+
 @pytest.mark.parametrize("contents", [FP16, AUTOCAST_FP16], ids=["fp16", "autocast fp16"])
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
 def test_one_step_in_fp16_moves(tmp_path: Path, fp16_on_cpu: None, contents: dict[str, Any], clip_norm: float) -> None:

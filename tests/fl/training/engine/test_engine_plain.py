@@ -328,3 +328,19 @@ def test_moments_go_on_as_if_never_interrupted(optimizer: str, kind: Any, precis
     assert sum(moment.numel() for name, moment in moments.items() if name != "step") == (
         (1 if optimizer == "sgd" else 2) * sum(parameter.numel() for parameter in engine.model.parameters())
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"), [(PlainEngine, "fp32"), (PlainEngine, "fp16"), (AcceleratedEngine, "bf16")]
+)
+def test_steps_have_the_rate_that_was_set(kind: Any, precision: str) -> None:
+    """Oracle: gradients of one, by hand: after rates of 1/2, 1/4 and 0 the weights are 3/4 lower."""
+    config = Config(precision=precision, momentum=0.0, weight_decay=0.0)
+    engine = kind(config, nn.Linear(2, 1, bias=False), CPU, lambda outputs, targets: outputs.float().sum())
+    before = engine.model.weight.detach().clone()
+    engine.start(1.0)
+    for rate in (0.5, 0.25, 0.0):
+        engine.set_rate(rate)
+        engine.step(torch.ones(1, 2), torch.zeros(1))
+    engine.finish()
+    torch.testing.assert_close(before - engine.model.weight, torch.full((1, 2), 0.75))
