@@ -1,4 +1,4 @@
-"""Specifications of codecs: `none`, `[SELECTOR+]FORMAT[+zstd]`, `powersgd:RANK[+FORMAT][+zstd]`, or a plug-in's name.
+"""Specifications of codecs: `none`, `[dct:B+][SELECTOR+]FORMAT[+zstd]`, `powersgd:RANK[+FORMAT][+zstd]`, or a plug-in.
 
 What can be said of a codec is read here from the text alone, without torch; `make` makes it.
 """
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _ENTROPY = "zstd"
 _LOW_RANK = "powersgd"
+_TRANSFORM = "dct"
+_MOST_BLOCK = 4096
 MAX_LEVELS = 127
 # Those of FedPrune-Sparse's cost-weighted sparsifier, which asks five times as much of a fully connected weight as of
 # any other; it ranks within each tensor, where one cost for all changes nothing. Here the budget is common to all tensors.
@@ -22,7 +24,8 @@ DEFAULT_COSTS: Mapping[str, float] = {"conv": 1.0, "linear": 5.0, "norm": 1.0, "
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """A specification that is right, and what is true of its codec (see `Codec`). `selector` None: every coordinate."""
+    """A specification that is right, and what is true of its codec (see `Codec`). `selector` None: every coordinate.
+    `block`: of a cosine transform, 0 without."""
 
     spec: str
     selector: Stage | None
@@ -30,11 +33,12 @@ class CodecSpec:
     coded: bool = False
     rank: int | None = None
     density: float | None = None
+    block: int = 0
 
     @property
     def sparse(self) -> bool:
         """Whether it leaves coordinates out."""
-        return self.selector is not None
+        return self.selector is not None and not self.block
 
     @property
     def warm(self) -> bool:
@@ -64,15 +68,23 @@ def read_codec(spec: str) -> "CodecSpec | Codec":
     coded = stages[-1].name == _ENTROPY
     if coded:
         stages.pop().expect(0)
+    block = 0
+    if stages and stages[0].name == _TRANSFORM:
+        stage = stages.pop(0).expect(1, example="dct:64")
+        block = stage.integer(0, 2, "the block")
+        if block > _MOST_BLOCK:
+            raise SpecError(f"'{stage}': the block must have at most {_MOST_BLOCK} coordinates, not {block}")
     first = stages[0] if stages and stages[0].name not in VALUE_NAMES else None
     rest = stages[1:] if first else stages
     value = rest[0] if rest else Stage("fp32")
     read_value(value)
     if first is not None and first.name == _LOW_RANK:
+        if block:
+            raise SpecError(f"'{spec}': {_LOW_RANK} codes matrices, and dct flat vectors: take one of them")
         rank = first.expect(1, example="powersgd:4").integer(0, 1, "the rank")
         return CodecSpec(spec, None, value, coded, rank=rank)
     density = read_selector(first).get("density") if first else None
-    return CodecSpec(spec, first, value, coded, density=density)
+    return CodecSpec(spec, first, value, coded, density=density, block=block)
 
 
 def read_value(stage: Stage) -> int:
@@ -96,8 +108,13 @@ def read_selector(stage: Stage) -> dict[str, Any]:
 
 
 def _topk(stage: Stage) -> dict[str, Any]:
-    stage.expect(1, ("scope",), example="topk:0.01")
-    return {"density": _density(stage), "per_layer": _per_layer(stage)}
+    stage.expect(1, ("scope", "chunk"), example="topk:0.01")
+    chunk = Stage("topk", (stage.options.get("chunk", "2"),)).integer(0, 2, "chunk")
+    return {
+        "density": _density(stage),
+        "per_layer": _per_layer(stage),
+        "chunk": chunk if "chunk" in stage.options else None,
+    }
 
 
 def _prune(stage: Stage) -> dict[str, Any]:
@@ -144,8 +161,8 @@ _SELECTORS: dict[str, Callable[[Stage], dict[str, Any]]] = {
     "cost": _cost,
 }
 SELECTOR_NAMES = tuple(_SELECTORS)
-VALUE_NAMES = ("fp32", "fp16", "bf16", "int8", "int4", "log4", "log3", "sign", "qsgd")
-STAGE_NAMES = ("none", *SELECTOR_NAMES, _LOW_RANK, *VALUE_NAMES, _ENTROPY)
+VALUE_NAMES = ("fp32", "fp16", "bf16", "int8", "int4", "log4", "log3", "log2", "sign", "qsgd")
+STAGE_NAMES = ("none", _TRANSFORM, *SELECTOR_NAMES, _LOW_RANK, *VALUE_NAMES, _ENTROPY)
 
 
 def _check(spec: str, stages: list[Stage]) -> None:
@@ -160,9 +177,11 @@ def _check(spec: str, stages: list[Stage]) -> None:
             raise SpecError(f"'{spec}': 'none' stands alone")
     places = [_place(stage) for stage in stages]
     if places != sorted(set(places)):
-        raise SpecError(f"'{spec}': a codec is at most one each of what to send, value format and zstd, in this order")
+        raise SpecError(
+            f"'{spec}': a codec is at most one each of dct, what to send, value format and zstd, in this order"
+        )
 
 
 def _place(stage: Stage) -> int:
-    """0: what to send, 1: how precisely, 2: entropy coding."""
-    return 1 if stage.name in VALUE_NAMES else 2 if stage.name == _ENTROPY else 0
+    """0: the transform, 1: what to send, 2: how precisely, 3: entropy coding."""
+    return 2 if stage.name in VALUE_NAMES else {_TRANSFORM: 0, _ENTROPY: 3}.get(stage.name, 1)

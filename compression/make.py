@@ -1,6 +1,7 @@
 """Codecs by specification."""
 
 from .codec import Codec, LowRankCodec, SparseCodec
+from .dct import DctCodec
 from .grammar import CodecSpec, read_codec
 from .lowrank import LowRank
 from .select import make_selector
@@ -19,4 +20,7 @@ def make_codec(spec: str) -> Codec:
     value = make_value(read.value)
     if read.rank is not None:
         return LowRankCodec(spec, LowRank(read.rank), SparseCodec(spec, None, value, read.coded, Kind.FACTORS))
-    return SparseCodec(spec, make_selector(read.selector) if read.selector else None, value, read.coded)
+    selector = make_selector(read.selector) if read.selector else None
+    if read.block:
+        return DctCodec(spec, read.block, SparseCodec(spec, selector, value, read.coded, Kind.COSINES))
+    return SparseCodec(spec, selector, value, read.coded)

@@ -2,6 +2,7 @@
 
 none        what a message leaves out is lost.
 residual    it is added to the next update (Seide et al. 2014; Stich et al. 2018, Algorithm 1).
+residual:D  D times it is (SparseLoCo: Sarfi et al. 2025; DeMo: Peng et al. 2024, whose momentum is what was not sent).
 dgc:M       momentum correction with factor masking (Lin et al. 2018, section 3.2): u <- M u + update, v <- v + u,
             the codec sends from v; where it sent, u is cleared, and v but for the rounding error of the value.
 """
@@ -30,6 +31,7 @@ class Sender:
         stage = read_feedback(feedback, codec)
         self.codec = codec
         self.momentum = float(stage.args[0]) if stage.name == "dgc" else None
+        self.decay = float(stage.args[0]) if stage.name == "residual" and stage.args else 1.0
         self.feedback = "none" if codec.lossless else stage.name
         self._residual, self._velocity = Residuals(), Residuals()
         self._factors: dict[str, Tensor] = {}
@@ -45,7 +47,7 @@ class Sender:
         `within`, bool [layout.total]: what was remembered of coordinates that are False there is forgotten beforehand.
 
         `update`, fp32 [layout.total], is used up: its memory becomes the residual's. Where values are exact,
-        decoded + new residual == update + old residual, bit for bit; a rounded value leaves the rounding error behind.
+        decoded + new residual == update + decay * old residual, bit for bit; a rounded value leaves its error behind.
         Raises NonFiniteError if the sum holds NaN or infinity, and then remembers nothing of it.
         """
         if self._kept is None:
@@ -54,7 +56,7 @@ class Sender:
         if self.feedback == "none":
             total = update
         elif self.momentum is None:
-            total = self._residual.add_to(update, layout, within)
+            total = self._residual.add_to(update, layout, within, weight=self.decay)
         else:
             velocity = self._velocity.add_to(update, layout, within, weight=self.momentum)
             total = self._residual.add_to(velocity.clone(), layout, within)

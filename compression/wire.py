@@ -54,6 +54,7 @@ class Kind(IntEnum):
     FACTORS = 2
     MASK = 3
     WEIGHTS = 4
+    COSINES = 5
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ randk:R        R * n positions that follow from a shared key and so need not be 
 cost:R         the largest magnitude per cost within R of the whole model's cost, exactly; costs by kind of layer, as in
                cost:R,conv=1,linear=5,norm=1,bias=1.
 
-`scope=layer` applies topk and prune to each tensor by itself instead of to the whole vector.
+`scope=layer` applies topk and prune to each tensor by itself instead of to the whole vector, `chunk=N` topk to each N
+coordinates in a row (SparseLoCo: Sarfi et al. 2025).
 """
 
 from collections.abc import Callable

@@ -14,17 +14,40 @@ from .sample import kth_largest, margin, sampled_magnitudes
 
 
 class TopK(ScopedSelector):
-    """topk:R, the round(R * n) largest magnitudes, at least one, ties to the lowest position (Aji & Heafield 2017)."""
+    """topk:R, the round(R * n) largest magnitudes, at least one, ties to the lowest position (Aji & Heafield 2017).
 
-    def __init__(self, density: float, *, per_layer: bool = False) -> None:
+    `chunk`: so many of each `chunk` coordinates in a row, and of what is left at the end.
+    """
+
+    def __init__(self, density: float, *, per_layer: bool = False, chunk: int | None = None) -> None:
         super().__init__(density, per_layer=per_layer)
         self.ratio = density
+        self.chunk = chunk
 
     def with_density(self, density: float) -> "TopK":
-        return TopK(density, per_layer=self.per_layer)
+        return TopK(density, per_layer=self.per_layer, chunk=self.chunk)
 
     def most_kept(self, layout: Layout) -> int:
-        return sum(kept_count(self.ratio, n) for n in (layout.sizes if self.per_layer else [layout.total]))
+        return sum(map(self._count, layout.sizes if self.per_layer else [layout.total]))
+
+    def _count(self, n: int) -> int:
+        if self.chunk is None:
+            return kept_count(self.ratio, n)
+        chunks, rest = divmod(n, self.chunk)
+        return chunks * kept_count(self.ratio, self.chunk) + (kept_count(self.ratio, rest) if rest else 0)
+
+    def _of_chunks(self, x: Tensor, chunk: int) -> Tensor:
+        whole = x.numel() - x.numel() % chunk
+        rows = [x[:whole].view(-1, chunk), x[whole:].view(1, -1)]
+        return flat_nonzero(torch.cat([self._largest_of_rows(part.abs()).view(-1) for part in rows if part.numel()]))
+
+    def _largest_of_rows(self, magnitudes: Tensor) -> Tensor:
+        """Of each row of [rows, m], which to keep: bool of the same shape."""
+        k = kept_count(self.ratio, magnitudes.shape[1])
+        bound = magnitudes.topk(k, dim=1).values[:, -1:]
+        more, ties = magnitudes > bound, magnitudes == bound
+        free = k - more.sum(1, keepdim=True)
+        return more | (ties & (ties.cumsum(1) <= free))
 
     def pick(self, x: Tensor, key: int) -> Tensor:
         """See `ScopedSelector`.
@@ -33,6 +56,8 @@ class TopK(ScopedSelector):
         lets too few pass is lowered until enough do.
         """
         n = x.numel()
+        if self.chunk is not None and n > self.chunk:
+            return self._of_chunks(x, self.chunk)
         k = kept_count(self.ratio, n)
         if k == n:
             return torch.arange(n, device=x.device)

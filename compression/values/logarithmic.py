@@ -1,4 +1,4 @@
-"""log4 and log3: a sign and a logarithmic magnitude, for values that span few binades, as those kept by top-k do."""
+"""log4, log3 and log2: a sign and a logarithmic magnitude, for values that span few binades, as those kept by top-k do."""
 
 from dataclasses import dataclass
 
@@ -100,3 +100,4 @@ def _down(x: Tensor) -> Tensor:
 
 LOG4 = Logarithmic("log4", 5, 4)
 LOG3 = Logarithmic("log3", 6, 3)
+LOG2 = Logarithmic("log2", 9, 2)

@@ -157,7 +157,8 @@ class ExchangeOptions:
     )
     downlink: str = option("none", "codec of what the server sends", code=FUNCTION.pattern)
     error_feedback: str = option(
-        "residual", "what becomes of what a codec dropped: none, residual (it is added next time) or dgc:MOMENTUM"
+        "residual",
+        "what becomes of what a codec dropped: none, residual[:DECAY] (it is added next time) or dgc:MOMENTUM",
     )
 
 

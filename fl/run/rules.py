@@ -48,7 +48,7 @@ class Options:
         self.dgc = config.error_feedback.startswith("dgc")
         self.deepspeed = config.engine == "deepspeed" or config.deepspeed_config is not None
         self.rate_by_step = step_schedule(config, 1) is not None
-        self.selects = self.uplink.sparse or self.uplink.warm
+        self.selects = self.uplink.sparse or self.uplink.warm or self.uplink.density is not None
         self.limited = config.capabilities != "none"
         self.has_levels = self.pruning.by == "server" and (self.pruning.method == "width" or self.limited)
         self.masked = self.pruning.by in ("server", "client") or (

@@ -15,14 +15,14 @@ FEW = settings(EXAMPLES, max_examples=25)
 KEYS = st.integers(0, (1 << 63) - 1)
 
 SELECTORS = (
-    *("topk:0.01", "topk:0.3", "topk:1", "topk:0.2,scope=layer"),
+    *("topk:0.01", "topk:0.3", "topk:1", "topk:0.2,scope=layer", "topk:0.2,chunk=7", "topk:0.1,scope=layer,chunk=16"),
     *("prune:0.9", "prune:0.5", "prune:0", "prune:1", "prune:0.8,scope=layer"),
     *("threshold:1e-3", "threshold:1e-38", "threshold:2"),
     *("randk:0.1", "randk:1"),
     *("cost:0.05", "cost:0.3,linear=2,bias=0.5"),
 )
 ROUNDED = ("topk:0.3", "topk:0.2,scope=layer", "prune:0.9", "threshold:1e-3", "randk:0.2", "cost:0.3")
-FORMATS = ("fp16", "bf16", "int8", "int4", "log4", "log3", "sign", "qsgd:5")
+FORMATS = ("fp16", "bf16", "int8", "int4", "log4", "log3", "log2", "sign", "qsgd:5")
 LOW_RANK = ("powersgd:1", "powersgd:2", "powersgd:1+bf16", "powersgd:2+int8")
 # Each may be followed by +zstd.
 PLAIN = ("fp32", *FORMATS, *SELECTORS, *(f"{name}+{form}" for name in ROUNDED for form in FORMATS), *LOW_RANK)

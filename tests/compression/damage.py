@@ -99,8 +99,9 @@ def check(sparse: Sparse, n: int) -> None:
 
 
 SPECS = (
-    *("none", "fp16", "bf16+zstd", "int8", "int4+zstd", "log3", "log4+zstd", "sign", "sign+zstd", "qsgd:3", "qsgd:100+zstd"),
+    *("none", "fp16", "bf16+zstd", "int8", "int4+zstd", "log3", "log4+zstd", "log2", "sign+zstd", "qsgd:3", "qsgd:9+zstd"),
     *("topk:0.02", "topk:0.1+bf16+zstd", "topk:0.4+fp16", "prune:0.95+int8+zstd", "prune:1+zstd", "threshold:1e30"),
+    *("dct:16+topk:0.2+log2+zstd", "dct:8", "topk:0.1,chunk=16"),
     *("threshold:1+sign+zstd", "randk:0.1+log3", "randk:0.5+zstd", "cost:0.2+int4", "cost:0.3+log4+zstd"),
     *("powersgd:1", "powersgd:2+bf16+zstd", "powersgd:1+int4"),
 )  # fmt: skip

@@ -28,6 +28,9 @@ def selected(spec: str, x: np.ndarray, layout: Layout, key: int) -> np.ndarray |
         return _within_budget(rest, x, layout)
     found = [np.empty(0, dtype=np.int64)]
     bounds = [*layout.offsets] if "layer" in rest else [0, x.size]
+    if "chunk=" in rest:
+        chunk = int(rest.partition("chunk=")[2])
+        bounds = [at for a, b in itertools.pairwise(bounds) for at in range(a, b, chunk)] + [x.size]
     for start, stop in itertools.pairwise(bounds):
         part, n = x[start:stop], stop - start
         if not n:

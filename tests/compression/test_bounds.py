@@ -23,7 +23,7 @@ _SELECTORS = (
     "cost:0.1",
     "powersgd:3",
 )
-_VALUES = ("fp32", "bf16", "int8", "int4", "log3", "sign", "qsgd:7")
+_VALUES = ("fp32", "bf16", "int8", "int4", "log3", "log2", "sign", "qsgd:7")
 
 
 @pytest.mark.parametrize("coded", ["", "+zstd"])

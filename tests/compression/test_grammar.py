@@ -13,6 +13,8 @@ _SPECS = [
     *(f"topk:0.01,scope=layer+{name}" for name in VALUE_NAMES if name != "qsgd"),
     "cost:0.5,linear=2.5+qsgd:7",
     "powersgd:4",
+    "dct:64+topk:0.1,chunk=64+sign+zstd",
+    "dct:8",
     "powersgd:2+bf16+zstd",
 ]
 

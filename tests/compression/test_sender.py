@@ -15,9 +15,18 @@ from compression import Layout, NonFiniteError, Sender, SpecError, make_codec
 from compression.draws import derive_key
 
 LAYOUT = Layout(("conv.weight", "fc.weight", "fc.bias"), ((4, 3, 3, 3), (10, 12), (10,)))
-EXACT = ("topk:0.1", "topk:0.1,scope=layer", "prune:0.9", "threshold:1.5", "randk:0.1", "cost:0.1,linear=3")
+EXACT = (
+    "topk:0.1",
+    "topk:0.1,chunk=32",
+    "topk:0.1,scope=layer",
+    "prune:0.9",
+    "threshold:1.5",
+    "randk:0.1",
+    "cost:0.1,linear=3",
+)
 ROUNDED = ("topk:0.1+bf16", "topk:0.1+int8", "topk:0.1+int4+zstd", "topk:0.2+log3", "prune:0.8+log4+zstd",
-           "topk:0.1+sign", "qsgd:4", "int8", "sign", "randk:0.1+int8", "powersgd:2", "powersgd:1+bf16+zstd")  # fmt: skip
+           "topk:0.1+sign", "qsgd:4", "int8", "sign", "randk:0.1+int8", "powersgd:2", "powersgd:1+bf16+zstd",
+           "dct:16+topk:0.2+log2", "dct:64+int8")  # fmt: skip
 
 
 def update(round_: int, client: int = 0) -> Tensor:
@@ -184,7 +193,7 @@ def test_what_is_no_vector_or_no_state_is_refused() -> None:
         sender.load_state_dict({"weight": torch.zeros(3)})
 
 
-@pytest.mark.parametrize("text", ["dgc", "dgc:1", "dgc:x", "residual:1", "rezidual", ""])
+@pytest.mark.parametrize("text", ["dgc", "dgc:1", "dgc:x", "residual:2", "rezidual", ""])
 def test_wrong_feedback_is_refused(text: str) -> None:
     """With what would be right."""
     with pytest.raises(SpecError):

@@ -132,6 +132,7 @@ def test_header_codes() -> None:
         "int4": (4, 0, 4),
         "log4": (5, 0, 4),
         "log3": (6, 0, 3),
+        "log2": (9, 0, 2),
         "sign": (7, 0, 1),
         "qsgd:9": (8, 9, 5),
     }
@@ -144,7 +145,7 @@ def test_header_codes() -> None:
     assert [Qsgd.of(1).side_bytes(k) for k in (0, 1, 512, 513)] == [0, 4, 4, 8]
 
 
-@pytest.mark.parametrize(("code", "parameter"), [(254, 0), (255, 0), (8, 0), (8, 128), (3, 1), (0, 7)])
+@pytest.mark.parametrize(("code", "parameter"), [(10, 0), (254, 0), (255, 0), (8, 0), (8, 128), (3, 1), (0, 7)])
 def test_refuses_unknown_headers(code: int, parameter: int) -> None:
     """Codes that are none, levels out of range, and a parameter where there is none."""
     with pytest.raises(PayloadError, match=f"unknown value format {code} with parameter {parameter}"):

@@ -7,13 +7,13 @@ from hypothesis import given
 from torch import Tensor
 
 from compression.errors import PayloadError
-from compression.values import LOG3, LOG4
+from compression.values import LOG2, LOG3, LOG4
 from compression.values.logarithmic import Logarithmic
 from tests.compression.cases import EXAMPLES
 from tests.compression.values.examples import ANY, block_by_block, there_and_back
 
 BF16_MAX = float(np.uint32(0x7F7F0000).view(np.float32))
-both = pytest.mark.parametrize("form", [LOG4, LOG3], ids=str)
+both = pytest.mark.parametrize("form", [LOG4, LOG3, LOG2], ids=str)
 
 
 def outwards(magnitudes: np.ndarray) -> tuple[float, float]:
