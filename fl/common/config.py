@@ -104,7 +104,8 @@ class TrainOptions:
     finetune_lr: float = option(0.1, "learning rate of these rounds, as a fraction of --lr", low=0)
     local_epochs: int | None = option(None, "passes over the client's data a round (default 1)", low=1)
     local_steps: int | None = option(None, "optimizer steps a round, instead of --local-epochs", low=1)
-    batch_size: int = option(64, "samples a step on each rank that trains a client", low=1)
+    batch_size: int = option(64, "samples of a batch on each rank that trains a client", low=1)
+    accumulate: int = option(1, "batches a step, one after another, whose gradients are averaged", low=1)
     ranks_per_client: int = option(1, "ranks that train a client together, as one machine with so many devices", low=1)
     optimizer: Literal["sgd", "adam", "adamw"] = option("sgd", "local optimizer")
     local_state: Literal["fresh", "keep"] = option(
@@ -132,7 +133,11 @@ class TrainOptions:
     @property
     def client_batch(self) -> int:
         """Samples of a client's step, on all of its ranks together."""
-        return self.batch_size * self.ranks_per_client
+        return self.batch_size * self.ranks_per_client * self.accumulate
+
+    def pieces(self, samples: int) -> int:
+        """In how many pieces, as equal as can be, so many `samples` of a step on a rank go through the model."""
+        return 1 if self.accumulate == 1 else -(-samples // self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,8 +124,15 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
     `sample`: [1, ...], a normalised one.
     """
     ranks = config.ranks_per_client
-    shares = (min(batch_sizes(len(part), config.client_batch), default=2 * ranks) // ranks for part in parts)
-    lone = next((client for client, share in enumerate(shares) if share <= 1), None)
+
+    def fewest(samples: int) -> int:
+        """The samples of the smallest piece that goes through the model."""
+        shares = {
+            share for size in batch_sizes(samples, config.client_batch) for share in (size // ranks, -(-size // ranks))
+        }
+        return min((share // max(1, config.pieces(share)) for share in shares), default=2)
+
+    lone = next((client for client, part in enumerate(parts) if fewest(len(part)) <= 1), None)
     if lone is None:
         return
     was_training, before = model.training, OwnState(model)

@@ -59,7 +59,10 @@ class Costs:
         self.dtype = dtype
         self.loss = loss
         self._inputs = torch.empty(
-            options.batch_size, *self.sample_shape, dtype=torch.int64 if tokens else None, device="meta"
+            options.client_batch // options.accumulate,
+            *self.sample_shape,
+            dtype=torch.int64 if tokens else None,
+            device="meta",
         )
         shape = self._inputs.shape if tokens else self._inputs.shape[:1]
         self._targets = torch.empty(shape, dtype=targets, device="meta")

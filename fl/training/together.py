@@ -37,6 +37,8 @@ def reason_for_one(config: Config, engine: LocalEngine) -> str:
         return f"--prune {config.prune} changes what clients train"
     if step_schedule(config, 1) is not None:
         return f"--lr-schedule {config.lr_schedule} goes by the steps of each client"
+    if config.accumulate > 1:
+        return f"--accumulate {config.accumulate} takes the batches of each client one after another"
     if config.local_state == "keep":
         return "--local-state keep gives each client's optimizer moments of its own"
     if config.ranks_per_client > 1:

@@ -30,6 +30,7 @@ _CASES: dict[str, dict[str, Any]] = {
     "smaller": {"uplink": "none", "prune": "width:0.5", "capabilities": "groups:1.0x1+0.5x1"},
     "corrected": {"uplink": "none", "algorithm": "fedprox:1", "engine": "accelerate"},
     "buffered": {"uplink": "none", "mode": "buffered:1", "profiles": "mix:good=0.5+2g=0.5"},
+    "accumulated": {"uplink": "none", "accumulate": 2},
     "experts": {"uplink": "none", "model": "tests.distributed.test_client_groups:experts", "weight_decay": 0.1},
 }
 _COLUMNS = ("round", "client", "samples", "train_flops", "uplink_bytes", "downlink_bytes", "arrive_s", "rejected")

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from fl.common.errors import ConfigError
+from fl.run.loop import make_rounds
 from tests.end_to_end.parts import run_with, start_rounds
 from tests.end_to_end.replay import check_resumed, check_two_ranks, run_all_here
 from tests.end_to_end.test_resume import OPTIONS
-from tests.support import on_ranks, rows, run_here
+from tests.support import make_worker, on_ranks, rows, run_here
 
 _DILOCO = {"optimizer": "adamw", "lr": 0.001, "local_steps": 3, "local_state": "keep", "server": "nesterov"}
 _RUNS: dict[str, dict[str, Any]] = {
@@ -22,6 +25,7 @@ _RUNS: dict[str, dict[str, Any]] = {
         "downlink": "none",
         "uplink": "none",
         "lr_schedule": "constant:warmup=10",
+        "accumulate": 2,
     },
     "pruned": {**_DILOCO, "prune": "magnitude:0.5,protect=vectors", "prune_schedule": "linear:1,5,1"},
     "momentum": {
@@ -99,3 +103,40 @@ def test_one_step_a_round_with_a_plain_outer_step_is_fedavg(tmp_path: Path) -> N
     fedavg = run_here(tmp_path, "fedavg", **{**common, "server": "fedavg"})
     diloco = {"server": "nesterov", "server_momentum": 0.0, "local_state": "keep"}
     assert run_here(tmp_path, "diloco", **{**common, **diloco})["model_sha256"] == fedavg["model_sha256"]
+
+
+def test_accumulated_batches_are_a_larger_batch(tmp_path: Path) -> None:
+    """Two of 8 against one of 16: steps, bytes, operations and the model are the same, the last but for rounding; memory is
+    that of 8."""
+    common = {**OPTIONS, "model": "lenet5", "rounds": 2, "local_steps": None, "local_epochs": 2, "uplink": "none"}
+    common = {**common, "server": "fedavg", "downlink": "none"}
+    run_here(tmp_path, "whole", **common | {"batch_size": 16})
+    run_here(tmp_path, "accumulated", **common | {"batch_size": 8, "accumulate": 2})
+    run_here(tmp_path, "small", **common | {"batch_size": 8})
+    whole, accumulated = (rows(tmp_path / name, "clients") for name in ("whole", "accumulated"))
+    for column in ("client", "samples", "train_flops", "uplink_bytes", "downlink_bytes"):
+        assert [row[column] for row in accumulated] == [row[column] for row in whole]
+    memory = [rows(tmp_path / name)[0]["client_memory_bytes"] for name in ("whole", "accumulated", "small")]
+    assert memory[0] != memory[1] == memory[2]
+    models = [load_file(tmp_path / name / "final_model.safetensors") for name in ("whole", "accumulated")]
+    torch.testing.assert_close(*models, rtol=1e-4, atol=1e-5)
+
+
+def _lone_pieces(rank: int, world_size: int) -> None:
+    options = {
+        "clients": 1,
+        "batch_size": 2,
+        "accumulate": 2,
+        "val_fraction": 0.0,
+        "model": "tests.user_code:flat_norm_model",
+    }
+    with pytest.raises(ConfigError, match="client 0 trains on one sample at a time"):
+        make_worker(**options, limit_train=19)
+    rounds = make_rounds(make_worker(**options, limit_train=20))
+    assert len(rounds.run(0).reports) == 1
+
+
+def test_a_piece_of_one_sample_is_refused_where_the_model_cannot_train_on_it() -> None:
+    """BatchNorm over one value a sample. Of 19 samples the last step has 3, and its second batch 1 of them; of 20 each has
+    2."""
+    on_ranks(1, _lone_pieces)

@@ -68,6 +68,11 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss =
                 "--local-state keep: DeepSpeed's engine makes its optimizer anew for each client; use --engine ddp or "
                 "accelerate"
             )
+        if config.accumulate > 1:
+            raise ConfigError(
+                f"--accumulate {config.accumulate}: DeepSpeed's engine takes one batch a step; use --engine ddp or "
+                "accelerate"
+            )
         from .deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(config, model, ranks, loss)

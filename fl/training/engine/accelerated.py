@@ -37,8 +37,7 @@ class AcceleratedEngine(LocalEngine):
         peers: Ranks | None = None,
     ) -> None:
         precision = _precision(options.precision, device)
-        super().__init__(model, device, precision, loss, peers)
-        self._options = options
+        super().__init__(options, model, device, precision, loss, peers)
         self._mixed = "no" if precision == "fp32" else precision
         self._accelerator = _make_accelerator(self._mixed, device)
 
@@ -141,6 +140,6 @@ def _make_accelerator(mixed: str, device: torch.device) -> Any:
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigError(
             f"accelerate launch --gradient_accumulation_steps {accelerator.gradient_accumulation_steps}: "
-            "every local step takes one whole batch, so leave it at 1 and set --batch-size"
+            "leave it at 1, and say --accumulate"
         )
     return accelerator

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fl.common.config import TrainOptions
 from fl.common.ranks import Ranks
 
 from .optimizer import load_moments, read_moments
@@ -41,6 +42,7 @@ class LocalEngine(ABC):
 
     def __init__(
         self,
+        options: TrainOptions,
         model: nn.Module,
         device: torch.device,
         precision: Precision,
@@ -60,7 +62,8 @@ class LocalEngine(ABC):
         self.moved = True
         self._peers = peers
         self._params = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._pieces = 1  # of a batch, one after another in memory
+        self._options = options
+        self._smaller = 1  # by this factor pieces of a batch are smaller, for want of memory
         self._optimizer: Any = None
 
     @abstractmethod
@@ -103,28 +106,30 @@ class LocalEngine(ABC):
     @contextlib.contextmanager
     def halves(self) -> Iterator[None]:
         """In this block each step takes its batch in two halves, whose gradients are added up, for want of memory."""
-        self._pieces = 2
+        self._smaller = 2
         try:
             yield
         finally:
-            self._pieces = 1
+            self._smaller = 1
 
     def _accumulate(
         self, x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], backward: Callable[[Tensor], object]
     ) -> Tensor:
-        """Add up the gradient of the mean loss over the batch, by pieces or by ranks; returns that loss, detached."""
+        """Add up the gradient of the mean loss over the batch, by pieces and by ranks; returns that loss, detached."""
+
+        def by_pieces(x: Tensor, y: Tensor, weight: float = 1.0) -> Tensor:
+            pieces, losses = min(self._options.pieces(len(y)) * self._smaller, len(y)), []
+            for some, targets in zip(x.tensor_split(pieces), y.tensor_split(pieces), strict=True):
+                scale = weight * (len(targets) / len(y))
+                loss = loss_of(some, targets)
+                loss = loss if scale == 1 else loss * scale
+                backward(loss)
+                losses.append(loss.detach())
+            return losses[0] if pieces == 1 else torch.stack(losses).sum()
+
         if self._peers is not None:
-            return accumulate_together(self._peers, self._params, x, y, loss_of, backward)
-        if self._pieces == 1:
-            loss = loss_of(x, y)
-            backward(loss)
-            return loss.detach()
-        losses = []
-        for some, targets in zip(x.chunk(self._pieces), y.chunk(self._pieces), strict=True):
-            loss = loss_of(some, targets) * (len(targets) / len(y))
-            backward(loss)
-            losses.append(loss.detach())
-        return torch.stack(losses).sum()
+            return accumulate_together(self._peers, self._params, x, y, by_pieces)
+        return by_pieces(x, y)
 
     def _has_hooks(self) -> bool:
         """Whether anything looks at, or changes, the gradient of each backward pass."""

@@ -41,7 +41,7 @@ class DeepSpeedEngine(LocalEngine):
     name: ClassVar[str] = "deepspeed"
 
     def __init__(self, config: Config, model: nn.Module, ranks: "RanksLike", loss: Loss = F.cross_entropy) -> None:
-        super().__init__(model, ranks.device, resolve_precision(config.precision, ranks.device), loss)
+        super().__init__(config, model, ranks.device, resolve_precision(config.precision, ranks.device), loss)
         self._config = config
         self._file = DeepSpeedJson.read(config.deepspeed_config)
         self._native = self._file.is_native(self.precision)

@@ -150,7 +150,7 @@ class DeepSpeedJson:
         steps = self.contents.get("gradient_accumulation_steps", 1)
         if steps not in (1, AUTO):
             raise ConfigError(
-                f"gradient_accumulation_steps {steps} in {self.name}: every local step takes one whole batch; use 1"
+                f"gradient_accumulation_steps {steps} in {self.name}: every local step takes one batch; use 1"
             )
         micro, whole = (self.contents.get(k, AUTO) for k in ("train_micro_batch_size_per_gpu", "train_batch_size"))
         if AUTO not in (micro, whole) and micro != whole:

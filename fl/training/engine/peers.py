@@ -13,12 +13,14 @@ def accumulate_together(
     params: Sequence[nn.Parameter],
     x: Tensor,
     y: Tensor,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    backward: Callable[[Tensor], object],
+    add_up: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Tensor:
     """Give `params` the gradient of the mean loss over a batch that all ranks have, `x` [batch, ...] and `y` [batch].
 
-    Returns that loss, detached. All of it is the same on every rank. Collective; PeerError if it fails on one of them.
+    `add_up` adds the gradient of the mean loss over some samples, times a weight, and returns that loss, detached.
+
+    Returns the loss of the batch, detached. All of it is the same on every rank. Collective; PeerError if it fails on one of
+    them.
 
     This is what DistributedDataParallel does with a single bucket. DDP itself would wait for ever for a rank that has
     failed, count batches alike whatever their size, and add up in another order after a restart.
@@ -28,12 +30,11 @@ def accumulate_together(
     if not weight:
         begin, end = 0, 1  # hooks on gradients count on every rank
     with peers.together():
-        loss = loss_of(x[begin:end], y[begin:end]) * weight
-        backward(loss)
+        loss = add_up(x[begin:end], y[begin:end], weight)
     sizes = [parameter.numel() for parameter in params]
     whole = torch.zeros(sum(sizes) + len(params) + 1, device=peers.device)
     gradient, used, mean = whole.split([sum(sizes), len(params), 1])
-    mean.copy_(loss.detach())
+    mean.copy_(loss)
     parts = [part.view(each.shape) for part, each in zip(gradient.split(sizes), params, strict=True)]
     for each, part, flag in zip(params, parts, used, strict=True):
         if each.grad is not None:

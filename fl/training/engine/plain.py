@@ -29,8 +29,7 @@ class PlainEngine(LocalEngine):
         loss: Loss = F.cross_entropy,
         peers: Ranks | None = None,
     ) -> None:
-        super().__init__(model, device, resolve_precision(options.precision, device), loss, peers)
-        self._options = options
+        super().__init__(options, model, device, resolve_precision(options.precision, device), loss, peers)
         self._network: nn.Module = self.model  # what a batch goes through
         self._dtype = autocast_dtype(self.precision)
         self._scaler: torch.amp.GradScaler | None = None

@@ -146,6 +146,7 @@ class _Own(nn.Sequential):
         (_layers(), {"algorithm": "fedprox:0.1"}, "--algorithm fedprox:0.1"),
         (_layers(), {"prune": "magnitude:0.5"}, "--prune magnitude:0.5"),
         (_layers(), {"lr_schedule": "constant:warmup=5"}, "--lr-schedule constant:warmup=5"),
+        (_layers(), {"accumulate": 2}, "--accumulate 2"),
         (_layers(), {"local_state": "keep"}, "--local-state keep"),
         (_layers(), {"ranks_per_client": 2}, "--ranks-per-client 2"),
         (_layers(), {"precision": "fp16"}, "--precision fp16"),

@@ -27,10 +27,10 @@ def small_model() -> nn.Module:
     )
 
 
-def batches(seed: int, count: int = 4) -> list[tuple[Tensor, Tensor]]:
+def batches(seed: int, count: int = 4, samples: int = 8) -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     return [
-        (torch.randn(8, 3, 10, 10, generator=generator), torch.randint(0, 5, (8,), generator=generator))
+        (torch.randn(samples, 3, 10, 10, generator=generator), torch.randint(0, 5, (samples,), generator=generator))
         for _ in range(count)
     ]
 
@@ -344,3 +344,23 @@ def test_steps_have_the_rate_that_was_set(kind: Any, precision: str) -> None:
         engine.step(torch.ones(1, 2), torch.zeros(1))
     engine.finish()
     torch.testing.assert_close(before - engine.model.weight, torch.full((1, 2), 0.75))
+
+
+@pytest.mark.parametrize("kind", [PlainEngine, AcceleratedEngine])
+@pytest.mark.parametrize(("size", "pieces"), [(8, [3, 3, 2]), (9, [3, 3, 3]), (4, [2, 2]), (1, [1])])
+def test_accumulated_batches_are_one_step(kind: Any, size: int, pieces: list[int]) -> None:
+    """Oracle: steps on the whole batch, but for rounding: gradients are of the mean over all samples, and clipped once. No
+    more than a batch of 3 goes through the model at a time, in pieces as equal as can be."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(300, 20), nn.ReLU(), nn.Linear(20, 5))
+    results, seen = [], []
+    for options in ({"batch_size": 9}, {"batch_size": 3, "accumulate": 3}):
+        engine = kind(Config(precision="fp32", clip_norm=0.5, **options), copy.deepcopy(model), CPU)
+        engine.start(0.1)
+        seen.clear()
+        engine.model[0].register_forward_hook(lambda module, given, result: seen.append(len(result)))
+        losses = torch.stack([engine.step(x[:size], y[:size]) for x, y in batches(1, 2, samples=9)])
+        engine.finish()
+        results.append((losses, *engine.model.parameters()))
+    assert seen == 2 * pieces
+    for whole, accumulated in zip(*results, strict=True):
+        torch.testing.assert_close(accumulated, whole, rtol=1e-5, atol=1e-6)
