@@ -113,6 +113,7 @@ class TrainOptions:
     )
     lr: float | None = option(None, "local learning rate (default 0.05 for sgd, 0.001 for adam and adamw)", low=0)
     momentum: float = option(0.9, "momentum of local SGD", low=0, high=0.9999)
+    adam_beta2: float = option(0.999, "second-moment decay of local adam and adamw", low=0, high=0.99999)
     weight_decay: float = option(5e-4, "weight decay of the local optimizer", low=0)
     clip_norm: float = option(0.0, "clip the local gradient to this norm (0: off)", low=0)
     lr_schedule: str = option(

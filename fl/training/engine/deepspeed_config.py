@@ -118,6 +118,9 @@ def _stated_optimizer(file: DeepSpeedJson) -> Iterator[Stated]:
         decoupled = kind.lower() == "adam" and file.torch_optimizer == "adamw"
         written = f"{kind} (which is adamw unless adam_w_mode is false)" if decoupled else kind
         yield Stated("optimizer", "optimizer.type", written, file.torch_optimizer)
+    betas = file.params.get("betas", AUTO)
+    if file.torch_optimizer and betas != AUTO:
+        yield Stated("adam_beta2", "optimizer.params.betas", betas, betas[1])
     defaults = {} if kind is None else {"lr": 1e-3, "weight_decay": 0.0}
     if file.torch_optimizer == "sgd":
         defaults["momentum"] = 0.0

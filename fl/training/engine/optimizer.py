@@ -33,7 +33,8 @@ _EAGER = {name: _eager(kind) for name, kind in _KINDS.items()}
 def make_optimizer(
     options: TrainOptions, params: Iterable[Any], lr: float, *, exact: bool = False, **extra: Any
 ) -> Optimizer:
-    """A fresh optimizer of `params` (tensors or parameter groups) as `--optimizer`, `--momentum`, `--weight-decay` say.
+    """A fresh optimizer of `params` (tensors or parameter groups) as `--optimizer`, `--momentum`, `--adam-beta2` and
+    `--weight-decay` say.
 
     `extra` goes to the torch class as it is (betas, eps, nesterov, ...). `exact`: an instance of that class itself, not of
     one derived from it. The fused kernels are used where they are right: on ResNet-18 and 2 CPU threads a step takes 3.2 ms
@@ -44,6 +45,8 @@ def make_optimizer(
     common: dict[str, Any] = {"lr": lr, "weight_decay": options.weight_decay, **extra}
     if options.optimizer == "sgd":
         common["momentum"] = options.momentum
+    else:
+        common.setdefault("betas", (0.9, options.adam_beta2))
     # Dampening leaves the first gradient of each parameter alone, and a momentum that is there already cannot tell.
     common["fused"] = not extra.get("dampening") and all(
         is_dense(parameter) and parameter.device.type in ("cpu", "cuda") for parameter in _tensors(params)

@@ -277,6 +277,12 @@ def test_weights_of_any_layout(tmp_path: Path, contents: dict[str, Any]) -> None
         (ADAMW, "optimizer", "sgd", r"--optimizer sgd contradicts optimizer\.type AdamW in ds\.json"),
         ({"optimizer": {"type": "Adam"}}, "optimizer", "adam", r"Adam \(which is adamw unless adam_w_mode is false\)"),
         ({"train_micro_batch_size_per_gpu": 16}, "batch_size", 8, r"--batch-size 8 .*_per_gpu 16 in ds\.json"),
+        (
+            ADAMW,
+            "adam_beta2",
+            0.95,
+            r"--adam-beta2 0\.95 contradicts optimizer\.params\.betas \[0\.8, 0\.9\] in ds\.json",
+        ),
         ({"train_batch_size": 16}, "batch_size", 8, r"--batch-size 8 contradicts train_batch_size 16"),
         ({"gradient_clipping": 1}, "clip_norm", 2.0, r"--clip-norm 2\.0 contradicts gradient_clipping 1"),
         (BF16, "precision", "fp32", r"--precision fp32 contradicts bf16\.enabled true"),

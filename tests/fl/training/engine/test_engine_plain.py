@@ -69,12 +69,12 @@ def test_equals_a_bare_loop(optimizer: str, clip_norm: float) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_optimizer_is_the_one_of_torch(optimizer: str) -> None:
     """Oracle: torch's default (unfused) class with the same hyperparameters, to rounding."""
-    config = Config(optimizer=optimizer, momentum=0.8, weight_decay=0.01)
+    config = Config(optimizer=optimizer, momentum=0.8, adam_beta2=0.7, weight_decay=0.01)
     # No batch norm: gradients that are zero but for rounding would be blown up by Adam.
     ours = nn.Sequential(nn.Flatten(), nn.Linear(300, 5))
     theirs = copy.deepcopy(ours)
     classes = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    extra = {"momentum": 0.8} if optimizer == "sgd" else {}
+    extra: dict[str, Any] = {"momentum": 0.8} if optimizer == "sgd" else {"betas": (0.9, 0.7)}
     pair = (
         (ours, make_optimizer(config, ours.parameters(), 0.05)),
         (theirs, classes[optimizer](theirs.parameters(), lr=0.05, weight_decay=0.01, **extra)),
