@@ -28,6 +28,11 @@ RUNS: dict[str, dict[str, Any]] = {
     "buffered": {"mode": "buffered:2", "profiles": "pr-fl", "uplink": "topk:0.1", "clients": 4, "clients_per_round": 3},
     "scaffold": {"algorithm": "scaffold", "momentum": 0.0, "uplink": "topk:0.1", "error_feedback": "none"},
     "feddyn": {"algorithm": "feddyn:0.1", "optimizer": "adam"},
+    "low communication": {
+        **{"optimizer": "adamw", "local_state": "keep", "lr_schedule": "cosine:warmup=2,floor=0.1", "accumulate": 2},
+        **{"server": "nesterov", "prune": "magnitude:0.5"},
+    },
+    "low communication, momentum": {"local_state": "keep", "engine": "accelerate", "server": "sign"},
     "median": {"aggregate": "median", "clients": 3, "uplink": "topk:0.1"},
     "krum": {"aggregate": "krum:0", "clients": 3, "model": "tests.user_code:norm_model"},
     "clip": {"aggregate": "clip:0.1"},

@@ -37,13 +37,15 @@ def _regions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run(name: str, tmp_path: Path) -> None:
-    """The CPU's model; 0 waits in a step, and around the steps of a client at most two."""
+    """The CPU's model; 0 waits in a step, and around the steps of a client at most two, or five where two moments and the
+    number of steps come back."""
     options = {**SMALL, **RUNS[name], "output_dir": str(tmp_path)}
     found = train(**options, device="cuda", run_name="cuda")
     step, client = recorder.regions["local step"], recorder.regions["client"]
     if options.get("mode") != "step":  # where the hook, at work during the backward pass, waits
         assert not step.waits, str(step)
-    assert client.waits.total() <= 2 * client.times, str(client)
+    most = 5 if options.get("local_state") == "keep" else 2
+    assert client.waits.total() <= most * client.times, str(client)
     expected = train(**options, device="cpu", run_name="cpu")
     assert found["model_sha256"] == expected["model_sha256"]
 
