@@ -15,12 +15,13 @@ _EPILOG = (
     "Without --update the vector is random, with magnitudes spread as a normal distribution's and positions without any "
     "pattern: the worst case for coding positions. A real update (see docs/compression.md) takes fewer bytes."
 )
+_WHICH = "Which codec to take for a model, its data and a link: leanfed advise (docs/advise.md)."
 _THREADS_PER_CORE = 4
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; a user's mistake is one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m compression", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m compression", description=__doc__, epilog=_WHICH)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("describe", help="bytes, ratio and break-even bandwidth of a codec", epilog=_EPILOG)
     command.add_argument("spec", help="the codec, as in topk:0.01+log3+zstd")

@@ -8,6 +8,7 @@ from typing import Any
 from fl.common.stopping import stopping
 
 PROGRAMS = {
+    "advise": "fl.advise.__main__",
     "experiment": "fl.experiment.__main__",
     "export": "fl.export.__main__",
     "report": "fl.output.__main__",

@@ -1,0 +1,1 @@
+"""`leanfed advise`: which codec a model, its data and a link want."""
