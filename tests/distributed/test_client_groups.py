@@ -31,6 +31,7 @@ _CASES: dict[str, dict[str, Any]] = {
     "corrected": {"uplink": "none", "algorithm": "fedprox:1", "engine": "accelerate"},
     "buffered": {"uplink": "none", "mode": "buffered:1", "profiles": "mix:good=0.5+2g=0.5"},
     "accumulated": {"uplink": "none", "accumulate": 2},
+    "kept": {"uplink": "none", "local_state": "keep"},
     "experts": {"uplink": "none", "model": "tests.distributed.test_client_groups:experts", "weight_decay": 0.1},
 }
 _COLUMNS = ("round", "client", "samples", "train_flops", "uplink_bytes", "downlink_bytes", "arrive_s", "rejected")
@@ -86,6 +87,7 @@ def test_replays_and_resumes(tmp_path: Path) -> None:
 
 def _replay_and_resume(rank: int, world_size: int, folder: Path) -> None:
     options = {**_OPTIONS, "ranks_per_client": 2, "uplink": "topk:0.1", "model": "pfl_cnn", "clients": 3}  # has dropout
+    options |= {"optimizer": "adamw", "lr": 0.001, "local_state": "keep"}
     for name in ("one", "two"):
         run_here(folder, name, **options)
     run_here(folder, "resumed", **{**options, "rounds": 1})

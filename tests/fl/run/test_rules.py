@@ -37,7 +37,6 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
         "--local-state keep is about clients of a server: --mode must not be step",
     ),
     ({"local_state": "keep", "engine": "deepspeed"}, "--local-state keep: DeepSpeed's engine makes its optimizer anew"),
-    ({"local_state": "keep", "ranks_per_client": 2}, "--local-state keep does not go with --ranks-per-client 2"),
     ({"local_state": "keep", "prune": "width:0.5"}, "--local-state keep does not go with --prune width:0.5"),
     ({"local_state": "keep", "algorithm": "fednova"}, "--local-state keep does not go with --algorithm fednova"),
     ({"accumulate": 2, "engine": "deepspeed"}, "--accumulate 2: DeepSpeed's engine takes one batch a step"),
