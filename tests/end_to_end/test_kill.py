@@ -28,6 +28,8 @@ _OPTIONS: dict[str, Any] = {
     "uplink": "topk:0.1",
     "downlink": "topk:0.2+bf16",
     "server": "fedyogi",
+    "optimizer": "adamw",
+    "local_state": "keep",
 }
 _KILLS = 10
 
