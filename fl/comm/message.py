@@ -142,16 +142,23 @@ def apply_change(state: ModelState, change: Sparse, buffers: Sparse | None) -> N
         state.buffers.index_copy_(0, buffers.indices, buffers.values)
 
 
+def whole_model(state: ModelState) -> dict[str, Tensor]:
+    """The sections of a first download: all of the global model, exact."""
+    return {"change": make_codec("none").encode(state.parameters)[0], **encode_buffers(state.buffers)}
+
+
+def take_model(state: ModelState, sections: Mapping[str, Tensor]) -> None:
+    """Have the global model that `whole_model` made these sections of; PayloadError if they are not that."""
+    parameters, buffers = decode_model(sections, "change", state, make_codec("none"))
+    state.parameters.copy_(parameters.dense())
+    if buffers is not None:
+        state.buffers.copy_(buffers.values)
+
+
 def share_model(ranks: Ranks, state: ModelState) -> None:
     """Send rank 0's global model to every rank: the first download."""
-    exact = make_codec("none")
-    sections: dict[str, Tensor] = {}
-    if ranks.is_server:
-        sections = {"change": exact.encode(state.parameters)[0], **encode_buffers(state.buffers)}
+    sections = whole_model(state) if ranks.is_server else {}
     names = ("change", "buffers") if state.buffers.numel() else ("change",)
     received = {name: ranks.broadcast(sections.get(name)) for name in names}
     if not ranks.is_server:
-        change, buffers = decode_model(received, "change", state, exact)
-        state.parameters.copy_(change.dense())
-        if buffers is not None:
-            state.buffers.copy_(buffers.values)
+        take_model(state, received)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
 import importlib
 import itertools
 import json
@@ -14,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +25,7 @@ from .config import Config, RunOptions
 from .errors import ConfigError, LaunchError, PeerError, RoundError, in_one_line
 from .heart import Heart
 from .launch import Place, detect_launcher, read_place
+from .program import source_sha256
 
 # A rank with little to do waits for the others while they train, however long. `Heart` notices one that hangs.
 _TIMEOUT = datetime.timedelta(days=365)
@@ -334,7 +333,7 @@ def _make_group(
 def _refuse_differences(store: dist.Store, place: Place, given: Config) -> None:
     """ConfigError on every rank if one has other options than rank 0, or another version of torch or of this program."""
     words = {f"--{name.replace('_', '-')}": str(value) for name, value in dataclasses.asdict(given).items()}
-    own = {"this program": _source_sha256(), "torch": torch.__version__, **words}
+    own = {"this program": source_sha256(), "torch": torch.__version__, **words}
     store.set(f"started_{place.rank}", json.dumps(own))
     all_words = [json.loads(store.get(f"started_{rank}")) for rank in range(place.world_size)]
     store.add("started", 1)
@@ -347,15 +346,6 @@ def _refuse_differences(store: dist.Store, place: Place, given: Config) -> None:
                 f"{name} is {first[name]} on rank 0 and {other.get(name)} on rank {rank}: start all ranks with the same "
                 "program and the same options"
             )
-
-
-def _source_sha256() -> str:
-    """A digest of this program's own source."""
-    found = hashlib.sha256()
-    root = Path(__file__).parents[2]
-    for path in sorted(path for room in ("compression", "fl") for path in (root / room).rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:12]
 
 
 def _each_has_a_gpu(store: dist.Store, place: Place, device: torch.device) -> bool:

@@ -39,6 +39,7 @@ _AFTER = (
 COMMON = (*_BEFORE, "val_loss", *_AFTER)
 """The columns of metrics.csv that every run has, whatever its task."""
 PRIVACY = ("epsilon", "delta", "clip_norm")
+ENGINE = ("engine_bytes",)
 TIMES = ("start_s", "ready_s", "sent_s", "arrive_s")  # virtual seconds
 CLIENTS = (
     *("round", "client", "rank", "samples", "train_s", "train_flops", "uplink_bytes", "downlink_bytes"),
@@ -49,10 +50,14 @@ OTHER = "other"
 PHASE_TIMES = ("round", "rank", "time_s", *(f"{name}_s" for name in (*PHASES, OTHER)))
 
 
-def metrics_columns(task: Task, *, clients: bool = False, private: bool = False) -> tuple[str, ...]:
-    """The columns of metrics.csv; `clients`: with those of `--client-eval`; `private`: with those of `--dp`."""
+def metrics_columns(
+    task: Task, *, clients: bool = False, private: bool = False, engine: bool = False
+) -> tuple[str, ...]:
+    """The columns of metrics.csv; `clients`: with those of `--client-eval`; `private`: with those of `--dp`; `engine`: with
+    that of an engine which carries the messages of sites."""
     judged = [f"{split}_{name}" for split in ("val", "test") for name in ("loss", *task.metrics)]
-    return (*_BEFORE, *judged, *(client_columns(task.score) if clients else ()), *_AFTER, *(PRIVACY if private else ()))
+    further = (*(PRIVACY if private else ()), *(ENGINE if engine else ()))
+    return (*_BEFORE, *judged, *(client_columns(task.score) if clients else ()), *_AFTER, *further)
 
 
 Rows = tuple[dict[str, Any], list[dict[str, Any]]]
@@ -148,12 +153,13 @@ class Record:
         client_eval: bool = False,
         private: bool = False,
         profile: bool = False,
+        engine: bool = False,
     ) -> None:
         """Start a record in `folder`, or go on with the one there, whose files are cut to the beginnings in `keep`;
         DataError, and nothing has changed, if a file there does not begin like this.
 
-        There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`; `private`: see
-        `metrics_columns`. With `profile` there is a phases.csv, which may begin in any round.
+        There is a layers.csv only with `layers`, and a client_eval.csv only with `client_eval`; `private` and
+        `engine`: see `metrics_columns`. With `profile` there is a phases.csv, which may begin in any round.
         """
         self.folder = folder
         self._before_last: dict[str, Beginning] = {}  # the files that `last_round` ends
@@ -167,7 +173,7 @@ class Record:
                 raise DataError(f"the checkpoint does not know of {folder / name}: start a new run")
             return Table(folder / name, columns, None if keep is None else keep[name])
 
-        self.metrics = table("metrics.csv", metrics_columns(task, clients=client_eval, private=private))
+        self.metrics = table("metrics.csv", metrics_columns(task, clients=client_eval, private=private, engine=engine))
         self.clients = table("clients.csv", CLIENTS)
         self.layers = table("layers.csv", LAYERS) if layers else None
         self.client_eval = table("client_eval.csv", SCORES) if client_eval else None

@@ -21,7 +21,8 @@ def write_summary(folder: Path, *, model_sha256: str, parameters: int, extra: di
     score = score_of(rows[0] if rows else ())
     totals = {
         name: int(sum(row[name] or 0 for row in rows))
-        for name in ("uplink_bytes", "downlink_bytes", "uplink_dense_bytes", "downlink_dense_bytes")
+        for name in ("uplink_bytes", "downlink_bytes", "uplink_dense_bytes", "downlink_dense_bytes", "engine_bytes")
+        if name != "engine_bytes" or (rows and name in rows[0])
     }
     summary = {
         "rounds": len(rows),

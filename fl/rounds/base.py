@@ -53,7 +53,14 @@ class Rounds(ABC):
 
     @property
     def ledger(self) -> Ledger | None:
-        """The ledger, where downloads are charged as they begin; None where rounds are charged when they are over."""
+        """The ledger, where the rounds have it: downloads are charged as they begin, or sites may lose what they had; else
+        None."""
+        return None
+
+    @property
+    def engine_bytes(self) -> int | None:
+        """Bytes that the engine which carries the messages of sites has carried beside their payloads in the last round;
+        None where there is none."""
         return None
 
     @property

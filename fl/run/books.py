@@ -50,6 +50,7 @@ class Books:
             client_eval=config.client_eval > 0,
             private=config.dp != "none",
             profile=config.profile,
+            engine=rounds.engine_bytes is not None,
         )
         partition = (folder / "partition.json").read_bytes()
         self._partition = Beginning(len(partition), sha256(partition))
@@ -97,6 +98,7 @@ class Books:
             "eval_s": seconds["eval_s"],
             **judged.columns(self._worker.task),
             **self._rounds.privacy,
+            **({} if self._rounds.engine_bytes is None else {"engine_bytes": self._rounds.engine_bytes}),
         }
         self._tell_rejected(number, entry.clients)
         page = Page(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +61,37 @@ from .profile import Profile
 from .room import check_room
 
 
+def make_rounds(worker: Worker) -> Rounds:
+    """The rounds of the mode that the options ask for."""
+    config = worker.config
+    sampler = make_sampler(config, [len(part) for part in worker.parts])
+    mode = mode_of(config)
+    if not mode.has_server:
+        return DdpRounds(worker)
+    if not mode.sees_each_update:
+        return HookRounds(worker, sampler)
+    return SyncRounds(worker, sampler) if mode.waits_for_all else TimedRounds(worker, sampler)
+
+
 @lasting_output()
-def run(config: Config, *, explicit: frozenset[str] = frozenset()) -> dict[str, Any]:
+def run(
+    config: Config,
+    *,
+    explicit: frozenset[str] = frozenset(),
+    make_rounds: Callable[[Worker], Rounds] = make_rounds,
+) -> dict[str, Any]:
     """Run to the end and return the contents of summary.json (on rank 0; an empty dict on the others).
 
-    `explicit`: names of the options that the user gave. Raises ConfigError, DataError or RoundError, each with one
-    sentence for the user, and Stopped if a signal that `stopping` heard on any rank asked for it. A program that calls
-    this keeps its own random streams and torch's settings.
+    `explicit`: names of the options that the user gave. `make_rounds`: makes the rounds, by default those of the mode that
+    the options ask for. Raises ConfigError, DataError or RoundError, each with one sentence for the user, and Stopped if a
+    signal that `stopping` heard on any rank asked for it. A program that calls this keeps its own random streams and
+    torch's settings.
     """
     with usual_surroundings(), kept_generators():
-        return _run(config, explicit)
+        return _run(config, explicit, make_rounds)
 
 
-def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
+def _run(config: Config, explicit: frozenset[str], make_rounds: Callable[[Worker], Rounds]) -> dict[str, Any]:
     given, config = config, expand_paths(config)
     check_given(config, explicit)
     config, folder = continue_options(config, explicit)
@@ -113,18 +132,6 @@ def _run(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
     if one.stopped is not None:
         raise one.stopped
     return summary
-
-
-def make_rounds(worker: Worker) -> Rounds:
-    """The rounds of the mode that the options ask for."""
-    config = worker.config
-    sampler = make_sampler(config, [len(part) for part in worker.parts])
-    mode = mode_of(config)
-    if not mode.has_server:
-        return DdpRounds(worker)
-    if not mode.sees_each_update:
-        return HookRounds(worker, sampler)
-    return SyncRounds(worker, sampler) if mode.waits_for_all else TimedRounds(worker, sampler)
 
 
 class _Run:

@@ -1,7 +1,7 @@
 """Combinations of options that cannot work: one table, checked before a run starts."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from compression.grammar import read_codec
@@ -79,13 +79,13 @@ Rule = tuple[str, Callable[[Options], Any], str]
 """An option with its value, when that cannot work, and what would be right; the two texts are one sentence."""
 
 
-def check_rules(config: Config, explicit: frozenset[str] = frozenset()) -> None:
+def check_rules(config: Config, explicit: frozenset[str] = frozenset(), rules: Sequence[Rule] | None = None) -> None:
     """ConfigError for the first combination of options that cannot work; SpecError for one that cannot be read.
 
-    `explicit`: names of the options that the user gave, as opposed to defaults.
+    `explicit`: names of the options that the user gave, as opposed to defaults. `rules`: by default those of every run.
     """
     options = Options(config, explicit)
-    for option, wrong, right in RULES:
+    for option, wrong, right in RULES if rules is None else rules:
         if wrong(options):
             raise ConfigError(f"{option} {right}".format_map(options.words()))
 

@@ -25,7 +25,7 @@ def _join(rank: int, world_size: int, port: int) -> None:
         with pytest.raises(ConfigError, match=f"{name} is {values}: start all ranks"), join_ranks(other, other):
             pass
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranks, "_source_sha256", lambda: f"version {rank // 2}")
+        patch.setattr(ranks, "source_sha256", lambda: f"version {rank // 2}")
         told = "this program is version 0 on rank 0 and version 1 on rank 2"
         with pytest.raises(ConfigError, match=told), join_ranks(own, own):
             pass

@@ -1,0 +1,79 @@
+"""`leanfed deploy [OPTIONS] FOLDER`: writes a Flower app that runs these options across sites."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compression.spec import SpecError
+from fl.common.config import Config
+from fl.common.errors import ConfigError, DataError
+from fl.common.files import naming, write_bytes
+from fl.common.paths import expand_paths, expanded
+from fl.common.terminal import end_with_mistake, lasting_output, say
+from fl.run.checks import check_given
+from fl.run.cli import parse
+
+from .options import OF_THE_SITE, to_table
+from .rules import check_deployed
+
+_USAGE = "leanfed deploy [--config FILE.yaml] [any option of a run] FOLDER"
+_COMPONENTS = {"serverapp": "fl.deploy.flower.server_app:app", "clientapp": "fl.deploy.flower.client_app:app"}
+
+
+def write_app(folder: Path, config: Config, explicit: frozenset[str]) -> None:
+    """Write the app to `folder`, which is made; ConfigError if it holds one, or for options that cannot work."""
+    check_given(expand_paths(config), explicit)
+    check_deployed(config, explicit)
+    path = folder / "pyproject.toml"
+    if path.exists():
+        raise ConfigError(f"{folder} holds a pyproject.toml already: choose another folder, or delete it")
+    tables = {
+        "project": {
+            "name": "leanfed-app",
+            "version": "1.0.0",
+            "description": "A run of LeanFed",
+            "license": "Apache-2.0",
+        },
+        "tool.flwr.app": {"publisher": "leanfed"},
+        "tool.flwr.app.components": _COMPONENTS,
+        "tool.flwr.app.config": to_table(config, explicit),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, _toml(tables).encode())
+
+
+def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {_value(value)}" for key, value in table.items()), ""]
+    return "\n".join(lines)
+
+
+def _value(value: str | float | bool) -> str:
+    """A value in TOML: as in JSON, but for a character that must be escaped there."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+@lasting_output()
+def main(argv: Sequence[str] | None = None) -> None:
+    """The program: read the options, write the app, say how to start it."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words in (["--help"], ["-h"]):
+        sys.stdout.write(f"usage: {_USAGE}\n\nWrites a Flower app into FOLDER; see docs/deploy.md.\n")
+        raise SystemExit(0 if words else 2)
+    *options, name = words
+    try:
+        if name.startswith("-"):
+            raise ConfigError(f"the folder of the app must come last: {_USAGE}")
+        folder = expanded(name)
+        with naming(folder):
+            write_app(folder, *parse(options))
+    except OSError as error:
+        end_with_mistake(ConfigError(f"{error.filename} cannot be written ({error.strerror})"))
+    except (ConfigError, SpecError, DataError) as error:
+        end_with_mistake(error)
+    sites = ", ".join(name.replace("_", "-") for name in OF_THE_SITE)
+    say(f"{folder} is written; each site gives its own partition-id and state-dir, and where it needs them {sites}.")
+    say(f"Start it with: flwr run {folder}")

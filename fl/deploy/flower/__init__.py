@@ -1,0 +1,1 @@
+"""Runs across sites on Flower's engine: the apps that `leanfed deploy` names."""

@@ -1,0 +1,45 @@
+"""The server of a run, on Flower's SuperLink."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from compression.errors import NonFiniteError
+from fl.common.errors import ConfigError, DataError, RoundError
+from fl.common.terminal import end_with_mistake, say
+from fl.rounds.sampling import make_sampler
+from fl.run.loop import run
+from fl.training.worker import Worker
+
+from ..options import read_table
+from ..rounds import SiteRounds
+from .engine import FlowerEngine
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """All of a run; its folder is on this machine. The options are the app's configuration."""
+    try:
+        serve(grid, context.run_config)
+    except (ConfigError, DataError, RoundError, NonFiniteError) as error:
+        end_with_mistake(error)
+
+
+def serve(grid: Grid, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Run with these options; returns what summary.json holds. Raises as `fl.run.loop.run`."""
+    config, explicit = read_table(table)
+    made: list[SiteRounds] = []
+
+    def make_rounds(worker: Worker) -> SiteRounds:
+        sampler = make_sampler(worker.config, [len(part) for part in worker.parts])
+        made.append(SiteRounds(worker, sampler, FlowerEngine(grid, worker.config.hang_timeout)))
+        return made[0]
+
+    summary = run(config, explicit=explicit, make_rounds=make_rounds)
+    for rejection in made[0].deliver():
+        say(f"client {rejection.client} has not got the final model: {rejection.reason}")
+    return summary

@@ -1,0 +1,28 @@
+"""Options that cannot work across sites: refused before anything is written or sent."""
+
+from fl.common.config import Config
+from fl.run.rules import Rule, check_rules
+
+# fmt: off
+_RULES: tuple[Rule, ...] = (
+    ("--mode {mode} does not work across sites:", lambda o: o.mode.name != "sync",
+     "rounds there are synchronous; use sync"),
+    ("{early} is about virtual time,", lambda o: o.ends_early, "and a round across sites waits for all of its clients"),
+    ("--exchange {exchange} does not work across sites:", lambda o: not o.mode.sees_each_update, "use server"),
+    ("--ranks-per-client {ranks_per_client} does not work across sites:", lambda o: o.ranks_per_client > 1,
+     "each client trains in one process; use 1"),
+    ("--server-shards {server_shards} does not work across sites:", lambda o: o.server_shards > 1,
+     "the server is one process; use 1"),
+    ("--prune {prune} does not work across sites:", lambda o: o.prune != "none",
+     "they would have to share masks; use none, and prune a finished model with leanfed export"),
+    ("--uplink-shares {uplink_shares} does not work across sites:", lambda o: o.uplink_shares != "none",
+     "all clients send the same share; use none"),
+    ("--client-eval {client_eval:g} does not work across sites:", lambda o: o.client_eval > 0,
+     "the model is judged on the server alone; use 0"),
+)
+# fmt: on
+
+
+def check_deployed(config: Config, explicit: frozenset[str] = frozenset()) -> None:
+    """ConfigError for the first option that cannot work across sites; `config` is one that `check_options` has passed."""
+    check_rules(config, explicit, _RULES)
