@@ -96,6 +96,13 @@ def _same(folder: Path, *names: str) -> None:
         {"model": "tests.user_code:norm_model", "uplink": "int8", "downlink": "int8", "clients_per_round": 3},
         {"algorithm": "scaffold", "uplink": "topk:0.5", "error_feedback": "none", "momentum": 0.0},
         {"algorithm": "feddyn:0.1", "uplink": "none", "downlink": "none", "partition": "dirichlet:0.5"},
+        {
+            "local_state": "keep",
+            "optimizer": "adamw",
+            "lr": 0.001,
+            "server": "nesterov",
+            "lr_schedule": "cosine:warmup=2",
+        },
         {"aggregate": "median", "profiles": "mix:good=0.5+2g=0.5", "sampling": "power:3", "clients_per_round": 2},
     ],
     ids=lambda options: next(iter(options)) + ":" + str(next(iter(options.values()))),
