@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,9 +109,9 @@ def _show(
     from .confirm import confirm
     from .table import as_json, confirmed_table, table
 
-    advice = advise(config, explicit, link, own.link or config.profiles, own.codec)
+    advice = advise(config, explicit, link, own.link or config.profiles, own.codec, confirms=bool(own.confirm))
     confirmed = confirm(advice, config, explicit, own.confirm) if own.confirm else []
-    pair = recommend([one.pair for one in confirmed]) if confirmed else advice.advised
+    pair = recommend([one.pair for one in confirmed], math.inf) if confirmed else advice.advised
     told = json.dumps(as_json(advice, confirmed, pair), indent=2) + "\n"
     if file is not None:
         try:

@@ -74,9 +74,9 @@ class Round:
         return sorted((self.pair(*each) for each in product(ups, downs)), key=lambda pair: pair.seconds)
 
 
-def recommend(pairs: Sequence[Pair]) -> Pair:
+def recommend(pairs: Sequence[Pair], most_rounds: float = MOST_ROUNDS) -> Pair:
     """Of the pairs within `CLOSE` of the fastest that may be advised, the one with the fewest rounds, and then bytes."""
-    able = [pair for pair in pairs if pair.borne_out and pair.rounds <= MOST_ROUNDS]
+    able = [pair for pair in pairs if pair.borne_out and pair.rounds <= most_rounds]
     fastest = min(pair.seconds for pair in able)
     near = [pair for pair in able if pair.seconds <= CLOSE * fastest]
     return min(near, key=lambda pair: (pair.rounds, pair.up.cost.payload_bytes + pair.down.cost.payload_bytes))

@@ -1,6 +1,7 @@
 """Runs of a few codecs that are expected to be the fastest, against one without compression."""
 
 import dataclasses
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from fl.common.config import Config
-from fl.common.errors import ConfigError
 from fl.output.figures.run_data import Column, RunData, read_run
 from fl.run.api import train
 
@@ -35,10 +35,8 @@ def confirm(advice: Advice, config: Config, explicit: frozenset[str], rounds: in
     """Runs of so many rounds with the options that the user gave: without compression, as advised, and with the next best.
 
     A run's rounds count by those after which the run without compression had its best validation score for the first time.
-    ConfigError without validation data.
+    There are validation data.
     """
-    if not advice.validates:
-        raise ConfigError("--confirm compares validation scores, and there are no validation data: --val-fraction 0.1")
     by_uplink = {pair.up.cost.spec: pair for pair in [*reversed(best_by_uplink(advice.pairs)), advice.advised]}
     others = [pair for pair in reversed(by_uplink.values()) if pair.specs != advice.advised.specs]
     chosen = [pair for pair in [advice.advised, *others] if pair.specs != advice.dense.specs][:RUNS]
@@ -48,7 +46,8 @@ def confirm(advice: Advice, config: Config, explicit: frozenset[str], rounds: in
     for pair in [advice.dense, *chosen]:
         run = dense if pair is advice.dense else _run(config, explicit, pair, rounds)
         best = float(np.nanmax(_scores(run)))
-        factor = 1.0 if pair is advice.dense else rounds / rounds_until(dense["round"] + 1, scores, best)
+        until = rounds if pair is advice.dense else rounds_until(dense["round"] + 1, scores, best)
+        factor = rounds / until if until else math.inf  # it has not got anywhere yet
         shown, score = dataclasses.replace(pair, rounds=factor, borne_out=True), run.score.gain(best)
         found.append(Confirmed(shown, pair.rounds, score, run.score.words(score)))
     return found
@@ -56,11 +55,13 @@ def confirm(advice: Advice, config: Config, explicit: frozenset[str], rounds: in
 
 def rounds_until(rounds: Column, scores: Column, score: float) -> float:
     """After how many rounds a run first had `score`, where it had `scores` after these `rounds`; between two, in
-    proportion."""
+    proportion. 0 where it had more from the first round on, the last one where it never had so much."""
     best = np.maximum.accumulate(np.nan_to_num(scores, nan=-np.inf))
     at = int(np.searchsorted(best, score))
-    if at == 0 or at == len(best):
-        return float(rounds[min(at, len(best) - 1)])
+    if at == len(best):
+        return float(rounds[-1])
+    if at == 0:
+        return float(rounds[0]) if score == best[0] else 0.0
     return float(rounds[at - 1] + (score - best[at - 1]) / (best[at] - best[at - 1]) * (rounds[at] - rounds[at - 1]))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ class _Message:
     decode_s: float
 
 
-def measure_uplink(recording: Recording, specs: Sequence[str], feedback: str) -> list[Measured]:
+def measure_uplink(recording: Recording, specs: Iterable[str], feedback: str) -> list[Measured]:
     """Each codec on the client's updates, as its encoder and the server would have used it. The first one is `none`."""
     return _each(
         specs,
@@ -68,7 +68,7 @@ def measure_uplink(recording: Recording, specs: Sequence[str], feedback: str) ->
     )
 
 
-def measure_downlink(recording: Recording, specs: Sequence[str], feedback: str) -> list[Measured]:
+def measure_downlink(recording: Recording, specs: Iterable[str], feedback: str) -> list[Measured]:
     """Each codec on the server's changes, as the server and a client would have used it. The first one is `none`."""
     feedback = "none" if feedback == "none" else "residual"
     return _each(
@@ -79,7 +79,7 @@ def measure_downlink(recording: Recording, specs: Sequence[str], feedback: str) 
     )
 
 
-def _each(specs: Sequence[str], measure: Callable[[str], Measured]) -> list[Measured]:
+def _each(specs: Iterable[str], measure: Callable[[str], Measured]) -> list[Measured]:
     found = [measure(spec) for spec in specs]
     dense = found[0].cost.payload_bytes
     return [dataclasses.replace(one, cost=dataclasses.replace(one.cost, dense_bytes=dense)) for one in found]

@@ -81,8 +81,9 @@ def test_the_front() -> None:
     assert front([c, beaten, a, b]) == [a, b, c]
 
 
-@pytest.mark.parametrize(("score", "rounds"), [(0.1, 1), (0.35, 1.5), (0.6, 3), (0.7, 3.5), (0.9, 4)])
+@pytest.mark.parametrize(("score", "rounds"), [(0.1, 0), (0.2, 1), (0.35, 1.5), (0.6, 3), (0.7, 3.5), (0.9, 4)])
 def test_rounds_until_a_score(score: float, rounds: float) -> None:
-    """Between 0.2, 0.5, 0.6 (after it fell to 0.4) and 0.8 in proportion; before the first and after the best, those."""
+    """Between 0.2, 0.5, 0.6 (after it fell to 0.4) and 0.8 in proportion; before the first 0, after
+    the best the last."""
     curve = np.array([0.2, 0.5, 0.6, 0.8])
     assert rounds_until(np.arange(1.0, 5), curve, score) == pytest.approx(rounds)

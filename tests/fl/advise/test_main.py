@@ -112,8 +112,9 @@ def test_confirmed_by_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found["confirmed"]) == 4
     for one in found["confirmed"]:
         assert 0 < one["validation"] <= 1
-        assert one["rounds"] >= 1
-        assert one["seconds"] == pytest.approx(one["rounds"] * one["round_s"])
+        if one["rounds"] is not None:  # None: below what the dense run had after its first round
+            assert one["rounds"] >= 1
+            assert one["seconds"] == pytest.approx(one["rounds"] * one["round_s"])
     answers = [(one["uplink"], one["downlink"]) for one in found["confirmed"]]
     assert (found["advised"]["uplink"], found["advised"]["downlink"]) in answers
 
