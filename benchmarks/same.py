@@ -156,6 +156,12 @@ CASES: dict[str, Case] = {
             **{"model": "mlp", "limit_train": None, "limit_test": None, "local_steps": 3},
         }
     ),
+    "low communication": Case(
+        {
+            **{"optimizer": "adamw", "local_state": "keep", "lr": 0.001, "accumulate": 2, "server": "nesterov"},
+            **{"lr_schedule": "cosine:warmup=3,floor=0.1", "uplink": "topk:0.1", "clients_per_round": 3},
+        }
+    ),
     "at once": Case({"model": f"{_USER_MODULE}:dense_model", "clients_at_once": 3, "uplink": "none"}),
     "resumed": Case(
         {"uplink": "topk:0.05", "downlink": "topk:0.1", "server": "fedadam", "clients_per_round": 2}, stop=2
@@ -246,7 +252,7 @@ def _differences(old: Path, new: Path, told: set[str]) -> Iterator[str]:
     """What two run folders do not agree in; columns and files of one of them alone go to `told`."""
     files = [{path.name for path in folder.iterdir() if path.suffix in (".csv", ".json")} for folder in (old, new)]
     told |= {f"old: {name}" for name in files[0] - files[1]} | {f"new: {name}" for name in files[1] - files[0]}
-    for file in sorted(files[0] & files[1] - {"config.json"}):
+    for file in sorted(files[0] & files[1] - {"config.json", "lock.json"}):
         before, after = (_cells(folder / file) for folder in (old, new))
         if str(before.get("error")).startswith(_UNKNOWN):
             told.add(f"new: {new.name}")
