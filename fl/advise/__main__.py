@@ -83,6 +83,7 @@ def _check(own: argparse.Namespace, config: Config, explicit: frozenset[str]) ->
         raise ConfigError(f"advise measures in one process: start it without {detect_launcher()}")
     if config.resume is not None:
         raise ConfigError(f"--resume {config.resume}: advise runs nothing on; give --init RUN/final_model.safetensors")
+    check_given(dataclasses.replace(config, **chosen(config, explicit)), explicit)
     if not mode_of(config).sees_each_update:
         raise ConfigError(
             "advise is about updates that a server receives: --mode must not be step, nor --exchange hook"
@@ -94,9 +95,8 @@ def _check(own: argparse.Namespace, config: Config, explicit: frozenset[str]) ->
             raise ConfigError(f"--codec {error}") from None
     if own.confirm is not None and own.confirm < 1:
         raise ConfigError(f"--confirm {own.confirm} must be at least 1, the number of rounds")
-    if own.json not in (None, _STDOUT) and not expanded(own.json).parent.is_dir():
-        raise ConfigError(f"--json {own.json}: there is no such folder")
-    check_given(dataclasses.replace(config, **chosen(config, explicit)), explicit)
+    if own.json not in (None, _STDOUT) and (expanded(own.json).is_dir() or not expanded(own.json).parent.is_dir()):
+        raise ConfigError(f"--json {own.json} must be a file in a folder that exists")
 
 
 def _show(

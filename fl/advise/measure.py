@@ -59,7 +59,9 @@ class _Message:
 
 
 def measure_uplink(recording: Recording, specs: Iterable[str], feedback: str) -> list[Measured]:
-    """Each codec on the client's updates, as its encoder and the server would have used it. The first one is `none`."""
+    """Each codec on the client's updates, as its encoder and the server would have used it. The first one is `none`.
+
+    NonFiniteError for updates that nothing can code."""
     return _each(
         specs,
         lambda spec: _judged(
@@ -80,7 +82,13 @@ def measure_downlink(recording: Recording, specs: Iterable[str], feedback: str) 
 
 
 def _each(specs: Iterable[str], measure: Callable[[str], Measured]) -> list[Measured]:
-    found = [measure(spec) for spec in specs]
+    found: list[Measured] = []
+    for spec in specs:
+        try:
+            found.append(measure(spec))
+        except NonFiniteError:  # it cannot code such updates
+            if not found:
+                raise
     dense = found[0].cost.payload_bytes
     return [dataclasses.replace(one, cost=dataclasses.replace(one.cost, dense_bytes=dense)) for one in found]
 
@@ -149,8 +157,10 @@ def _judged(spec: str, messages: Iterator[_Message], rounds: int, other_bytes: i
             kept = message.arrived.kept
             if len(sizes) == rounds:
                 behind = _ratio((total - arrived).norm(), total.norm())
-    except NonFiniteError:  # what error feedback adds up grows without end
-        behind = math.inf
+    except NonFiniteError:
+        if not sizes:
+            raise
+        behind = math.inf  # what error feedback adds up grows without end
     size = round(statistics.median(sizes)) + other_bytes
     cost = Description(
         spec=spec,

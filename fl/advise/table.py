@@ -13,21 +13,8 @@ from .choose import Pair, front
 from .confirm import Confirmed
 from .measure import Measured
 
-_COLUMNS = (
-    "codec",
-    "bytes",
-    "fewer",
-    "encode",
-    "decode",
-    "error",
-    "cosine",
-    "energy",
-    "behind",
-    "rounds",
-    "below",
-    "round",
-    "worth",
-)
+_MESSAGE = ("codec", "bytes", "fewer", "encode", "decode", "error", "cosine", "energy")
+_RUN = ("behind", "rounds", "wins below", "round", "worth")
 
 
 def table(advice: Advice) -> Table:
@@ -41,18 +28,16 @@ def table(advice: Advice) -> Table:
         f"{config.model} on {config.dataset}, {advice.coordinates:,} coordinates, link {advice.link}: a round takes "
         f"{_s(dense.round_s)} without compression, of which local training {_s(advice.round.train_s)} here"
     )
-    shown = Table(title=Text(title), title_justify="left", title_style="bold", pad_edge=False, caption_justify="left")
-    for name in _COLUMNS:
-        shown.add_column(name, style="cyan" if name == "codec" else "", justify="left" if name == "codec" else "right")
+    shown = Table(title=Text(title), title_justify="left", title_style="bold", pad_edge=False)
+    for name in (*_MESSAGE, *_RUN):
+        is_codec = name == "codec"
+        shown.add_column(name, style="cyan" if is_codec else "", justify="left" if is_codec else "right")
     ways = (("uplink", advice.ups, advice.advised.up), ("downlink", advice.downs, advice.advised.down))
     for way, found, advised in ways:
         shown.add_row(Text(way, style="bold"))
         for one in _rows(advice, found, advised):
-            pair = (
-                advice.round.pair(one, advice.advised.down)
-                if way == "uplink"
-                else advice.round.pair(advice.advised.up, one)
-            )
+            up, down = (one, advice.advised.down) if way == "uplink" else (advice.advised.up, one)
+            pair = advice.round.pair(up, down)
             shown.add_row(*map(Text, _cells(one, pair)), style="bold green" if one is advised else "")
         shown.add_section()
     return shown
@@ -99,9 +84,8 @@ def confirmed_table(found: Sequence[Confirmed], rounds: int) -> Table:
         title=f"Confirmed by runs of {rounds} rounds", title_justify="left", title_style="bold", pad_edge=False
     )
     for name in ("uplink", "downlink", "validation", "rounds, expected", "rounds, measured", "round", "worth"):
-        shown.add_column(
-            name, style="cyan" if name.endswith("link") else "", justify="left" if name.endswith("link") else "right"
-        )
+        is_codec = name.endswith("link")
+        shown.add_column(name, style="cyan" if is_codec else "", justify="left" if is_codec else "right")
     for one in found:
         cells = [*one.pair.specs, one.words, _times(one.expected), _times(one.pair.rounds), _s(one.pair.round_s)]
         shown.add_row(*map(Text, [*cells, "-" if math.isinf(one.pair.seconds) else _s(one.pair.seconds)]))
