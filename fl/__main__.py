@@ -9,6 +9,7 @@ from fl.common.stopping import stopping
 
 PROGRAMS = {
     "advise": "fl.advise.__main__",
+    "certificates": "fl.deploy.certificates",
     "deploy": "fl.deploy.__main__",
     "experiment": "fl.experiment.__main__",
     "export": "fl.export.__main__",

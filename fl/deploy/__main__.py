@@ -19,6 +19,28 @@ from .options import OF_THE_SITE, to_table
 from .rules import check_deployed
 
 _USAGE = "leanfed deploy [--config FILE.yaml] [any option of a run] FOLDER"
+_SCRIPTS = {
+    "superlink.sh": """\
+#!/bin/sh
+# The server: ./superlink.sh KEYS [further options of flower-superlink], with the folder that leanfed certificates wrote.
+# Sites reach it through KEYS/nginx.conf.
+set -eu
+keys=$1
+shift
+exec flower-superlink --ssl-ca-certfile "$keys/ca.crt" --ssl-certfile "$keys/server.crt" --ssl-keyfile "$keys/server.key" \\
+    --enable-supernode-auth --disable-runtime-dependency-installation --host 127.0.0.1 --port 9090 "$@"
+""",
+    "supernode.sh": """\
+#!/bin/sh
+# A site: ./supernode.sh KEYS SERVER:9443 CLIENT [NODE_CONFIG [further options of flower-supernode]]
+# KEYS holds ca.crt and site-CLIENT.key; NODE_CONFIG is as in 'data-dir="/srv/data" state-dir="/srv/state"'.
+set -eu
+keys=$1 server=$2 client=$3 config=${4-}
+shift $(($# < 4 ? $# : 4))
+exec flower-supernode --root-certificates "$keys/ca.crt" --auth-supernode-private-key "$keys/site-$client.key" \\
+    --superlink "$server" --node-config "partition-id=$client $config" "$@"
+""",
+}
 _COMPONENTS = {"serverapp": "fl.deploy.flower.server_app:app", "clientapp": "fl.deploy.flower.client_app:app"}
 
 
@@ -41,6 +63,9 @@ def write_app(folder: Path, config: Config, explicit: frozenset[str]) -> None:
         "tool.flwr.app.config": to_table(config, explicit),
     }
     folder.mkdir(parents=True, exist_ok=True)
+    for name, script in _SCRIPTS.items():
+        write_bytes(folder / name, script.encode())
+        (folder / name).chmod(0o755)
     write_bytes(path, _toml(tables).encode())
 
 

@@ -1,6 +1,6 @@
 """Synchronous rounds whose clients train at sites of their own."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -26,6 +26,9 @@ class Engine(Protocol):
     carried_bytes: int
     """Bytes of all messages so far, both ways, payloads included."""
 
+    def connected(self, clients: Sequence[int], least: int) -> list[int]:
+        """Which of these clients have a site that is there, in their order; waits for so many of them, but not for ever."""
+
     def send(self, job: SiteJob) -> None:
         """Send a job to the site of its client. Does not wait for it to be done."""
 
@@ -43,6 +46,7 @@ class SiteRounds(SyncRounds):
         self._sites = Sites(self.state, self._ledger.model_bytes)
         self._payload_bytes = 0  # sent for messages that came, and these
         self._engine_bytes = 0
+        self._waited = False  # for all sites
         self._last: list[int] = []  # the clients of the last round
         self.participants.append(self._sites)
 
@@ -61,8 +65,16 @@ class SiteRounds(SyncRounds):
     def run(self, number: int) -> RoundResult:
         before, self._payload_bytes = self._engine.carried_bytes, 0
         result = super().run(number)
+        self._waited = True
         self._engine_bytes = self._engine.carried_bytes - before - self._payload_bytes
         return result
+
+    def present(self) -> list[int]:
+        """Where a round can do with fewer, the clients whose sites are there; the first round waits for all."""
+        clients, least = super().present(), self.worker.config.min_clients
+        if least is None:
+            return clients
+        return self._engine.connected(clients, least if self._waited else len(clients))
 
     def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message | Rejection | None]:
         """All sites are asked at once, with the first message that is asked for."""

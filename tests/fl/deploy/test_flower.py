@@ -1,4 +1,4 @@
-"""Runs across sites on Flower's engine. Oracle: the same run in one process."""
+"""Runs across sites on Flower's engine, encrypted and authenticated. Oracle: the same run in one process."""
 
 import contextlib
 import os
@@ -6,42 +6,74 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fl.deploy.__main__ import main
+from fl.deploy.certificates import write_certificates
 from tests.support import QUICK, ROOT, TIMES, rows, run_here
 
-flwr = pytest.importorskip("flwr", reason="pip install 'leanfed[flower]'")
+pytest.importorskip("flwr", reason="pip install 'leanfed[flower]'")
 pytestmark = pytest.mark.slow
 
 OPTIONS: dict[str, Any] = {
     **{"clients": 2, "rounds": 3, "limit_train": 120, "local_steps": 2, "batch_size": 16},
     **{"uplink": "topk:0.05+log3+zstd", "downlink": "topk:0.1"},
 }
+_BIN = Path(sys.executable).parent
 
 
-@contextlib.contextmanager
-def _running(log: Path, program: str, *words: str) -> Iterator[None]:
-    """A program of Flower's, ended with the block."""
-    environment = {**os.environ, "FLWR_HOME": str(log.parent), "FLWR_TELEMETRY_ENABLED": "0", "PYTHONPATH": str(ROOT)}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).with_name(program)), *words],
-            cwd=log.parent,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield
-        finally:
+class Programs:
+    """Flower's programs, each with a log of its own in one folder; all are ended with the block."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment = {
+            **os.environ,
+            "FLWR_HOME": str(folder),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{_BIN}:{os.environ['PATH']}",
+        }
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, name: str, *words: str | Path) -> None:
+        with open(self.folder / f"{name}.log", "wb") as log:
+            process = subprocess.Popen(
+                list(map(str, words)), cwd=self.folder, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        self._running.append(process)
+
+    def do(self, *words: str | Path) -> None:
+        subprocess.run(list(map(str, words)), cwd=self.folder, env=self._environment, check=True, capture_output=True)
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def wait_until(self, true: Callable[[], object]) -> None:
+        ends = time.monotonic() + 400
+        while not true():
+            logs = {path.name: path.read_text(errors="replace")[-3000:] for path in self.folder.glob("*.log")}
+            assert time.monotonic() < ends, logs
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        for process in reversed(self._running):
             process.terminate()
-            process.wait(30)
+        for process in self._running:
+            process.wait(60)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    started = Programs(tmp_path)
+    try:
+        yield started
+    finally:
+        started.end()
 
 
 def _ports(count: int) -> list[int]:
@@ -50,46 +82,73 @@ def _ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
-def _wait_for(path: Path, log: Path) -> None:
-    ends = time.monotonic() + 300
-    while not path.exists():
-        assert time.monotonic() < ends, log.read_text()
-        assert "error: " not in log.read_text(), log.read_text()
-        time.sleep(0.2)
-
-
-def test_same_bits(tmp_path: Path) -> None:
-    """A SuperLink and two SuperNodes: the same model, metrics and payload bytes; and the sites have the model."""
-    run_here(tmp_path, "here", **OPTIONS)
-    given = {**QUICK, **OPTIONS, "output_dir": str(tmp_path), "run_name": "there", "figures": False}
+def _write_app(folder: Path, **options: Any) -> None:
+    given = {**QUICK, **OPTIONS, "output_dir": str(folder), "run_name": "there", **options}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if not isinstance(value, bool)]
-    main([*words, "--quiet", str(tmp_path / "app")])
-    link, *nodes = _ports(3)
-    (tmp_path / "config.toml").write_text(f'[superlink.trial]\naddress = "127.0.0.1:{link}"\ninsecure = true\n')
-    with contextlib.ExitStack() as running:
+    main([*words, "--quiet", str(folder / "app")])
 
-        def start(log: str, program: str, *words: str) -> Path:
-            running.enter_context(_running(tmp_path / log, program, *words))
-            return tmp_path / log
 
-        here = ("--insecure", "--host", "127.0.0.1", "--port")
-        server = start("link.log", "flower-superlink", *here, str(link), "--disable-runtime-dependency-installation")
-        for client, port in enumerate(nodes):
-            node = f'partition-id={client} state-dir="{tmp_path / "sites"}"'
-            start(
-                *(f"node-{client}.log", "flower-supernode", "--superlink", f"127.0.0.1:{link}", *here, str(port)),
-                *("--node-config", node),
-            )
-        while "running on" not in server.read_text():
-            time.sleep(0.2)
-        log = start("run.log", "flwr", "run", str(tmp_path / "app"), "trial", "--stream")
-        _wait_for(tmp_path / "there" / "summary.json", log)
-        for client in range(2):
-            while not list(tmp_path.glob(f"sites/*/client-{client}/final_model.safetensors")):
-                time.sleep(0.2)
+def _start_server(programs: Programs, port: int, keys: Path, name: str = "link") -> None:
+    folder = programs.folder
+    programs.start(name, folder / "app" / "superlink.sh", keys, "--port", str(port))
+    (folder / "config.toml").write_text(
+        f'[superlink.trial]\naddress = "localhost:{port}"\nroot-certificates = "{keys / "ca.crt"}"\n'
+    )
+    programs.wait_until(lambda: "running on" in programs.log(name))
+
+
+def test_same_bits_and_for_no_others(tmp_path: Path, programs: Programs) -> None:
+    """A SuperLink and two SuperNodes: the same model, metrics and payload bytes, and the sites have the model. A third
+    SuperNode whose key is not registered, one without a key, and one that does not encrypt get nothing."""
+    run_here(tmp_path, "here", **OPTIONS)
+    _write_app(tmp_path)
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 3, 1)
+    link, *own = _ports(6)
+    _start_server(programs, link, keys)
+    state = f'state-dir="{tmp_path}/sites-'
+    for client in range(2):
+        programs.do("flwr", "supernode", "register", keys / f"site-{client}.pub", "trial")
+        words = (str(client), f'{state}own"', "--port", str(own[client]))
+        programs.start(f"node-{client}", tmp_path / "app" / "supernode.sh", keys, f"localhost:{link}", *words)
+    node = ("flower-supernode", "--superlink", f"localhost:{link}", "--node-config", f'partition-id=0 {state}other"')
+    trust = ("--root-certificates", keys / "ca.crt")
+    others = {
+        "unregistered": (*trust, "--auth-supernode-private-key", keys / "site-2.key"),
+        "keyless": trust,
+        "plain": ("--insecure",),
+    }
+    for (name, words), port in zip(others.items(), own[2:], strict=True):
+        programs.start(name, *node, *words, "--port", str(port))
+    programs.start("run", "flwr", "run", tmp_path / "app", "trial", "--stream")
+    programs.wait_until((tmp_path / "there" / "summary.json").exists)
+    programs.wait_until(lambda: len(list(tmp_path.glob("sites-own/*/client-*/final_model.safetensors"))) == 2)
     model = (tmp_path / "here" / "final_model.safetensors").read_bytes()
-    for other in (tmp_path / "there" / "final_model.safetensors", *tmp_path.glob("sites/*/*/final_model.safetensors")):
-        assert other.read_bytes() == model
+    for other in (tmp_path / "there", *tmp_path.glob("sites-own/*/*")):
+        assert (other / "final_model.safetensors").read_bytes() == model
     for table, other_than in (("metrics", (*TIMES, "engine_bytes")), ("clients", TIMES)):
         assert rows(tmp_path / "there", table, other_than) == rows(tmp_path / "here", table, other_than)
     assert all(0 < int(row["engine_bytes"]) < 10_000 for row in rows(tmp_path / "there"))
+    assert "Receiving" in programs.log("node-0")
+    for name in others:
+        assert "Receiving" not in programs.log(name)
+    assert not (tmp_path / "sites-other").exists()
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_an_expired_certificate(tmp_path: Path, programs: Programs, days: int) -> None:
+    """A site talks to a server whose certificate is valid, and not to the same one whose certificate has expired."""
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 0, days)
+    link, own = _ports(2)
+    files = {"ca-certfile": "ca.crt", "certfile": "server.crt", "keyfile": "server.key"}
+    words = [word for name, file in files.items() for word in (f"--ssl-{name}", keys / file)]
+    programs.start("link", "flower-superlink", *words, "--host", "127.0.0.1", "--port", str(link))
+    programs.wait_until(lambda: "running on" in programs.log("link"))
+    node = ("flower-supernode", "--superlink", f"localhost:{link}", "--root-certificates", keys / "ca.crt")
+    programs.start("node", *node, "--port", str(own))
+    if days:
+        programs.wait_until(lambda: "Activated node_id" in programs.log("link"))
+    else:
+        programs.wait_until(lambda: programs.log("node").count("Connection attempt failed") > 2)
+        assert "Activated node_id" not in programs.log("link")

@@ -4,9 +4,9 @@ run in one process."""
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -43,6 +43,10 @@ class Here:
         self.sent: list[SiteJob] = []
         self.rounds: SiteRounds | None = None
         self._jobs: deque[SiteJob] = deque()
+
+    def connected(self, clients: Sequence[int], least: int) -> list[int]:
+        assert least <= len(clients)
+        return list(clients)
 
     def send(self, job: SiteJob) -> None:
         values, sections = job.record()
@@ -167,6 +171,31 @@ def test_an_update_that_does_not_count_leaves_the_residual(tmp_path: Path) -> No
     hashes = [kind(tmp_path / name, given).run("run")["model_sha256"] for name, kind in _named(Damaging, NotAsked)]
     assert hashes[0] == hashes[1]
     assert [row["rejected"] for row in rows(tmp_path / "Damaging" / "run")] == ["0", "1", "0", "0"]
+
+
+def test_a_site_that_is_away_for_a_round(tmp_path: Path) -> None:
+    """It is not asked, nor counted as failed however often, and takes part again with its residual. Oracle: the run in
+    which it refuses every job of these rounds."""
+    given = {**OPTIONS, "rounds": 6, "uplink": "topk:0.1", "min_clients": 3}
+
+    class Away(Here):
+        least: ClassVar[list[int]] = []
+
+        def connected(self, clients: Sequence[int], least: int) -> list[int]:
+            self.least.append(least)
+            return [client for client in clients if client != 2 or len(self.least) not in (2, 3)]
+
+    class Refusing(Here):
+        def outcome(self, job: SiteJob) -> Outcome:
+            return Rejection(2, "away") if job.client == 2 and job.number in (1, 2) else super().outcome(job)
+
+    hashes = [kind(tmp_path / name, given).run("run")["model_sha256"] for name, kind in _named(Away, Refusing)]
+    assert hashes[0] == hashes[1]
+    assert [(row["clients"], row["rejected"]) for row in rows(tmp_path / "Away" / "run")] == [
+        *(("4", "0"), ("3", "0"), ("3", "0")),
+        *[("4", "0")] * 3,
+    ]
+    assert Away.least == [4, 3, 3, 3, 3, 3], "the first round waits for all"
 
 
 def _named(*kinds: type[Here]) -> list[tuple[str, type[Here]]]:
