@@ -120,7 +120,7 @@ links: $(STAMP)
 # hour each, or less.
 ablation: FILES := mnist_ablation mnist_ablation_fresh
 server-optimizers: FILES := server_optimizers
-codecs: FILES := codecs
+codecs: FILES := codecs codecs_more
 partitions: FILES := partitions
 privacy: FILES := mnist_privacy femnist_privacy
 ablation server-optimizers codecs partitions privacy: $(STAMP)

@@ -1,4 +1,4 @@
-"""What `leanfed advise` expects of the codecs of two committed experiments, beside what their runs have shown.
+"""What `leanfed advise` expects of the codecs of the committed experiments, beside what their runs have shown.
 
 `python "Bandwidth Analysis/advised.py" --data-dir DATA` writes advised.csv: of each arm, the bytes of a message, seconds
 here, how much is behind, and how many rounds it takes for one of the dense arm: expected, and measured on the committed
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from fl.advise.confirm import rounds_until
-from fl.advise.measure import measure_uplink
+from fl.advise.measure import measure_downlink, measure_uplink
 from fl.advise.updates import recorded
 from fl.common.config import Config
 from fl.common.paths import expanded
 from fl.experiment.spec import read_experiment
 
 HERE = Path(__file__).parent
-EXPERIMENTS = {"codecs": "codecs", "cifar10_pfl_cnn": "cifar10_pfl_cnn"}
-"""By folder here, the experiment."""
+EXPERIMENTS = ("codecs", "codecs_more", "cifar10_pfl_cnn")
+"""Folders here, and files of the same names."""
 
 
 def measured_rounds(folder: Path) -> dict[str, float]:
@@ -45,24 +45,28 @@ def measured_rounds(folder: Path) -> dict[str, float]:
 
 def rows(folder: str, data_dir: str) -> list[dict[str, Any]]:
     """A row an arm."""
-    experiment = read_experiment(HERE.parent / "experiments" / f"{EXPERIMENTS[folder]}.yaml")
+    experiment = read_experiment(HERE.parent / "experiments" / f"{folder}.yaml")
     shown, found = measured_rounds(HERE / folder), []
     options = {**experiment.base, "data_dir": data_dir, "threads": 1}
     rounds = {"rounds": 40} if "rounds" in experiment.vary else {}
     with recorded(Config(**{**options, **rounds}), frozenset(options)) as recording:
         for arm in experiment.arms:
             feedback = arm.varied.get("error_feedback", experiment.base.get("error_feedback", "residual"))
+            down = arm.varied.get("downlink", "none")
             one = measure_uplink(recording, ["none", arm.varied["uplink"]], feedback)[-1]
+            other = measure_downlink(recording, ["none", down], feedback)[-1]
             found.append({
                 "experiment": folder,
                 "arm": arm.name,
                 "uplink": one.cost.spec,
+                "downlink": down,
                 "error_feedback": feedback,
                 "bytes": one.cost.payload_bytes,
                 "train_s": f"{recording.train_s:.3g}",
                 "coding_s": f"{one.cost.encode_s + one.cost.decode_s:.3g}",
                 "behind": f"{one.behind:.4f}",
-                "expected_rounds": f"{one.rounds:.3f}",
+                "behind_down": f"{other.behind:.4f}",
+                "expected_rounds": f"{one.rounds * other.rounds:.3f}",
                 "measured_rounds": f"{shown[arm.name]:.3f}" if arm.name in shown else "",
             })  # fmt: skip
     return found

@@ -40,15 +40,16 @@ def test_measured_rounds_are_those_of_the_curves(experiment: str) -> None:
     shown = advised.measured_rounds(Path(advised.__file__).parent / experiment)
     for row in arms(experiment):
         assert float(row["measured_rounds"]) == pytest.approx(shown[row["arm"]], abs=1e-3)
-        assert float(row["expected_rounds"]) == pytest.approx(codec(row).rounds, abs=1e-2)
+        down = 1 / (1 - float(row["behind_down"]) ** 2)
+        assert float(row["expected_rounds"]) == pytest.approx(codec(row).rounds * down, abs=1e-2)
 
 
 @pytest.mark.parametrize("row", [row for name in advised.EXPERIMENTS for row in arms(name)], ids=lambda row: row["arm"])
 def test_rounds_are_as_expected(row: dict[str, Any]) -> None:
-    """Within a fifth of what the runs needed, but for low rank, which is why that is not advised unconfirmed."""
-    off = float(row["measured_rounds"]) / codec(row).rounds
+    """Within a quarter of what the runs needed, but for low rank, which is why that is not advised unconfirmed."""
+    off = float(row["measured_rounds"]) / float(row["expected_rounds"])
     if "powersgd" in row["uplink"]:
-        assert off > 1.25
+        assert off > 1.2
     else:
         assert 1 / 1.25 < off < 1.25
 
@@ -58,7 +59,7 @@ def test_rounds_are_as_expected(row: dict[str, Any]) -> None:
 def test_the_advised_arm_is_on_the_front(experiment: str, mbit: str) -> None:
     """Of the arms of an experiment the one advised for a link is not beaten by another in both uplink bytes and rounds to
     the same accuracy, as measured. A tenth more or less is no difference: one seed tells no more."""
-    found = {row["uplink"]: row for row in arms(experiment)}
+    found = {row["uplink"]: row for row in arms(experiment) if row["downlink"] == "none"}
     config, one = read_link(mbit, Config(clients=4, clients_per_round=4))
     here = Round(links_of(one, config), 4, float(next(iter(found.values()))["train_s"]), "residual")
     exact = codec(found["none"])
