@@ -85,11 +85,24 @@ def test_the_recording_is_the_run_that_any_run_would_be() -> None:
 def test_the_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The last line is options that a run takes; all pairs' figures are in the file; a slow link wants fewer bytes than a
     fast one, where dense is best."""
-    main([*DIGITS, "--link", "0.001", "--json", str(tmp_path / "advice.json"), "--codec", "threshold:0.01"])
+    main(
+        [
+            *DIGITS,
+            "--link",
+            "0.001",
+            "--json",
+            str(tmp_path / "advice.json"),
+            "--codec",
+            "threshold:0.01",
+            "--codec",
+            "csr_codec:csr",
+        ]
+    )
     printed = capsys.readouterr().out
     slow = json.loads((tmp_path / "advice.json").read_text())
     assert printed.splitlines()[-1] == slow["advised"]["options"]
     assert "threshold:0.01" in printed
+    assert "csr_codec:csr" in printed
     assert re.fullmatch(r"--uplink \S+ --downlink \S+ --error-feedback residual", slow["advised"]["options"])
     assert slow["uplink"][0]["spec"] == "none"
     fast = told(capsys, "--link", "100000", "--local-epochs", "20")
