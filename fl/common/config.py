@@ -162,6 +162,13 @@ class ExchangeOptions:
         "none", "fraction of --uplink's coordinates that each client sends: none, equal_time:FLOOR or online:FLOOR"
     )
     downlink: str = option("none", "codec of what the server sends", code=FUNCTION.pattern)
+    fragments: int = option(1, "parts of the model, of which each round exchanges one (Streaming DiLoCo)", low=1)
+    merge: float = option(
+        0.0,
+        "weight of a client's own parameters where exchanged ones come back to it (--fragments)",
+        low=0,
+        high=0.9999,
+    )
     error_feedback: str = option(
         "residual",
         "what becomes of what a codec dropped: none, residual[:DECAY] (it is added next time) or dgc:MOMENTUM",

@@ -20,12 +20,14 @@ class Submodel:
     """Coordinates that a client holds, and that its payloads are about.
 
     `inside`: of the n trainable coordinates; None: all. `buffers`: of the m buffers, ascending int64 [b]; None: all.
-    `sub`: the smaller model made of exactly these, if the client trains one.
+    `sub`: the smaller model made of exactly these, if the client trains one. `in_turn`: whether clients train all
+    coordinates nevertheless, and exchange the others in other rounds.
     """
 
     inside: MaskedLayout | None = None
     buffers: Tensor | None = None
     sub: SmallerModel | None = None
+    in_turn: bool = False
 
     @property
     def mask(self) -> Tensor | None:

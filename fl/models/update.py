@@ -27,7 +27,7 @@ class Job:
     def moments(self) -> dict[str, Tensor]:
         """What the client keeps of its optimizer; of coordinates that it does not hold now, nothing."""
         kept, mask = self.state.get("optimizer", {}), self.submodel.mask
-        if mask is None:
+        if mask is None or self.submodel.in_turn:
             return dict(kept)
         return {name: each.to(mask.device) * mask if each.is_floating_point() else each for name, each in kept.items()}
 
@@ -38,8 +38,8 @@ class Update:
 
     `values`: fp32 [n], global minus local parameters (the pseudo-gradient), zero where the client holds nothing.
     `buffers`: fp32 [m], its own buffers, or those [b] of its submodel. `moved`: whether it has taken a step. `halved`:
-    whether its batches went through the model in halves, since whole ones did not fit into memory. `moments`: what the
-    client keeps of its optimizer, never sent.
+    whether its batches went through the model in halves, since whole ones did not fit into memory. `kept`: what the client
+    keeps of its `optimizer` and of its own `weights`, never sent.
     """
 
     client: int
@@ -50,4 +50,4 @@ class Update:
     train_s: float
     moved: bool = True
     halved: bool = False
-    moments: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, dict[str, Tensor]] = field(default_factory=dict)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fl.clock.adaptive import AdaptiveFractions, Fractions, equal_time
 from fl.clock.profiles import profiles
+from fl.common.errors import ConfigError
 from fl.common.generators import torch_generator
 from fl.models.submodel import Submodel
 from fl.models.surgery.flops import layer_times
@@ -21,6 +22,7 @@ from fl.training.worker import Worker
 
 from .after import PruneAfterTraining
 from .capacity import Recovery, capabilities, parse_capabilities
+from .fragments import Fragments
 from .nested import NestedSubmodels
 from .per_client import ClientMasks
 from .plan import NEVER, PlanInputs, SubmodelPlan
@@ -50,6 +52,12 @@ class LocalModels:
 def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
     """The plan that `--prune` asks for; by default every client holds the whole model."""
     config, state = worker.config, worker.state
+    if config.fragments > 1 or config.merge:
+        if config.fragments > state.layout.total:
+            raise ConfigError(
+                f"--fragments {config.fragments} is more than the {state.layout.total} parameters of --model {config.model}"
+            )
+        return Fragments(worker.engine, state, config.fragments, config.merge)
     if config.prune == "none":
         return SubmodelPlan(state, WholeModel(worker.engine, state))
     pruning = parse_pruning(config.prune)

@@ -61,6 +61,9 @@ class SubmodelPlan:
     """Whether clients may hold different submodels. The mean of a coordinate is then over the clients that hold it, and the
     server's change is sent whole; otherwise the global model is zero outside the submodel of all."""
 
+    kept_vectors: ClassVar[int] = 0
+    """How many vectors as large as the model a client keeps between rounds."""
+
     damped = False
     """Whether the mean of a coordinate is over all clients of the round, those that do not hold it too."""
 

@@ -194,7 +194,7 @@ class FederatedRounds(Rounds):
         sections, residual_mask = self.plan.sections(job.client), self.plan.residual_mask(job.client)
         message, decoded, sender = self.encoder.encode(job, update, sections, residual_mask)
         algorithm = self.algorithm.sent(job.client, decoded, job.state.get("algorithm", {}))
-        return message, {"sender": sender, "algorithm": algorithm, "optimizer": update.moments}
+        return message, {"sender": sender, "algorithm": algorithm, **update.kept}
 
     def _bounds(self, client: int, version: int) -> Bounds:
         """The largest report that `client` can rightly send."""
@@ -349,7 +349,8 @@ class FederatedRounds(Rounds):
 
     @property
     def kept_vectors(self) -> int:
-        return self.encoder.kept_vectors + self.algorithm.kept_vectors + count_moments(self.worker.config)
+        of_training = self.algorithm.kept_vectors + self.plan.kept_vectors + count_moments(self.worker.config)
+        return self.encoder.kept_vectors + of_training
 
     def put_states(self) -> None:
         if self.ranks.serves:

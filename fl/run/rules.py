@@ -119,6 +119,39 @@ def _step(option: str, wrong: Callable[[Options], Any]) -> Rule:
     )
 
 
+def _fragments() -> tuple[Rule, ...]:
+    """What needs all of a client's update, or makes something else of what a round does not exchange."""
+    needs: tuple[tuple[str, Callable[[Options], Any], str], ...] = (
+        ("--mode {mode}", lambda o: o.mode.name != "sync" or o.ends_early, "use sync, without a deadline"),
+        ("--exchange {exchange}", lambda o: o.exchange != "server", "use server"),
+        ("--prune {prune}", lambda o: o.prune != "none", "use none"),
+        ("--algorithm {algorithm}", lambda o: o.algorithm != "fedavg", "use fedavg"),
+        ("--aggregate {aggregate}", lambda o: not o.averages, "use mean"),
+        ("--dp {dp}", lambda o: o.dp != "none", "it clips whole updates: use none"),
+        ("--server-shards {server_shards}", lambda o: o.server_shards > 1, "use 1"),
+        ("--ranks-per-client {ranks_per_client}", lambda o: o.ranks_per_client > 1, "use 1"),
+        ("--uplink {uplink}", lambda o: o.uplink.by_shape, "it codes whole matrices: use topk, or a value format"),
+        (
+            "--downlink {downlink}",
+            lambda o: o.downlink.by_shape,
+            "it codes whole matrices: use topk, or a value format",
+        ),
+        (
+            "--error-feedback {error_feedback}",
+            lambda o: o.error_feedback not in ("none", "residual"),
+            "what waits for its turn would fade: use residual",
+        ),
+    )
+    return tuple(
+        (
+            f"{option} does not go with --fragments {{fragments}} and --merge {{merge:g}}:",
+            lambda o, wrong=wrong: (o.fragments > 1 or o.merge) and wrong(o),
+            right,
+        )
+        for option, wrong, right in needs
+    )
+
+
 _VERSIONS = (
     "updates come from different versions there; of the ways to prune, parts of clients' own size do (--capabilities), "
     "where updates are buffered"
@@ -193,6 +226,8 @@ RULES: tuple[Rule, ...] = (
      "needs an uplink with a kept fraction, such as topk:0.01, not --uplink {uplink}"),
     ("--uplink-shares {uplink_shares}", lambda o: o.uplink_shares != "none" and not o.mode.sees_each_update,
      "needs --exchange server, where each client's payload has a size of its own"),
+
+    *_fragments(),
 
     # Rounds that do not wait for everybody.
     ("{early} is about rounds that wait:", lambda o: o.ends_early and o.mode.name != "sync",

@@ -71,9 +71,9 @@ class Server:
     ) -> Tensor | None:
         """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
-        Outside `submodel`, which all clients hold, nothing moves and nothing is sent; moments and residuals there are
-        forgotten, and all of them where the weights were `rewound`. A coordinate that nobody voted for keeps its value
-        and its moments; what the downlink still owes of it is sent.
+        Outside `submodel` nothing moves and nothing is sent; moments and residuals there are forgotten, unless they have
+        their turn later, and all of them where the weights were `rewound`. A coordinate that nobody voted
+        for keeps its value and its moments; what the downlink still owes of it is sent.
 
         Returns the payload of the change, uint8; None on another rank than 0. NonFiniteError if the mean or the change is
         not finite, or PeerError where there are several shards. Collective among these.
@@ -88,7 +88,9 @@ class Server:
             return None
         self.sender.codec = submodel.codec(self.downlink)
         self._spare = None
-        payload, _ = self.sender.encode(change, self.state.layout, key, within=submodel.mask)
+        payload, _ = self.sender.encode(
+            change, self.state.layout, key, within=None if submodel.in_turn else submodel.mask
+        )
         if self.sender.feedback == "none":
             self._spare = change
         return payload
@@ -106,7 +108,7 @@ class Server:
         if rewound:
             self.optimizer.reset(self._copy, torch.ones_like(mean.update, dtype=torch.bool))
             self.sender.load_state_dict({})
-        elif mask is not None:
+        elif mask is not None and not submodel.in_turn:
             self.optimizer.reset(self._copy, ~mask)
         with torch.no_grad():
             self._copy.copy_(self.part.parameters)

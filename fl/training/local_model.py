@@ -1,6 +1,7 @@
 """The model that a client trains: the whole one, the whole one under a mask, or a smaller one."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,16 @@ class LocalModel(ABC):
     engine: LocalEngine
 
     @abstractmethod
-    def load(self) -> None:
-        """Copy the client's submodel into `engine.model`."""
+    def load(self, own: Mapping[str, Tensor]) -> None:
+        """Copy the client's submodel into `engine.model`; `own`: what `keep` gave the last time, empty at first."""
 
     @abstractmethod
     def read(self) -> tuple[Tensor, Tensor]:
         """The client's update, fp32 [n], global minus local and zero outside its submodel, and the buffers it holds, [b]."""
+
+    def keep(self) -> dict[str, Tensor]:
+        """After `read`: weights of its own that the client keeps until its next round."""
+        return {}
 
 
 class WholeModel(LocalModel):
@@ -36,7 +41,7 @@ class WholeModel(LocalModel):
         self.engine = engine
         self.state = state
 
-    def load(self) -> None:
+    def load(self, own: Mapping[str, Tensor]) -> None:
         self.state.load_into(self.engine.model)
 
     def read(self) -> tuple[Tensor, Tensor]:
@@ -59,8 +64,8 @@ class MaskedModel(WholeModel):
         self.submodel = submodel
         self.squares = squares
 
-    def load(self) -> None:
-        super().load()
+    def load(self, own: Mapping[str, Tensor]) -> None:
+        super().load(own)
         layout = self.state.layout
         self.gradients.use(self.submodel.masks(layout), None if self.squares is None else layout.views(self.squares))
         zero_outside(self.engine.model, layout, self.submodel)
@@ -94,7 +99,7 @@ class LocalSmallerModel(LocalModel):
         exchanged = [name for name, _ in averaged(engine.model)] if buffers else []
         self._own = OwnState(engine.model, exchanged)
 
-    def load(self) -> None:
+    def load(self, own: Mapping[str, Tensor]) -> None:
         self._own.put_back()
         buffers = self.state.whole_buffers() if self.buffers else None
         self.sub.gather_into(self.engine.model, self.state.parameters, buffers)

@@ -33,6 +33,8 @@ def reason_for_one(config: Config, engine: LocalEngine) -> str:
     """Why clients train one at a time, whatever `--clients-at-once` says; empty if they need not."""
     if config.algorithm != "fedavg":
         return f"--algorithm {config.algorithm} changes gradients or updates of each client"
+    if config.fragments > 1 or config.merge:
+        return f"--fragments {config.fragments} keeps weights of each client's own"
     if config.prune != "none":
         return f"--prune {config.prune} changes what clients train"
     if step_schedule(config, 1) is not None:

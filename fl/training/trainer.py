@@ -112,7 +112,7 @@ class ClientTrainer:
         started = time.perf_counter()
         engine = model.engine
         assert isinstance(engine, PlainEngine), "reason_for_one() comes first"
-        model.load()
+        model.load({})
         clients = ClientsTogether(self.options, engine, len(jobs), learning_rate(self.options, jobs[0].version))
         batches = [self.batches(job.client, job.number, engine) for job in jobs]
         losses: list[list[Tensor]] = [[] for _ in jobs]
@@ -153,7 +153,7 @@ class ClientTrainer:
         started = time.perf_counter()
         client, number = job.client, job.number
         engine = model.engine
-        model.load()
+        model.load(job.state.get("weights", {}))
         key = number, client, *self._share
         seed_generators(engine.model, self.seed, "own generators", *key)
         losses = []
@@ -173,7 +173,8 @@ class ClientTrainer:
         # takes no step.
         loss = _finite_mean(torch.stack(losses).double().cpu())
         seconds = time.perf_counter() - started
-        return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved, moments=moments)
+        keep = {"optimizer": moments, "weights": model.keep()}
+        return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved, kept=keep)
 
     def _kept(self, job: Job) -> dict[str, Tensor]:
         """What the client's optimizer goes on from. It lives on the first of the client's ranks, and each needs it."""

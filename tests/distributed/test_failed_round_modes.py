@@ -49,6 +49,7 @@ _MODES: dict[str, dict[str, Any]] = {
     "powersgd": {"uplink": "powersgd:2", "server": "fedadam"},
     "median": {"aggregate": "median", "server": "fedavgm"},
     "kept": {"local_state": "keep", "optimizer": "adamw"},
+    "fragments": {"fragments": 2, "merge": 0.3, "server": "nesterov"},
     "scaffold": {"algorithm": "scaffold", **_EXACT_SUMS},
     "feddyn": {"algorithm": "feddyn:0.1", **_EXACT_SUMS},
     "rewound": {"prune": "magnitude:0.5,protect=vectors,rewind", "prune_schedule": "iterative:1,3,1"},

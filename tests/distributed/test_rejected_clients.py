@@ -32,7 +32,20 @@ _WAYS = {
     "cut": "bytes",
 }
 """The ways in which a client fails, and what is said of each."""
-_SYNC = ("sync", "dgc", "powersgd", "median", "kept", "scaffold", "feddyn", "rewound", "prunefl", "own masks", "nested")
+_SYNC = (
+    "sync",
+    "dgc",
+    "powersgd",
+    "median",
+    "kept",
+    "fragments",
+    "scaffold",
+    "feddyn",
+    "rewound",
+    "prunefl",
+    "own masks",
+    "nested",
+)
 _CLIENT = 1  # on rank 1 of two
 
 

@@ -24,6 +24,20 @@ _DYN = {"algorithm": "feddyn:0.1", "uplink": "none"}
 EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"local_epochs": 1, "local_steps": 1}, "give one of them"),
     ({"context": 8}, "--context 8 is for text, not for --dataset"),
+    (
+        {"fragments": 2, "mode": "buffered:2"},
+        "--mode buffered:2 does not go with --fragments 2 and --merge 0: use sync",
+    ),
+    ({"merge": 0.5, "exchange": "hook"}, "--exchange hook does not go with --fragments 1 and --merge 0.5: use server"),
+    ({"fragments": 2, "prune": "magnitude:0.5"}, "--prune magnitude:0.5 does not go with --fragments 2"),
+    ({"fragments": 2, "algorithm": "fedprox:0.1"}, "--algorithm fedprox:0.1 does not go with --fragments 2"),
+    ({"fragments": 2, "aggregate": "median"}, "--aggregate median does not go with --fragments 2"),
+    ({"fragments": 2, **_DP}, "it clips whole updates"),
+    ({"fragments": 2, "server_shards": 2}, "--server-shards 2 does not go with --fragments 2"),
+    ({"fragments": 2, "ranks_per_client": 2}, "--ranks-per-client 2 does not go with --fragments 2"),
+    ({"fragments": 2, "uplink": "powersgd:2"}, "it codes whole matrices"),
+    ({"fragments": 2, "downlink": "powersgd:2"}, "it codes whole matrices"),
+    ({"fragments": 2, "error_feedback": "residual:0.9"}, "what waits for its turn would fade"),
     ({"ranks_per_client": 2, "mode": "step"}, "--mode must not be step"),
     (
         {"ranks_per_client": 2, "engine": "deepspeed"},
