@@ -15,6 +15,8 @@ _RULES: tuple[Rule, ...] = (
      "the server is one process; use 1"),
     ("--prune {prune} does not work across sites:", lambda o: o.prune != "none",
      "they would have to share masks; use none, and prune a finished model with leanfed export"),
+    ("--fragments {fragments} and --merge {merge:g} do not work across sites:", lambda o: o.fragments > 1 or o.merge,
+     "sites begin each round from the whole model; use 1 and 0"),
     ("--uplink-shares {uplink_shares} does not work across sites:", lambda o: o.uplink_shares != "none",
      "all clients send the same share; use none"),
     ("--client-eval {client_eval:g} does not work across sites:", lambda o: o.client_eval > 0,
