@@ -5,6 +5,7 @@
 #   benchmarks/gpu.sh                        tests that need a GPU, kernels on and off, short trainings on one NCCL rank
 #   benchmarks/gpu.sh resnet18 [OPTIONS]     a slice of experiments/gpu_resnet18.yaml: ResNet-18 to 94 %, eight clients
 #   benchmarks/gpu.sh adaptive [OPTIONS]     a slice of experiments/gpu_adaptive.yaml: FedYogi, FedAdam and FedAvg, 500 clients
+#   benchmarks/gpu.sh lowcomm [OPTIONS]      a slice of experiments/gpu_lowcomm.yaml: a GPT of 10.7 million parameters, four clients
 #   benchmarks/gpu.sh FILE.yaml [OPTIONS]    a slice of any experiment, on any machine
 #
 # A slice stops after GPU_SLICE_S seconds (480) and exits with 3, or 4 if it came to no checkpoint; the same command goes on from
@@ -12,7 +13,7 @@
 # of the experiment runner (--only ARM, --seeds SEED). DATA is the folder of the data (data), GPU_OUT that of the runs (outputFolder);
 # these and FILE.yaml are looked up from the project's folder. A checkpoint of `adaptive` takes some 140 MB, one of `resnet18` 45 MB
 # and, with top 5 %, 45 MB more for each of the eight clients. Neither experiment's length has been measured: begin with one arm.
-# Experiments gpu_resnet18 and gpu_adaptive have not run on a GPU yet; slices were tried on a CPU with a small experiment.
+# Experiments gpu_resnet18, gpu_adaptive and gpu_lowcomm have not run on a GPU yet; slices were tried on a CPU with a small experiment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -25,7 +26,7 @@ if [ $# -gt 0 ]; then
     elif [ -f "$file" ]; then
         "$python" benchmarks/gpu.py --check
     else
-        echo "benchmarks/gpu.sh: there is no $file; give resnet18, adaptive, or the path of an experiment file" >&2
+        echo "benchmarks/gpu.sh: there is no $file; give resnet18, adaptive, lowcomm, or the path of an experiment file" >&2
         exit 2
     fi
     name=$(sed -n 's/^name: *//p' "$file")
