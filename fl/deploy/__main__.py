@@ -23,12 +23,13 @@ _SCRIPTS = {
     "superlink.sh": """\
 #!/bin/sh
 # The server: ./superlink.sh KEYS [further options of flower-superlink], with the folder that leanfed certificates wrote.
-# Sites reach it through KEYS/nginx.conf.
+# Sites reach it through KEYS/nginx.conf. Which of them are registered is in KEYS/superlink.db.
 set -eu
 keys=$1
 shift
 exec flower-superlink --ssl-ca-certfile "$keys/ca.crt" --ssl-certfile "$keys/server.crt" --ssl-keyfile "$keys/server.key" \\
-    --enable-supernode-auth --disable-runtime-dependency-installation --host 127.0.0.1 --port 9090 "$@"
+    --enable-supernode-auth --database "$keys/superlink.db" --disable-runtime-dependency-installation \\
+    --host 127.0.0.1 --port 9090 "$@"
 """,
     "supernode.sh": """\
 #!/bin/sh

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
@@ -12,71 +13,103 @@ from fl.comm.message import Rejection
 from ..protocol import Outcome, SiteJob, read_outcome
 from .records import from_records, size, to_records
 
-_PAUSE_S = 0.2
+_PAUSE_S = 0.3
+
+
+class _Node(NamedTuple):
+    """A SuperNode since it was started: another start is another node."""
+
+    number: int
+    started: str
 
 
 class FlowerEngine:
-    """Finds the node of each client by asking every node which client it has, once while it is there."""
+    """Finds the node of each client by asking every node which client it has, once while it is there.
+
+    A job that was with a node when it was started anew went with it, and is sent again.
+    """
 
     def __init__(self, grid: Grid, patience_s: float) -> None:
         """`patience_s`: seconds to wait for a client's node before its job is given up."""
         self.carried_bytes = 0
         self._grid = grid
         self._patience_s = patience_s
-        self._clients: dict[int, int | None] = {}  # of each node that is there; None: not known
-        self._asked: dict[str, int] = {}  # nodes, by the message that asks them
-        self._jobs: dict[str, int] = {}  # clients, by the message that holds their job
+        self._clients: dict[_Node, int | None] = {}  # of each node that is there; None: not known
+        self._asked: dict[str, _Node] = {}  # by the message that asks it
+        self._jobs: dict[str, tuple[SiteJob, _Node]] = {}  # by the message that holds it: a job and where it is
         self._over: deque[tuple[int, Outcome]] = deque()
 
     def connected(self, clients: Sequence[int], least: int) -> list[int]:
-        ends = time.monotonic() + self._patience_s
-        while True:
-            nodes = self._look()
-            found = [client for client in clients if client in nodes]
-            if len(found) >= least or time.monotonic() > ends:
-                return found
-            time.sleep(_PAUSE_S)
+        nodes = self._wait_for(clients, least)
+        return [client for client in clients if client in nodes]
 
     def send(self, job: SiteJob) -> None:
-        if not self.connected([job.client], 1):
-            reason = f"no SuperNode with partition-id {job.client} has been connected for {self._patience_s:g} s"
-            self._over.append((job.client, Rejection(job.client, reason)))
+        node = self._wait_for([job.client], 1).get(job.client)
+        name = node and self._push(to_records(job.record()), node, MessageType.TRAIN)
+        if node and name:
+            self._jobs[name] = job, node
             return
-        node = self._look()[job.client]
-        self._jobs[self._push(Message(to_records(job.record()), node, MessageType.TRAIN))] = job.client
+        reason = f"no SuperNode with partition-id {job.client} has been connected for {self._patience_s:g} s"
+        self._over.append((job.client, Rejection(job.client, reason)))
 
     def receive(self) -> tuple[int, Outcome]:
         while not self._over:
-            for reply in self._grid.pull_messages(list(self._jobs)):
-                self.carried_bytes += size(reply)
-                client = self._jobs.pop(reply.metadata.reply_to_message_id)
-                self._over.append((client, self._outcome(client, reply)))
+            for reply in self._pull(list(self._jobs)):
+                job, _ = self._jobs.pop(reply.metadata.reply_to_message_id)
+                self._over.append((job.client, _outcome(job.client, reply)))
             if not self._over:
+                self._send_again()
                 time.sleep(_PAUSE_S)
         return self._over.popleft()
 
-    def _outcome(self, client: int, reply: Message) -> Outcome:
-        if reply.has_error():
-            return Rejection(client, f"its SuperNode failed: {' '.join(reply.error.reason.split())}")
-        return read_outcome(client, from_records(reply.content))
+    def _send_again(self) -> None:
+        """Send the jobs of nodes that were started anew."""
+        started = {node.number: node for node in self._nodes()}
+        for name, (job, node) in list(self._jobs.items()):
+            if started.get(node.number, node) != node:
+                del self._jobs[name]
+                self.send(job)
 
-    def _look(self) -> dict[int, int]:
+    def _wait_for(self, clients: Sequence[int], least: int) -> dict[int, _Node]:
+        """The nodes that are there, as soon as so many of these clients have one, or it has taken too long."""
+        ends = time.monotonic() + self._patience_s
+        while True:
+            nodes = self._look()
+            if sum(client in nodes for client in clients) >= least or time.monotonic() > ends:
+                return nodes
+            time.sleep(_PAUSE_S)
+
+    def _look(self) -> dict[int, _Node]:
         """The nodes that are there and have said which client they have, by client; others are asked."""
-        nodes = set(self._grid.get_node_ids())
+        nodes = self._nodes()
         for gone in self._clients.keys() - nodes:
             del self._clients[gone]
         for node in nodes - self._clients.keys():
-            self._clients[node] = None
-            self._asked[self._push(Message(RecordDict(), node, MessageType.QUERY))] = node
-        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
-            self.carried_bytes += size(reply)
-            self._learn(self._asked.pop(reply.metadata.reply_to_message_id), reply)
-        return {client: node for node, client in self._clients.items() if client is not None and node in nodes}
+            if name := self._push(RecordDict(), node, MessageType.QUERY):
+                self._clients[node], self._asked[name] = None, node
+        for reply in self._pull(list(self._asked)):
+            node = self._asked.pop(reply.metadata.reply_to_message_id)
+            client = None if reply.has_error() else from_records(reply.content)[0].get("client")
+            if node in nodes and isinstance(client, int):
+                self._clients[node] = client
+        return {client: node for node, client in self._clients.items() if client is not None}
 
-    def _learn(self, node: int, reply: Message) -> None:
-        client = None if reply.has_error() else from_records(reply.content)[0].get("client")
-        self._clients[node] = client if isinstance(client, int) else None
+    def _nodes(self) -> set[_Node]:
+        return {_Node(node.node_id, node.last_activated_at) for node in self._grid.get_nodes()}
 
-    def _push(self, message: Message) -> str:
+    def _push(self, records: RecordDict, node: _Node, kind: str) -> str | None:
+        """Send a message; its name, or None if the node has gone."""
+        message = Message(records, node.number, kind)
         self.carried_bytes += size(message)
         return next(iter(self._grid.push_messages([message])))
+
+    def _pull(self, names: list[str]) -> list[Message]:
+        replies = list(self._grid.pull_messages(names)) if names else []
+        self.carried_bytes += sum(map(size, replies))
+        return replies
+
+
+def _outcome(client: int, reply: Message) -> Outcome:
+    if reply.has_error():
+        return Rejection(client, f"its SuperNode failed: {' '.join(reply.error.reason.split())}")
+    return read_outcome(client, from_records(reply.content))
