@@ -52,7 +52,11 @@ class VirtualClock(Simulator):
 
     def begin(self, client: int, at: float, download_bytes: int, flops: float) -> None:
         """A client starts at second `at`: it downloads `download_bytes`, then trains for `flops` operations."""
-        self.start(client, at, download_bytes, flops / self._profiles[client].compute_flops)
+        self.start(client, at, download_bytes, self.compute_s(client, flops))
+
+    def compute_s(self, client: int, flops: float) -> float:
+        """Seconds in which a client does so many operations."""
+        return flops / self._profiles[client].compute_flops
 
 
 @dataclass(frozen=True)
@@ -66,15 +70,22 @@ class Work:
 
 
 class RoundClock:
-    """The clock of synchronous rounds, each of which ends with the last arrival."""
+    """The clock of synchronous rounds, each of which ends with the last arrival.
+
+    With `overlap` a client transfers while it trains: what it made in the round before goes up, and what that round came to
+    down. A round then ends when both are done. It is charged with its own bytes, which are as many from round to round.
+    """
 
     def __init__(
         self,
         make_clock: Callable[[Callable[[int], int]], VirtualClock],
         wait_s: Callable[[int, float], float] = lambda client, now: 0.0,
+        *,
+        overlap: bool = False,
     ) -> None:
         """`make_clock(upload_bytes)` makes the clock. `wait_s(client, now)`: seconds until a client can start."""
         self._wait_s = wait_s
+        self._overlap = overlap
         self._uploads: dict[int, int] = {}
         self.clock = make_clock(self._uploads.__getitem__)
 
@@ -86,15 +97,21 @@ class RoundClock:
     def round(self, works: Sequence[Work]) -> list[dict[str, float]]:
         """A round of these clients begins now: for each, in this order, the columns start_s, ready_s (it has downloaded),
         sent_s (it begins to upload) and arrive_s, in virtual seconds."""
-        begins = self.now
+        begins, trained = self.now, {}
         for work in works:
             self._uploads[work.client] = work.upload_bytes
             starts = begins + self._wait_s(work.client, begins)
-            self.clock.begin(work.client, starts, work.download_bytes, work.flops)
+            trained[work.client] = starts + self.clock.compute_s(work.client, work.flops)
+            self.clock.begin(work.client, starts, work.download_bytes, 0.0 if self._overlap else work.flops)
         arrivals: dict[int, Arrival] = {}
         while (arrival := self.clock.next_arrival()) is not None:
             arrivals[arrival.client] = arrival
-        return [columns(arrivals[work.client]) for work in works]
+        found = [columns(arrivals[work.client]) for work in works]
+        if self._overlap and found:
+            for each, work in zip(found, works, strict=True):
+                each["arrive_s"] = max(each["arrive_s"], trained[work.client])
+            self.clock.next_arrival(max(each["arrive_s"] for each in found))  # nobody arrives: the clock moves on
+        return found
 
 
 def columns(arrival: Arrival) -> dict[str, float]:

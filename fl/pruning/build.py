@@ -57,7 +57,7 @@ def make_plan(worker: Worker, trainer: ClientTrainer) -> SubmodelPlan:
             raise ConfigError(
                 f"--fragments {config.fragments} is more than the {state.layout.total} parameters of --model {config.model}"
             )
-        return Fragments(worker.engine, state, config.fragments, config.merge)
+        return Fragments(worker.engine, state, config.fragments, config.merge, overlap=config.overlap)
     if config.prune == "none":
         return SubmodelPlan(state, WholeModel(worker.engine, state))
     pruning = parse_pruning(config.prune)

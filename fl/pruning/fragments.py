@@ -20,16 +20,20 @@ class Fragments(SubmodelPlan):
 
     A fragment is a P-th of the flat vector, in order: the paper's sequential pattern, cut so that all have the same size.
     The update of one is global minus local since it was last exchanged. The new global weights of it come to a client at
-    the beginning of its next round, as `merge` times its own plus 1 - `merge` times the global ones.
+    the beginning of its next round, as `merge` times its own plus 1 - `merge` times the global ones. With `overlap` they
+    come a round later, since they travel while it trains: the paper's delay, of one round.
     """
 
     differs: ClassVar[bool] = True  # what a round does not exchange keeps its value and its moments
     kept_vectors: ClassVar[int] = 1
 
-    def __init__(self, engine: LocalEngine, state: ModelState, fragments: int, merge: float) -> None:
+    def __init__(
+        self, engine: LocalEngine, state: ModelState, fragments: int, merge: float, *, overlap: bool = False
+    ) -> None:
         super().__init__(state, WholeModel(engine, state))
         self._engine = engine
         self._merge = merge
+        self._delay = int(overlap)
         n = state.parameters.numel()
         self.bounds = [part * n // fragments for part in range(fragments + 1)]
         self._submodel = WHOLE
@@ -60,7 +64,10 @@ class Fragments(SubmodelPlan):
     def merged(self, local: Tensor, since: int, round_: int) -> Tensor:
         """The weights, fp32 [n], with which a client begins a round that ended round `since` with `local`."""
         weights = local.to(self.state.parameters.device, copy=True)
-        for each in range(since, min(round_, since + len(self.bounds) - 1)):
+        came = range(since - self._delay, round_ - self._delay)
+        for each in came[-(len(self.bounds) - 1) :]:
+            if each < 0:
+                continue
             part = self.exchanged(each)
             weights[part] = self.state.parameters[part].lerp(weights[part], self._merge)
         return weights

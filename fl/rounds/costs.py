@@ -220,4 +220,4 @@ def _clock(config: Config, wait_s: Callable[[int, float], float]) -> RoundClock 
     mode = mode_of(config)
     if not (mode.takes_time and mode.waits_for_all):
         return None
-    return RoundClock(lambda upload_bytes: VirtualClock.of(config, upload_bytes), wait_s)
+    return RoundClock(lambda upload_bytes: VirtualClock.of(config, upload_bytes), wait_s, overlap=config.overlap)

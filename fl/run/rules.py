@@ -228,6 +228,8 @@ RULES: tuple[Rule, ...] = (
      "needs --exchange server, where each client's payload has a size of its own"),
 
     *_fragments(),
+    ("--overlap", lambda o: o.overlap and o.fragments == 1,
+     "needs --fragments of at least 2: what a round exchanges comes back before its next turn"),
 
     # Rounds that do not wait for everybody.
     ("{early} is about rounds that wait:", lambda o: o.ends_early and o.mode.name != "sync",

@@ -28,6 +28,19 @@ def test_a_round_takes_as_long_as_its_slowest_client() -> None:
     assert clock.round([Work(0, 0, 30, 500.0)])[0]["arrive_s"] == 26.0 + 5.0 + 4.0
 
 
+def test_transfers_beside_training() -> None:
+    """Client 0: 3 s down and 4 s up beside 5 s of work: 7 s. Client 1: 4 s and 12 s beside 10 s. The round ends at 16 s. In
+    the next one client 0 works for 20 s, longer than its 4 s up, and the third begins when it is done."""
+    known = [FAST, SLOW]
+    clock = RoundClock(lambda upload_bytes: VirtualClock(known, 5, upload_bytes), overlap=True)
+    times = clock.round([Work(0, 40, 30, 500.0), Work(1, 40, 30, 500.0)])
+    assert [each["arrive_s"] for each in times] == [7.0, 16.0]
+    assert clock.now == 16.0
+    assert clock.round([Work(0, 0, 30, 2000.0)])[0]["arrive_s"] == 36.0
+    assert clock.now == 36.0
+    assert clock.round([Work(0, 0, 30, 0.0)])[0]["arrive_s"] == 40.0
+
+
 def test_a_limit_of_the_server_is_shared() -> None:
     """Two clients download 40 bytes each from a server that sends 20 a second: 4 s instead of 2, and no latency."""
     profile = Profile(compute_flops=1.0, up_bytes=1e9, down_bytes=20.0, latency_s=0.0, loss=0.0, jitter=0.0)

@@ -28,6 +28,7 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
         {"fragments": 2, "mode": "buffered:2"},
         "--mode buffered:2 does not go with --fragments 2 and --merge 0: use sync",
     ),
+    ({"overlap": True}, "--overlap needs --fragments of at least 2"),
     ({"merge": 0.5, "exchange": "hook"}, "--exchange hook does not go with --fragments 1 and --merge 0.5: use server"),
     ({"fragments": 2, "prune": "magnitude:0.5"}, "--prune magnitude:0.5 does not go with --fragments 2"),
     ({"fragments": 2, "algorithm": "fedprox:0.1"}, "--algorithm fedprox:0.1 does not go with --fragments 2"),
