@@ -130,6 +130,11 @@ def _fragments() -> tuple[Rule, ...]:
         ("--dp {dp}", lambda o: o.dp != "none", "it clips whole updates: use none"),
         ("--server-shards {server_shards}", lambda o: o.server_shards > 1, "use 1"),
         ("--ranks-per-client {ranks_per_client}", lambda o: o.ranks_per_client > 1, "use 1"),
+        (
+            "--state-dtype {state_dtype}",
+            lambda o: o.state_dtype != "fp32",
+            "it would round clients' own weights every round: use fp32",
+        ),
         ("--uplink {uplink}", lambda o: o.uplink.by_shape, "it codes whole matrices: use topk, or a value format"),
         (
             "--downlink {downlink}",

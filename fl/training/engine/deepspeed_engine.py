@@ -93,7 +93,8 @@ class DeepSpeedEngine(LocalEngine):
     def step(self, x: Tensor, y: Tensor) -> Tensor:
         """DeepSpeed clips, scales and steps."""
         with phase("forward"):
-            outputs = self._engine(self._layout(x).to(self._input_dtype))
+            inputs = self._layout(x)
+            outputs = self._engine(inputs.to(self._input_dtype) if inputs.is_floating_point() else inputs)
             loss = self.loss(outputs.float(), y)
         if self.moved:
             self._backward_and_step(loss)

@@ -36,6 +36,7 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"fragments": 2, **_DP}, "it clips whole updates"),
     ({"fragments": 2, "server_shards": 2}, "--server-shards 2 does not go with --fragments 2"),
     ({"fragments": 2, "ranks_per_client": 2}, "--ranks-per-client 2 does not go with --fragments 2"),
+    ({"fragments": 2, "state_dtype": "bf16"}, "it would round clients' own weights every round: use fp32"),
     ({"fragments": 2, "uplink": "powersgd:2"}, "it codes whole matrices"),
     ({"fragments": 2, "downlink": "powersgd:2"}, "it codes whole matrices"),
     ({"fragments": 2, "error_feedback": "residual:0.9"}, "what waits for its turn would fade"),

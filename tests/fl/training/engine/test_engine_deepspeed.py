@@ -229,6 +229,18 @@ def test_steps_have_the_rate_that_was_set(tmp_path: Path, contents: dict[str, An
     torch.testing.assert_close(before - engine.model.weight, torch.full((1, 2), 0.75))
 
 
+@pytest.mark.parametrize("contents", [FP32, BF16, AUTOCAST], ids=["fp32", "bf16", "autocast"])
+def test_tokens_stay_whole_numbers(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: token 257, which bf16 cannot tell from 256, moves its own row of the embedding and no other."""
+    config = configure(tmp_path, contents, momentum=0.0, weight_decay=0.0)
+    engine = make_engine(config, nn.Embedding(300, 2), RANKS, lambda outputs, targets: outputs.sum())
+    before = engine.model.weight.detach().clone()
+    engine.start(1.0)
+    engine.step(torch.tensor([[257]]), torch.tensor([[0]]))
+    engine.finish()
+    assert (engine.model.weight != before).any(1).nonzero().flatten().tolist() == [257]
+
+
 @pytest.mark.parametrize("contents", [FP16, AUTOCAST_FP16], ids=["fp16", "autocast fp16"])
 @pytest.mark.parametrize("clip_norm", [0.0, 0.5])
 def test_one_step_in_fp16_moves(tmp_path: Path, fp16_on_cpu: None, contents: dict[str, Any], clip_norm: float) -> None:
