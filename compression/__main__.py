@@ -19,9 +19,14 @@ _WHICH = "Which codec to take for a model, its data and a link: leanfed advise (
 _THREADS_PER_CORE = 4
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def describe(argv: Sequence[str]) -> None:
+    """`leanfed describe`, which is `python -m compression describe`."""
+    main(["describe", *argv], prog="leanfed")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m compression") -> None:
     """The command; a user's mistake is one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m compression", description=__doc__, epilog=_WHICH)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=_WHICH)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("describe", help="bytes, ratio and break-even bandwidth of a codec", epilog=_EPILOG)
     command.add_argument("spec", help="the codec, as in topk:0.01+log3+zstd")

@@ -8,14 +8,16 @@ from typing import Any
 from fl.common.stopping import stopping
 
 PROGRAMS = {
-    "advise": "fl.advise.__main__",
-    "certificates": "fl.deploy.certificates",
-    "deploy": "fl.deploy.__main__",
-    "experiment": "fl.experiment.__main__",
-    "export": "fl.export.__main__",
-    "report": "fl.output.__main__",
+    "advise": "fl.advise.__main__:main",
+    "certificates": "fl.deploy.certificates:main",
+    "compare": "fl.compare.__main__:main",
+    "deploy": "fl.deploy.__main__:main",
+    "describe": "compression.__main__:describe",
+    "experiment": "fl.experiment.__main__:main",
+    "export": "fl.export.__main__:main",
+    "report": "fl.output.__main__:main",
 }
-"""By first word of the command line: whose `main` takes the others. Without such a word it is a run."""
+"""By first word of the command line: the function that takes the others. Without such a word it is a run."""
 
 
 def main(defaults: dict[str, Any] | None = None) -> None:
@@ -24,7 +26,8 @@ def main(defaults: dict[str, Any] | None = None) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     sys.path.append(os.getcwd())  # where a user's own modules are; an installed command does not look there by itself
     if sys.argv[1:2] and sys.argv[1] in PROGRAMS:
-        importlib.import_module(PROGRAMS[sys.argv[1]]).main(sys.argv[2:])
+        module, _, function = PROGRAMS[sys.argv[1]].partition(":")
+        getattr(importlib.import_module(module), function)(sys.argv[2:])
         return
     with stopping.on_signals():  # from here on, while the rest is imported
         from fl.run.cli import main as run

@@ -1,4 +1,4 @@
-"""`python -m fl.experiment FILE.yaml`: a user's mistake is one line on stderr and exit status 2."""
+"""`leanfed experiment FILE.yaml`: a user's mistake is one line on stderr and exit status 2."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ from .spec import read_experiment
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = Parser(
-        prog="python -m fl.experiment",
+        prog="leanfed experiment",
         description="Run a matrix of arms and seeds, like for like; what is finished is not repeated.",
         allow_abbrev=False,
     )

@@ -1,4 +1,4 @@
-"""`python -m fl.export RUN_FOLDER`: a user's mistake is one line on stderr and exit status 2."""
+"""`leanfed export RUN_FOLDER`: a user's mistake is one line on stderr and exit status 2."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from .write import export_run
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = Parser(prog="python -m fl.export", description="Export the model of a finished run.", allow_abbrev=False)
+    parser = Parser(prog="leanfed export", description="Export the model of a finished run.", allow_abbrev=False)
     parser.add_argument("folder", metavar="RUN_FOLDER", help="folder of a finished run")
     parser.add_argument("--output", help="where the files go (default: RUN_FOLDER/export)")
     parser.add_argument(

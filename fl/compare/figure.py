@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare_runs import NONE, Compared
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fl.output.figures import style
+
+from .runs import NONE, Compared
 
 _COLOURS = (style.BLUE, style.ORANGE, style.GREEN, "#8a4fa3", "#b8862b", "#c2406b", "#3c8dbc", style.GREY)
 _DASHES = ("-", "--", ":")

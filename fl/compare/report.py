@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_break_even import BreakEven, cost_to
-from compare_runs import NONE, Compared, Link, Total
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from fl.experiment.tables import Table
 from fl.output.html.page import Page, Picture, SortableTable
 from fl.output.summary_table import duration, megabytes
+
+from .break_even import BreakEven, cost_to
+from .runs import NONE, Compared, Link, Total
 
 _SAME = ("run_name", "output_dir", "data_dir", "resume", "quiet", "download", "checkpoint_every", "threads")
 
@@ -31,7 +32,7 @@ class Comparison:
     def cells(self, run: Compared) -> dict[str, Any]:
         """A row of compare.csv: scores, whole run, and to the target; None where it was not reached or is not known.
 
-        `slowest_compute_s` and `slowest_bytes` are C less latencies and D of `compare_break_even`.
+        `slowest_compute_s` and `slowest_bytes` are C less latencies and D of `break_even`.
         """
         best, at, name = run.best, run.reach(self.target), run.score.name
         cost = cost_to(run, self.target, 0.0)

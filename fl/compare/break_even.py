@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from compare_runs import Compared
+from .runs import Compared
 
 
 @dataclass(frozen=True)

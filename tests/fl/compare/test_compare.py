@@ -1,29 +1,16 @@
-"""`Bandwidth Analysis/compare.py`. Oracle: small run folders made by hand, and arithmetic in the docstrings."""
+"""`leanfed compare`. Oracle: small run folders made by hand, and arithmetic in the docstrings."""
 
 import csv
-import importlib
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from fl.common.errors import ConfigError, DataError
-
-FOLDER = Path(__file__).parents[1] / "Bandwidth Analysis"
-MODULES = ("compare", "compare_break_even", "compare_clients", "compare_figure", "compare_report", "compare_runs")
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module, imported as its neighbours import it."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    return importlib.import_module("compare")
+from fl.compare.__main__ import compare, main
+from fl.compare.break_even import cost_to
 
 
 def make_run(
@@ -79,33 +66,33 @@ def pair(tmp_path: Path) -> list[Path]:
     return [dense, topk]
 
 
-def test_break_even_by_hand(tool: ModuleType, pair: list[Path]) -> None:
+def test_break_even_by_hand(pair: list[Path]) -> None:
     """The target is the lower best, 0.5. To it dense needs C = 2 * 1 s and D = 2 * 2 MB, topk 4 * 2 s and 4 * 0.25 MB:
     8 (4 - 1) MB / (8 - 2) s = 4 Mbit/s. On a link of just that both take 2 + 32 / 4 = 8 + 8 / 4 = 10 s; on half of it
     18 and 12 s, on twice 6 and 9 s."""
-    found = tool.compare(pair, "4", None, None)
+    found = compare(pair, "4", None, None)
     assert found.target == 0.5
     (between,) = found.pairs
     assert (between.fewer, between.other) == ("topk", "dense")
     assert between.bits_per_s == pytest.approx(4e6, rel=1e-12)
     assert "below 4 Mbit/s" in between.words()
     for link, seconds in (("4", (10, 10)), ("2", (18, 12)), ("8", (6, 9))):
-        runs = tool.compare(pair, link, "train_s", 0.5).runs
+        runs = compare(pair, link, "train_s", 0.5).runs
         assert [run.seconds[run.reach(0.5)] for run in runs] == pytest.approx(seconds, rel=1e-12)
 
 
-def test_what_sends_and_computes_less_is_sooner_on_every_link(tool: ModuleType, tmp_path: Path) -> None:
+def test_what_sends_and_computes_less_is_sooner_on_every_link(tmp_path: Path) -> None:
     """Fewer bytes in as many rounds, computing no longer; and two that are alike."""
     dense = make_run(tmp_path / "dense", accuracy=(0.5,), up=1000, down=1000)
     small = make_run(tmp_path / "small", accuracy=(0.5,), up=10, down=10, train_s=(0.5,))
     again = make_run(tmp_path / "again", accuracy=(0.5,), up=1000, down=1000)
-    said = [pair.words() for pair in tool.compare([dense, small, again], "1", None, 0.5).pairs]
+    said = [pair.words() for pair in compare([dense, small, again], "1", None, 0.5).pairs]
     assert said[0] == "small is sooner than dense on every link"
     assert said[1] == "dense and again take equally long on every link"
     assert said[2] == "small is sooner than again on every link"
 
 
-def test_time_on_a_profile(tool: ModuleType, tmp_path: Path) -> None:
+def test_time_on_a_profile(tmp_path: Path) -> None:
     """poor_3g: 125,000 bytes/s, latency 0.12 s, loss 0.005, 1e10 FLOP/s. Of two clients the slower one has 2e9 operations
     a round: 0.2 s; so a round is 2 * 0.12 + (124,375 + 248,750) / 124,375 + 0.2 = 3.44 s. With train_s it is that one's
     2 s instead: 5.24 s. Latencies count in the break-even's C: 2 * 0.12 s a round."""
@@ -114,39 +101,38 @@ def test_time_on_a_profile(tool: ModuleType, tmp_path: Path) -> None:
         make_run(tmp_path / name, accuracy=(0.4, 0.5), up=124_375, down=248_750 * times, **unequal)
         for name, times in (("one", 1), ("two", 2))
     ]
-    by_flops, by_train = (tool.compare(folders, "poor_3g", how, None) for how in (None, "train_s"))
+    by_flops, by_train = (compare(folders, "poor_3g", how, None) for how in (None, "train_s"))
     assert by_flops.runs[0].seconds == pytest.approx([3.44, 6.88])
     assert by_train.runs[0].seconds == pytest.approx([5.24, 10.48])
-    break_even = sys.modules["compare_break_even"]
-    cost = break_even.cost_to(by_train.runs[0], 0.5, by_train.link.latency_s)
+    cost = cost_to(by_train.runs[0], 0.5, by_train.link.latency_s)
     assert (cost.seconds, cost.link_bytes) == (pytest.approx(2 * (2.0 + 0.24)), 2 * 373_125)
 
 
-def test_own_virtual_time(tool: ModuleType, tmp_path: Path) -> None:
+def test_own_virtual_time(tmp_path: Path) -> None:
     """7 s a round, as metrics.csv has it; computing is what clients.csv says. Without virtual time it is refused."""
     folders = [make_run(tmp_path / name, accuracy=(0.4, 0.5), up=5, down=5, own_s=7.0) for name in ("a", "b")]
-    runs = tool.compare(folders, "own", None, None).runs
+    runs = compare(folders, "own", None, None).runs
     assert runs[0].seconds.tolist() == [7.0, 14.0]
     assert [cost.compute_s for cost in runs[0].costs] == [1.0, 1.0]
     without = make_run(tmp_path / "without", accuracy=(0.5,), up=5, down=5)
     with pytest.raises(DataError, match=r"--link own: .*without was run without --profiles"):
-        tool.compare([folders[0], without], "own", None, None)
+        compare([folders[0], without], "own", None, None)
 
 
-def test_dropped_clients_are_waited_for_by_nobody(tool: ModuleType, tmp_path: Path) -> None:
+def test_dropped_clients_are_waited_for_by_nobody(tmp_path: Path) -> None:
     """A row without samples, of 1,000 s, changes no time."""
     folder = make_run(tmp_path / "a", accuracy=(0.5,), up=125_000, down=0)
     with open(folder / "clients.csv", "a") as file:
         file.write("0,1,0,0,1000,,999999,999999,,,,\n")
     other = make_run(tmp_path / "b", accuracy=(0.5,), up=125_000, down=0)
-    runs = tool.compare([folder, other], "1", None, None).runs
+    runs = compare([folder, other], "1", None, None).runs
     assert runs[0].seconds.tolist() == runs[1].seconds.tolist() == [2.0]
 
 
-def test_everything_is_written(tool: ModuleType, pair: list[Path], tmp_path: Path, capsys: Any) -> None:
+def test_everything_is_written(pair: list[Path], tmp_path: Path, capsys: Any) -> None:
     """The same figures in compare.csv, compare.md, on the terminal and in the page, which names no address."""
     out = tmp_path / "out"
-    tool.main([*map(str, pair), "--link", "4", "--output", str(out)])
+    main([*map(str, pair), "--link", "4", "--output", str(out)])
     with open(out / "compare.csv", newline="") as file:
         dense, topk = csv.DictReader(file)
     assert (dense["uplink_bytes"], dense["uplink_bytes_to_target"]) == ("3000000", "2000000")
@@ -167,18 +153,18 @@ def test_everything_is_written(tool: ModuleType, pair: list[Path], tmp_path: Pat
     assert float(row["bits_per_s"]) == 4e6
 
 
-def test_runs_of_a_version_without_operations(tool: ModuleType, pair: list[Path]) -> None:
+def test_runs_of_a_version_without_operations(pair: list[Path]) -> None:
     """Without the column train_flops only --compute flops is refused."""
     for folder in pair:
         lines = [line.split(",") for line in (folder / "clients.csv").read_text().splitlines()]
         at = lines[0].index("train_flops")
         (folder / "clients.csv").write_text("\n".join(",".join(cells[:at] + cells[at + 1 :]) for cells in lines))
-    assert tool.compare(pair, "4", None, None).pairs[0].bits_per_s == pytest.approx(4e6)
+    assert compare(pair, "4", None, None).pairs[0].bits_per_s == pytest.approx(4e6)
     with pytest.raises(DataError, match="the operations of dense are not known; use --compute train_s"):
-        tool.compare(pair, "fair", None, None)
+        compare(pair, "fair", None, None)
 
 
-def test_rounds_after_the_last_score_count(tool: ModuleType, tmp_path: Path) -> None:
+def test_rounds_after_the_last_score_count(tmp_path: Path) -> None:
     """Four rounds of which two have a score: the best is of round 1, bytes and seconds of the whole run are of all four.
     The last evaluated round is round 3, if it has a loss though no score, or else round 1."""
     for name, last in (("a", None), ("b", 0.59)):
@@ -191,14 +177,14 @@ def test_rounds_after_the_last_score_count(tool: ModuleType, tmp_path: Path) -> 
                 writer = csv.DictWriter(file, list(lines[0]))
                 writer.writeheader()
                 writer.writerows(lines)
-        found = tool.compare([folder, make_run(tmp_path / f"{name}2", accuracy=(0.6,), up=1, down=0)], "1", None, None)
+        found = compare([folder, make_run(tmp_path / f"{name}2", accuracy=(0.6,), up=1, down=0)], "1", None, None)
         cells = found.cells(found.runs[0])
         assert (cells["rounds"], cells["uplink_bytes"], cells["link_s"]) == (4, 500_000, 8.0)
         assert (cells["final_test_accuracy"], cells["best_val_round"]) == (last, 1)
         assert (cells["rounds_to_target"], cells["link_s_to_target"]) == (2, 4.0)
 
 
-def test_why_there_is_no_break_even(tool: ModuleType, tmp_path: Path) -> None:
+def test_why_there_is_no_break_even(tmp_path: Path) -> None:
     """Runs that reach the target, but whose rounds wait for nobody; and runs that are compared without a link."""
     made = {"accuracy": (0.5,), "up": 5, "down": 5, "own_s": 7.0, "mode": "buffered:2"}
     folders = [str(make_run(tmp_path / name, **made)) for name in ("a", "b")]
@@ -206,16 +192,16 @@ def test_why_there_is_no_break_even(tool: ModuleType, tmp_path: Path) -> None:
         ("own", "do not wait for their slowest client"),
         ("none", "Without a link there is no break-even"),
     ):
-        tool.main([*folders, "--link", link, "--output", str(tmp_path / link)])
+        main([*folders, "--link", link, "--output", str(tmp_path / link)])
         assert said in (tmp_path / link / "compare.md").read_text()
     assert (
         "| a | 49.00% | 50.00% (round 0) | 1 | 0.000 MB | 0.000 MB | - |" in (tmp_path / "none/compare.md").read_text()
     )
 
 
-def test_a_target_that_one_does_not_reach(tool: ModuleType, pair: list[Path]) -> None:
+def test_a_target_that_one_does_not_reach(pair: list[Path]) -> None:
     """Only dense reaches 0.6: no break-even, and a dash in the table."""
-    found = tool.compare(pair, "4", None, 0.6)
+    found = compare(pair, "4", None, 0.6)
     assert found.pairs == []
     assert found.tables()[1].rows[1] == ["topk", "-", "-", "-", "-", "-"]
 
@@ -232,20 +218,18 @@ def test_a_target_that_one_does_not_reach(tool: ModuleType, pair: list[Path]) ->
         ({"flops": ""}, "fair", "the operations of b are not known; use --compute train_s"),
     ],
 )
-def test_runs_that_cannot_be_compared(
-    tool: ModuleType, tmp_path: Path, change: dict[str, Any], link: str, words: str
-) -> None:
+def test_runs_that_cannot_be_compared(tmp_path: Path, change: dict[str, Any], link: str, words: str) -> None:
     """One sentence that names the run."""
     a = make_run(tmp_path / "a", accuracy=(0.5,), up=1, down=1)
     b = make_run(tmp_path / "b", **{"accuracy": (0.5,), "up": 1, "down": 1, **change})
     with pytest.raises(DataError, match=words):
-        tool.compare([a, b], link, None, None)
+        compare([a, b], link, None, None)
 
 
-def test_wrong_options(tool: ModuleType, pair: list[Path], tmp_path: Path, capsys: Any) -> None:
+def test_wrong_options(pair: list[Path], tmp_path: Path, capsys: Any) -> None:
     """Each is one line on stderr and exit status 2."""
     with pytest.raises(ConfigError, match="two run folders or more"):
-        tool.compare([pair[0], pair[0]], "4", None, None)
+        compare([pair[0], pair[0]], "4", None, None)
     for words, said in (
         ([*pair, "--link", "fast"], "--link fast must be own, none, one of lan"),
         ([*pair, "--link", "4", "--compute", "flops"], "--compute flops needs a device's speed"),
@@ -254,6 +238,6 @@ def test_wrong_options(tool: ModuleType, pair: list[Path], tmp_path: Path, capsy
         ([*pair, "--links", "4"], "unrecognized arguments"),
     ):
         with pytest.raises(SystemExit) as ended:
-            tool.main([str(word) for word in words])
+            main([str(word) for word in words])
         assert ended.value.code == 2
         assert said in capsys.readouterr().err

@@ -1,18 +1,15 @@
-"""`Bandwidth Analysis/compare.py` on damaged run folders. Oracle: one sentence that names the file, never a traceback."""
+"""`leanfed compare` on damaged run folders. Oracle: one sentence that names the file, never a traceback."""
 
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from fl.common.errors import DataError
-from tests import test_compare
-from tests.test_compare import make_run
-
-tool = test_compare.tool  # the fixture
+from fl.compare.__main__ import compare, main
+from tests.fl.compare.test_compare import make_run
 
 
 def _edit(path: Path, change: Callable[[list[dict[str, str]]], list[dict[str, str]]]) -> None:
@@ -56,14 +53,12 @@ def _with(**cells: str) -> Callable[[Path], None]:
         ),
     ],
 )
-def test_damaged_clients(
-    tool: ModuleType, tmp_path: Path, capsys: Any, damage: Callable[[Path], object], link: str, said: str
-) -> None:
+def test_damaged_clients(tmp_path: Path, capsys: Any, damage: Callable[[Path], object], link: str, said: str) -> None:
     """No file, no such column, something else than a number: exit status 2 before anything is written."""
     folders = [make_run(tmp_path / name, accuracy=(0.4, 0.5), up=5, down=5, own_s=7.0) for name in ("a", "b")]
     damage(folders[1] / "clients.csv")
     with pytest.raises(SystemExit) as ended:
-        tool.main([*map(str, folders), "--link", link, "--output", str(tmp_path / "out")])
+        main([*map(str, folders), "--link", link, "--output", str(tmp_path / "out")])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
@@ -71,24 +66,24 @@ def test_damaged_clients(
 
 
 @pytest.mark.parametrize("link", ["4", "fair", "own"])
-def test_a_round_without_its_clients_is_not_free(tool: ModuleType, tmp_path: Path, link: str) -> None:
+def test_a_round_without_its_clients_is_not_free(tmp_path: Path, link: str) -> None:
     """Of 5 MB a round each, one run lost the rows of its last round: without them it would be sooner on every link."""
     folders = [make_run(tmp_path / name, accuracy=(0.4, 0.5), up=5_000_000, down=0, own_s=7.0) for name in ("a", "b")]
     _edit(folders[1] / "clients.csv", lambda rows: rows[:1])
     with pytest.raises(DataError, match=r"clients\.csv has 0 rows of round 1, in which metrics\.csv counts 1 or more"):
-        tool.compare(folders, link, None, None)
+        compare(folders, link, None, None)
 
 
-def test_a_round_without_one_of_its_clients(tool: ModuleType, tmp_path: Path) -> None:
+def test_a_round_without_one_of_its_clients(tmp_path: Path) -> None:
     """Two took part, and one row is left; a last line that a kill cut short counts as none."""
     folders = [make_run(tmp_path / name, accuracy=(0.5,), up=5, down=5, train_s=(1.0, 2.0)) for name in ("a", "b")]
     for folder in folders:
         _edit(folder / "metrics.csv", lambda rows: [rows[0] | {"clients": "2"}])
-    assert tool.compare(folders, "4", None, None).runs[1].costs[0].compute_s == 2.0
+    assert compare(folders, "4", None, None).runs[1].costs[0].compute_s == 2.0
     whole = (folders[1] / "clients.csv").read_text()
     (folders[1] / "clients.csv").write_text(whole[: whole.rindex("10,2.0") + 5])
     with pytest.raises(DataError, match=r"has 1 rows of round 0, in which metrics\.csv counts 2 or more"):
-        tool.compare(folders, "4", None, None)
+        compare(folders, "4", None, None)
 
 
 def _constant(folder: Path, **config: Any) -> Path:
@@ -103,24 +98,24 @@ def _constant(folder: Path, **config: Any) -> Path:
     return folder
 
 
-def test_a_constant_target(tool: ModuleType, tmp_path: Path) -> None:
+def test_a_constant_target(tmp_path: Path) -> None:
     """It was evaluated, and R2 is not defined; but of different data sets that is what is said first."""
     folders = [_constant(tmp_path / name) for name in ("a", "b")]
     with pytest.raises(DataError, match="a was evaluated on validation data, but R2 is not defined there"):
-        tool.compare(folders, "4", None, None)
+        compare(folders, "4", None, None)
     other = make_run(tmp_path / "other", accuracy=(0.5,), up=5, down=5, dataset="mnist")
     for pair in ([folders[0], other], [other, folders[0]]):
         with pytest.raises(DataError, match="their scores cannot be compared"):
-            tool.compare(pair, "4", None, None)
+            compare(pair, "4", None, None)
 
 
 @pytest.mark.parametrize("inside", ["", "further"])
-def test_an_output_that_is_a_file(tool: ModuleType, tmp_path: Path, capsys: Any, inside: str) -> None:
+def test_an_output_that_is_a_file(tmp_path: Path, capsys: Any, inside: str) -> None:
     """One line, and the file stays."""
     folders = [make_run(tmp_path / name, accuracy=(0.5,), up=5, down=5) for name in ("a", "b")]
     (tmp_path / "taken").write_text("mine")
     with pytest.raises(SystemExit) as ended:
-        tool.main([*map(str, folders), "--link", "4", "--output", str(tmp_path / "taken" / inside)])
+        main([*map(str, folders), "--link", "4", "--output", str(tmp_path / "taken" / inside)])
     assert ended.value.code == 2
     assert "taken" in (said := capsys.readouterr().err)
     assert "must be a folder to write to" in said

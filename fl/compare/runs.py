@@ -1,4 +1,4 @@
-"""A finished run as `compare.py` sees it: what it reached after every evaluated round, and what that had cost by then."""
+"""A finished run as a comparison sees it: what it reached after every evaluated round, and what that had cost by then."""
 
 import math
 from collections.abc import Sequence
@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_clients import ClientRow, read_clients
 
 from fl.clock.clock import RoundClock, VirtualClock, Work
 from fl.clock.profiles import NAMED, Profile
 from fl.common.errors import ConfigError, DataError
 from fl.output.figures.run_data import Column, RunData, read_run
 from fl.training.tasks import Score
+
+from .clients import ClientRow, read_clients
 
 OWN, NONE = "own", "none"
 _COUNTED = ("round", "clients", "uplink_bytes", "downlink_bytes")

@@ -1,0 +1,1 @@
+"""Runs side by side: by bytes, by rounds and by time on a link."""
