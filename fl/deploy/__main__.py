@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or words in (["--help"], ["-h"]):
         sys.stdout.write(f"usage: {_USAGE}\n\nWrites a Flower app into FOLDER; see docs/deploy.md.\n")
         raise SystemExit(0 if words else 2)
-    *options, name = words
+    name = words.pop(-1 if words[0].startswith("-") else 0)
     try:
         if name.startswith("-"):
-            raise ConfigError(f"the folder of the app must come last: {_USAGE}")
+            raise ConfigError(f"the folder of the app must come first or last: {_USAGE}")
         folder = expanded(name)
         with naming(folder):
-            write_app(folder, *parse(options))
+            write_app(folder, *parse(words))
     except OSError as error:
         end_with_mistake(ConfigError(f"{error.filename} cannot be written ({error.strerror})"))
     except (ConfigError, SpecError, DataError) as error:

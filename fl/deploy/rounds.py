@@ -1,5 +1,6 @@
 """Synchronous rounds whose clients train at sites of their own."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from .protocol import WHOLE, Lost, Outcome, SiteJob
 from .sites import Sites
 
 _NO_MESSAGE = "its site has sent no message of a client"
+_HAS_LOST = (
+    "the site of client %d has lost its copy of the model, and what its client kept: it is sent all of the model"
+)
 _NO_MODEL = "its site says that it lacks a model that it was sent whole"
 
 
@@ -99,6 +103,7 @@ class SiteRounds(SyncRounds):
                 who, outcome = self._engine.receive()
                 self._sites.forget(who)
                 if isinstance(outcome, Lost) and sent[who][0] != WHOLE:
+                    logging.getLogger("leanfed").warning(_HAS_LOST, who)
                     sent[who] = self._ask(who, numbers[who], ends=ends)
                     continue
                 outcomes[who] = Rejection(who, _NO_MODEL) if isinstance(outcome, Lost) else outcome

@@ -41,7 +41,7 @@ def test_texts_are_escaped(tmp_path: Path) -> None:
 
 
 def test_the_components_are_there(tmp_path: Path) -> None:
-    main(["--dataset", "digits", str(tmp_path / "app")])
+    main([str(tmp_path / "app"), "--dataset", "digits"])
     for component in _app(tmp_path / "app")["components"].values():
         module, _, name = component.partition(":")
         assert f"\n{name} = " in (ROOT / f"{module.replace('.', '/')}.py").read_text()
@@ -74,7 +74,10 @@ def test_what_cannot_work(tmp_path: Path, words: list[str], sentence: str, capsy
 
 def test_a_folder_that_holds_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pyproject.toml").write_text("mine")
-    for words, sentence in (([str(tmp_path)], "holds a pyproject.toml already"), (["--quiet"], "must come last")):
+    for words, sentence in (
+        ([str(tmp_path)], "holds a pyproject.toml already"),
+        (["--quiet"], "must come first or last"),
+    ):
         with pytest.raises(SystemExit):
             main(words)
         assert sentence in capsys.readouterr().err

@@ -1,13 +1,15 @@
 """Runs across sites on Flower's engine, encrypted and authenticated. Oracle: the same run in one process."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from fl.deploy.__main__ import main
 from fl.deploy.certificates import write_certificates
+from tests.fl.deploy.test_sites import Here
 from tests.support import QUICK, ROOT, TIMES, rows, run_here
 
 pytest.importorskip("flwr", reason="pip install 'leanfed[flower]'")
@@ -171,6 +174,55 @@ def test_a_server_that_is_killed(tmp_path: Path, programs: Programs) -> None:
     assert "continues at round" in (tmp_path / "there" / "run.log").read_text()
     models = [(tmp_path / name / "final_model.safetensors").read_bytes() for name in ("here", "there")]
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("disk", ["kept", "lost"])
+def test_a_site_that_is_killed(tmp_path: Path, programs: Programs, disk: str) -> None:
+    """A SuperNode is killed while it trains: the round goes on without it, and when it is started again it takes part, with
+    its residual or without one. Oracle: a run in one process in which the same updates count."""
+    options = {**OPTIONS, "clients": 2, "rounds": 6, "min_clients": 1}
+    _write_app(tmp_path, **options)
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 2, 1)
+    link, *own = _ports(3)
+    _start_server(programs, link, keys)
+
+    def start(client: int, name: str) -> None:
+        words = (str(client), f'state-dir="{tmp_path}/sites-{client}"', "--port", str(own[client]))
+        programs.start(name, tmp_path / "app" / "supernode.sh", keys, f"localhost:{link}", *words)
+
+    for client in range(2):
+        programs.do("flwr", "supernode", "register", keys / f"site-{client}.pub", "trial")
+        start(client, f"node-{client}")
+    programs.do("flwr", "run", tmp_path / "app", "trial")
+    programs.wait_until(lambda: programs.log("node-1").count("Receiving: train") == 2)
+    programs.kill("node-1")
+    if disk == "lost":
+        shutil.rmtree(tmp_path / "sites-1")
+    log = tmp_path / "there" / "run.log"
+    programs.wait_until(lambda: "goes on without client 1 on rank 0: its SuperNode failed" in log.read_text())
+    start(1, "node-1-again")
+    programs.wait_until((tmp_path / "there" / "summary.json").exists)
+    counted = {
+        (int(row["round"]), int(row["client"])) for row in rows(tmp_path / "there", "clients") if row["samples"] != "0"
+    }
+    assert {(0, 1), (5, 1)} < counted
+    assert (1, 1) not in counted
+
+    class Alike(Here):
+        """Who was away is not asked."""
+
+        number = -1
+
+        def connected(self, clients: Sequence[int], least: int) -> list[int]:
+            self.number += 1
+            found = [client for client in clients if (self.number, client) in counted]
+            if disk == "lost" and 1 not in found:
+                shutil.rmtree(self.folder / "site-1", ignore_errors=True)
+            return found
+
+    here = Alike(tmp_path / "alike", options).run("here")
+    assert here["model_sha256"] == json.loads((tmp_path / "there" / "summary.json").read_text())["model_sha256"]
 
 
 @pytest.mark.parametrize("days", [0, 1])

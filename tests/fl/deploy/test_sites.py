@@ -149,6 +149,7 @@ def test_a_site_that_lost_its_copy_of_the_model(tmp_path: Path) -> None:
     whole = downloads[0]["0", "1"]
     assert {at: each for at, each in downloads[1].items() if each != downloads[0][at]} == {("2", "1"): whole}
     assert int(rows(tmp_path / "there")[2]["engine_bytes"]) > 0, "what was sent in vain"
+    assert (tmp_path / "there" / "run.log").read_text().count("the site of client 1 has lost its copy") == 1
 
 
 def test_an_update_that_does_not_count_leaves_the_residual(tmp_path: Path) -> None:
