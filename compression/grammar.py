@@ -109,11 +109,10 @@ def read_selector(stage: Stage) -> dict[str, Any]:
 
 def _topk(stage: Stage) -> dict[str, Any]:
     stage.expect(1, ("scope", "chunk"), example="topk:0.01")
-    chunk = Stage("topk", (stage.options.get("chunk", "2"),)).integer(0, 2, "chunk")
     return {
         "density": _density(stage),
         "per_layer": _per_layer(stage),
-        "chunk": chunk if "chunk" in stage.options else None,
+        "chunk": stage.integer("chunk", 2, "chunk") if "chunk" in stage.options else None,
     }
 
 

@@ -67,9 +67,9 @@ class Stage:
             raise SpecError(f"'{self}': {what} must lie between {low:g} and {high:g}, not {text}")
         return value
 
-    def integer(self, position: int, low: int, what: str) -> int:
-        """Argument `position` as a whole number of at least `low`."""
-        text = self.args[position]
+    def integer(self, place: int | str, low: int, what: str) -> int:
+        """The argument at a position, or the one of a name, as a whole number of at least `low`."""
+        text = self.options[place] if isinstance(place, str) else self.args[place]
         if not _WHOLE.fullmatch(text) or int(text) < low:
             raise SpecError(f"'{self}': {what} must be a whole number of at least {low}, not '{text}'")
         return int(text)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compression.spec import SpecError, Stage, parse_stage
+from compression.spec import SpecError, parse_stage
 from fl.common.config import DataOptions
 from fl.common.errors import ConfigError, DataError
 from fl.common.names import readable
@@ -172,7 +172,9 @@ def reader(options: DataOptions) -> Callable[[], Dataset]:
     group = stage.options.get("group", "file" if own else "role")
     if group not in _GROUPS:
         raise SpecError(f"'{stage}': group must be {' or '.join(_GROUPS)}, not {group}")
-    stride = Stage("stride", (stage.options.get("stride", "1"),)).integer(0, 1, "the tokens between samples")
+    natural = check_partition(options.partition).stage.name == NATURAL
+    if "group" in stage.options and not natural:
+        raise SpecError(f"'{stage}': group says who the clients of --partition natural are, not of {options.partition}")
     folder = Path(options.data_dir)
     places = (Path(stage.args[0]),) if own else (folder / "shakespeare" / _SHAKESPEARE, folder / _SHAKESPEARE)
     return _Text(
@@ -180,9 +182,9 @@ def reader(options: DataOptions) -> Callable[[], Dataset]:
         places,
         stage.options.get("tokens", ""),
         group,
-        stride if "stride" in stage.options else 0,
+        stage.integer("stride", 1, "stride") if "stride" in stage.options else 0,
         options.context or CONTEXT,
-        check_partition(options.partition).stage.name == NATURAL,
+        natural,
     ).load
 
 
@@ -213,25 +215,31 @@ def _codes(text: str) -> np.ndarray:
 
 
 def _from_file(name: str, path: Path) -> _Tokenizer:
+    if not path.is_file():
+        raise DataError(
+            f"--dataset {name}: tokens must be chars, bytes or a file of the package tokenizers; there is no {path}"
+        )
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise ConfigError(
             f"--dataset {name}: tokens={path} needs the package tokenizers: pip install tokenizers"
         ) from None
-    if not path.is_file():
-        raise DataError(
-            f"--dataset {name}: tokens must be chars, bytes or a file of the package tokenizers; there is no {path}"
-        )
     try:
         made = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises Exception itself
         raise DataError(f"--dataset {name}: {path} is no file of the package tokenizers ({reason(error)})") from None
 
     def encode(text: str) -> np.ndarray:
-        return np.array(made.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        try:
+            return np.array(made.encode(text, add_special_tokens=False).ids, dtype=np.int64)
+        except Exception as error:
+            raise DataError(
+                f"--dataset {name}: the tokens of {path} cannot write this text ({reason(error)})"
+            ) from None
 
-    return _Tokenizer(made.get_vocab_size(), f"tokens of {path.name}", encode)
+    size = 1 + max(made.get_vocab().values(), default=0)  # numbers may be left out
+    return _Tokenizer(size, f"tokens of {path.name}", encode)
 
 
 def _joined(splits: tuple[Split, ...]) -> Split:

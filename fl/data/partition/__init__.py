@@ -47,6 +47,6 @@ def check_partition(spec: str) -> Partition:
     read = PARTITIONS[stage.name]
     stage.expect(1 if read else 0, ["min"])
     argument = read(stage) if read else None
-    usual = "2" if stage.name == NATURAL else "1"  # one to hold out, one to train on
-    minimum = Stage("min", (stage.options.get("min", usual),)).integer(0, 1, "the fewest samples of a client")
+    usual = 2 if stage.name == NATURAL else 1  # one to hold out, one to train on
+    minimum = stage.integer("min", 1, "min, the fewest samples of a client,") if "min" in stage.options else usual
     return Partition(stage, argument, minimum)

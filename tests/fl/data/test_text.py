@@ -1,7 +1,9 @@
 """`text:PATH` and `shakespeare`: tokens, splits by position, roles, and files that will not do."""
 
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,7 +82,7 @@ def test_roles_are_clients(tmp_path: Path) -> None:
     data = _load(_written(tmp_path, PLAY.replace("\n", "\r\n")), ",group=role", partition="natural")
     assert data.groups is not None
     assert torch.bincount(data.groups).tolist() == [pytest.approx(len(data.train) / 2, abs=2)] * 2
-    whole = _load(tmp_path / "a.txt", ",group=role")
+    whole = _load(tmp_path / "a.txt")
     assert whole.groups is None
     assert whole.classes == len(set(PLAY))
 
@@ -89,14 +91,43 @@ def test_roles_are_clients(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (",group=play", "group must be file or role"),
-        (",stride=0", "whole number of at least 1"),
+        (",group=role", "group says who the clients of --partition natural are, not of iid"),
+        (",stride=0", "stride=0': stride must be a whole number of at least 1"),
         (",size=3", "no option 'size'"),
-        (",tokens=nothing.json", "there is no nothing.json|needs the package tokenizers"),
+        (",tokens=nothing.json", "there is no nothing.json"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(tmp_path: Path, words: str, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
         _load(_written(tmp_path, PLAY), words)
+
+
+class _Words:
+    """What `Tokenizer` of the package tokenizers promises: words of a vocabulary whose numbers leave some out."""
+
+    @staticmethod
+    def from_file(path: str) -> "_Words":
+        return _Words()
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"the": 0, "cat": 900}
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> SimpleNamespace:
+        try:
+            return SimpleNamespace(ids=[self.get_vocab()[word] for word in text.split()])
+        except KeyError:
+            raise Exception("there is no [UNK]") from None
+
+
+def test_tokens_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tokens as the highest number says, and a sentence where the vocabulary is too small for the text."""
+    monkeypatch.setitem(sys.modules, "tokenizers", SimpleNamespace(Tokenizer=_Words))
+    _written(tmp_path, "{}", "words.json")
+    words = f",tokens={tmp_path / 'words.json'}"
+    data = _load(_written(tmp_path, "the cat " * 200), words)
+    assert (data.classes, data.train.x.unique().tolist(), data.bytes_per_token) == (901, [0, 900], 4)
+    with pytest.raises(DataError, match=r"words\.json cannot write this text .*there is no \[UNK\]"):
+        _load(_written(tmp_path, "the dog " * 200), words)
 
 
 @pytest.mark.parametrize("text", ["", "too short to split"])
