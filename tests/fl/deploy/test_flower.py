@@ -80,6 +80,8 @@ class Programs:
             process.terminate()
         for process in self._running.values():
             process.wait(60)
+            with contextlib.suppress(ProcessLookupError):  # what it has left behind
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
