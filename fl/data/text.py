@@ -172,9 +172,6 @@ def reader(options: DataOptions) -> Callable[[], Dataset]:
     group = stage.options.get("group", "file" if own else "role")
     if group not in _GROUPS:
         raise SpecError(f"'{stage}': group must be {' or '.join(_GROUPS)}, not {group}")
-    natural = check_partition(options.partition).stage.name == NATURAL
-    if "group" in stage.options and not natural:
-        raise SpecError(f"'{stage}': group says who the clients of --partition natural are, not of {options.partition}")
     folder = Path(options.data_dir)
     places = (Path(stage.args[0]),) if own else (folder / "shakespeare" / _SHAKESPEARE, folder / _SHAKESPEARE)
     return _Text(
@@ -184,7 +181,7 @@ def reader(options: DataOptions) -> Callable[[], Dataset]:
         group,
         stage.integer("stride", 1, "stride") if "stride" in stage.options else 0,
         options.context or CONTEXT,
-        natural,
+        check_partition(options.partition).stage.name == NATURAL,
     ).load
 
 

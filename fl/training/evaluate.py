@@ -24,8 +24,6 @@ from fl.models.own_state import OwnState
 
 from .tasks import ACCURACY, Score, Task
 
-BATCH = 500
-
 
 @dataclass(frozen=True)
 class Forward:
@@ -75,14 +73,15 @@ def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evalua
     Batch i is computed on rank i mod world size. The batches' losses are added up in order, and metrics are worked out
     from all predictions at once, so the figures do not depend on the number of ranks.
     """
-    batches = -(-len(split) // BATCH)
+    size = task.at_once(split.y)
+    batches = -(-len(split) // size)
     losses = torch.zeros(batches, 2, dtype=torch.float64)
     predictions = torch.zeros(len(split), dtype=torch.float64)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     with forward.evaluating():
         for batch in range(ranks.rank, batches, ranks.world_size):
             work.steps += 1
-            part = _part(batch)
+            part = _part(batch, size)
             outputs = forward(split.x[part])
             found[batch] = task.loss_sum(outputs, split.y[part]), task.predict(outputs, split.y[part])
     if found:  # only now, and all at once: to read a figure makes the host wait for the device
@@ -91,14 +90,14 @@ def evaluate(forward: Forward, split: Split, ranks: Ranks, task: Task) -> Evalua
         sizes = [len(each) for _, each in found.values()]
         for batch, loss, own in zip(found, sums, predicted.split(sizes), strict=True):
             losses[batch, 0], losses[batch, 1] = loss, len(own)
-            predictions[_part(batch)] = own
+            predictions[_part(batch, size)] = own
     loss_sum, samples = ranks.sum(losses).sum(0).tolist()
     ranks.sum(predictions)
     return Evaluation({"loss": loss_sum / samples, **task.measure(predictions, split.y.cpu())}, predictions)
 
 
-def _part(batch: int) -> slice:
-    return slice(batch * BATCH, (batch + 1) * BATCH)
+def _part(batch: int, size: int) -> slice:
+    return slice(batch * size, (batch + 1) * size)
 
 
 COLUMNS = ("round", "client", "samples", "score", "loss")
@@ -163,15 +162,15 @@ class ClientScores:
 
 def evaluate_clients(forward: Forward, split: Split, held: Sequence[Tensor], ranks: Ranks, task: Task) -> ClientScores:
     """Judge a model on the samples of `split` that each client holds out; the same for any number of ranks. Collective."""
-    sizes = [len(part) for part in held]
+    sizes, most = [len(part) for part in held], task.at_once(split.y)
     table = torch.zeros(len(held), 2, dtype=torch.float64)
     with forward.evaluating():
-        for turn, clients in enumerate(_together(sizes)):
+        for turn, clients in enumerate(_together(sizes, most)):
             if turn % ranks.world_size != ranks.rank:
                 continue
             work.steps += 1
             at = torch.cat([held[client] for client in clients]).to(split.x.device)
-            outputs = torch.cat([forward(split.x[batch]) for batch in at.split(BATCH)])
+            outputs = torch.cat([forward(split.x[batch]) for batch in at.split(most)])
             lengths = [sizes[client] for client in clients]
             targets = split.y[at]
             each = zip(outputs.split(lengths), targets.split(lengths), strict=True)
@@ -188,11 +187,12 @@ def evaluate_clients(forward: Forward, split: Split, held: Sequence[Tensor], ran
     return ClientScores(samples, table[:, 0].numpy(), table[:, 1].numpy(), task.score)
 
 
-def _together(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Clients that go through the model together: as many as fill a batch, or a single one that needs several."""
+def _together(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Clients that go through the model together: as many as fill a batch of `most` samples, or a single one that needs
+    several."""
     clients: list[int] = []
     for client, size in enumerate(sizes):
-        if clients and sum(sizes[each] for each in clients) + size > BATCH:
+        if clients and sum(sizes[each] for each in clients) + size > most:
             yield clients
             clients = []
         if size:

@@ -15,6 +15,8 @@ from fl.models.trial import average_counts, counts_of, refuse_sparse_gradients, 
 
 from .score import Score
 
+BATCH = 500
+
 
 class Task(ABC):
     """How outputs of a model are judged against targets `y` [N], or [N, T] of text: the loss of training,
@@ -27,6 +29,10 @@ class Task(ABC):
     score: ClassVar[Score]
     metrics: ClassVar[tuple[str, ...]]
     """Names of the metrics besides the loss: those of the columns in metrics.csv, after `val_` and `test_`."""
+
+    def at_once(self, y: Tensor) -> int:
+        """How many samples with targets like `y` are judged at once."""
+        return BATCH
 
     @abstractmethod
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import Task
+from .base import BATCH, Task
 from .score import BITS_PER_BYTE, Score
+
+_LOGITS = 1 << 25
 
 
 class Language(Task):
@@ -27,6 +29,10 @@ class Language(Task):
         """`tokens`: how many different ones there are."""
         self.tokens = tokens
         self.bytes_per_token = bytes_per_token
+
+    def at_once(self, y: Tensor) -> int:
+        """So few that their logits fill a tenth of a GB: a text may have tens of thousands of different tokens."""
+        return max(1, min(BATCH, _LOGITS // (y.shape[1] * self.tokens)))
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(outputs.flatten(0, 1), y.flatten())

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fl.common.ranks import Ranks
 from fl.data import Split
 from fl.data.normalise import Identity
-from fl.training.evaluate import BATCH, ClientScores, Forward, _together, evaluate, evaluate_clients, hold_out
+from fl.training.evaluate import ClientScores, Forward, _together, evaluate, evaluate_clients, hold_out
 from fl.training.tasks import Classification
+from fl.training.tasks.base import BATCH
 
 CPU = torch.device("cpu")
 ALONE = Ranks(0, 1, 0, 1, CPU, CPU, "test", 1)
@@ -44,7 +45,7 @@ def test_held_out_by_seed_and_client() -> None:
 @given(st.lists(st.integers(0, 3 * BATCH), max_size=30))
 def test_clients_share_batches(sizes: list[int]) -> None:
     """All clients with samples come once, in order, and no two that would not fit into one batch."""
-    found = list(_together(sizes))
+    found = list(_together(sizes, BATCH))
     assert [client for turn in found for client in turn] == [client for client, size in enumerate(sizes) if size]
     assert all(len(turn) == 1 or sum(sizes[client] for client in turn) <= BATCH for turn in found)
 

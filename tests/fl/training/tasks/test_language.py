@@ -51,3 +51,12 @@ def test_shapes_that_fit() -> None:
     assert TASK.fits(torch.Size((3, 4, 5)))
     assert not TASK.fits(torch.Size((3, 5, 4)))
     assert not TASK.fits(torch.Size((3, 5)))
+
+
+def test_few_samples_are_judged_at_once_where_tokens_are_many() -> None:
+    """Their logits, 4 bytes each, take at most 128 MiB, or are those of one sample; few tokens are judged as images are."""
+    for tokens, length in ((50_257, 128), (8_000, 512), (50_257, 4096)):
+        most = Language(tokens, 4.0).at_once(torch.zeros(3, length))
+        assert most == 1 or most * length * tokens * 4 <= 128 * 2**20
+        assert (most + 1) * length * tokens * 4 > 128 * 2**20
+    assert TASK.at_once(torch.zeros(3, 64)) == 500
