@@ -4,9 +4,10 @@ Bytes are what the library makes: a codec's payload is one uint8 tensor, and its
 when they are first used.
 """
 
+import os
 from typing import TYPE_CHECKING
 
-from .lazily import lazily
+from .names import find as __getattr__  # noqa: F401
 
 if TYPE_CHECKING:
     from .codec import Codec
@@ -33,17 +34,5 @@ __all__ = [
     "make_codec",
 ]
 
-__getattr__ = lazily(
-    __name__,
-    Codec="codec",
-    CodecHook="ddp.hooks",
-    FlatBucket="ddp.bucket",
-    Layout="layout",
-    NonFiniteError="errors",
-    PayloadError="errors",
-    Sender="sender",
-    Sparse="wire",
-    SpecError="spec",
-    codec_hook="ddp.hooks",
-    make_codec="make",
-)
+# From Python 3.14 on the standard library has a package of this name, whose modules gzip, bz2, lzma and zipfile need.
+__path__.append(os.path.join(os.path.dirname(os.__file__), "compression"))

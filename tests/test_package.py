@@ -23,6 +23,7 @@ _BUILD = "import sys; from setuptools import build_meta; build_meta.build_{}(sys
 _SOURCE = (
     "compression",
     "fl",
+    "leanfed",
     "tests",
     "configs",
     "pyproject.toml",
@@ -76,7 +77,7 @@ def test_what_is_inside(built: tuple[Path, Path]) -> None:
     """Every module of the packages, and no test, data or result, in the wheel; in the sdist neither."""
     with zipfile.ZipFile(built[1]) as wheel:
         held = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    packages = ("compression", "fl")
+    packages = ("compression", "fl", "leanfed")
     assert held == {str(path.relative_to(ROOT)) for name in packages for path in (ROOT / name).rglob("*.py")}
     with tarfile.open(built[0]) as sdist:
         rooms = {name.split("/")[1] for name in sdist.getnames() if name.count("/") > 1}
@@ -86,9 +87,7 @@ def test_what_is_inside(built: tuple[Path, Path]) -> None:
 def test_the_commands(commands: Path, tmp_path: Path) -> None:
     """The installed program trains, exports, draws, compares and describes, in a folder that is empty before."""
     leanfed = commands / "leanfed"
-    where = _do(
-        commands / "python", "-c", "import compression, fl; print(compression.__file__, fl.__file__)", cwd=tmp_path
-    )
+    where = _do(commands / "python", "-c", "import fl, leanfed; print(fl.__file__, leanfed.__file__)", cwd=tmp_path)
     assert all(Path(name).is_relative_to(commands.parent) for name in where.split())
     options = QUICK | {"clients": 2, "rounds": 1, "limit_train": 60, "uplink": "topk:0.1", "output_dir": "runs"}
     words = [word for name, value in options.items() if name != "quiet" for word in (f"--{name}", str(value))]
