@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.support import QUICK, ROOT
 
@@ -71,6 +72,23 @@ def commands(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory)
     (site,) = folder.glob("lib/python*/site-packages")
     (site / "libraries.pth").write_text(sysconfig.get_path("purelib"))
     return folder / "bin"
+
+
+def test_the_tested_versions_lie_in_the_ranges() -> None:
+    """Every library is pinned in constraints.txt, but for those whose version another library chooses."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads pyproject.toml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    ranges = {found.name: found.specifier for found in map(Requirement, lines)}
+    pins = [
+        Requirement(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line.strip("#")[:1].isalpha()
+    ]
+    for pin in pins:
+        (exact,) = pin.specifier
+        assert exact.version in ranges[pin.name], pin
+    assert ranges.keys() - {pin.name for pin in pins} == {"leanfed", "rich", "flwr", "triton"}
 
 
 def test_what_is_inside(built: tuple[Path, Path]) -> None:
