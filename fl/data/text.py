@@ -146,8 +146,8 @@ class _Text:
         words = f"{len(codes)} different characters"
         return _Tokenizer(len(codes), words, lambda text: np.searchsorted(codes, _codes(text)))
 
-    def _cut(self, tokens: Tensor) -> tuple[Split, Split, Split]:
-        """Samples of one text to train, validate and test on; all to train on where it is too short for the latter two."""
+    def _cut(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows of one text to train, validate and test on; all to train on where it is too short for the latter two."""
         held = round(_HELD_OUT * len(tokens))
         train, validation, test = tokens.split([len(tokens) - held, held // 2, held - held // 2])
         later = self._samples(validation[self.context :]), self._samples(test[self.context :])
@@ -156,12 +156,11 @@ class _Text:
             later = self._samples(tokens[:0]), self._samples(tokens[:0])
         return self._samples(train), *later
 
-    def _samples(self, tokens: Tensor) -> Split:
-        """Views of the tokens, as many samples as there is room for."""
+    def _samples(self, tokens: Tensor) -> Tensor:
+        """Samples, each with the target of its last token, int64 [N, T + 1]: views, as many as there is room for."""
         if len(tokens) <= self.context:
-            return Split(*torch.empty(2, 0, self.context, dtype=torch.int64))
-        rows = tokens.unfold(0, self.context + 1, self.stride or self.context)
-        return Split(rows[:, :-1], rows[:, 1:])
+            return tokens.new_empty(0, self.context + 1)
+        return tokens.unfold(0, self.context + 1, self.stride or self.context)
 
 
 def reader(options: DataOptions) -> Callable[[], Dataset]:
@@ -239,7 +238,8 @@ def _from_file(name: str, path: Path) -> _Tokenizer:
     return _Tokenizer(size, f"tokens of {path.name}", encode)
 
 
-def _joined(splits: tuple[Split, ...]) -> Split:
-    """All samples together; those of a single text stay views."""
-    some = [split for split in splits if len(split)] or [splits[0]]
-    return some[0] if len(some) == 1 else Split(torch.cat([s.x for s in some]), torch.cat([s.y for s in some]))
+def _joined(texts: tuple[Tensor, ...]) -> Split:
+    """The samples of all texts, int64 [N, T + 1] each. They stay views where they are of a single one."""
+    some = [rows for rows in texts if len(rows)] or [texts[0]]
+    rows = some[0] if len(some) == 1 else torch.cat(some)
+    return Split(rows[:, :-1], rows[:, 1:])

@@ -73,6 +73,8 @@ def test_a_folder_is_a_client_a_file(tmp_path: Path) -> None:
     assert (data.classes, int(data.groups.max()) + 1) == (2, 2)
     for group, token in ((0, 0), (1, 1)):
         assert set(data.train.x[data.groups == group].flatten().tolist()) == {token}
+    storages = {split.untyped_storage().data_ptr() for split in (data.train.x, data.train.y)}
+    assert len(storages) == 1  # targets are no copy
     assert any("1 of 3 files are left out" in line for line in data.left_out)
     assert any("1 file(s) that are no text" in line for line in data.left_out)
 
