@@ -31,7 +31,7 @@ def _small_models(rank: int, world_size: int) -> None:
     assert local.engine.model is not worker.engine.model
     whole = deepcopy(worker.engine.model)
     state.load_into(whole)
-    local.load()
+    local.load({})
     x = torch.randn(5, 3, 32, 32)
     torch.testing.assert_close(local.engine.model.eval()(x), whole.eval()(x))
     values, buffers = local.read()
