@@ -114,7 +114,7 @@ unequal unequal-long: $(STAMP)
 			--results "Bandwidth Analysis/$${each}_$(subst -,_,$@)" || exit 1; \
 	done
 
-# Schemes of low-communication training of a language model on equal tokens, three seeds: about an hour and a half on two cores.
+# Schemes of low-communication training of a language model on equal tokens, two seeds: three quarters of an hour on a core.
 lowcomm: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/lowcomm.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/lowcomm"
