@@ -83,6 +83,7 @@ def check_sections(codec: Codec, payload: Tensor, decoded: Sparse, layout: Layou
             assert payload.numel() <= dense_bytes(header.n)
 
 
+@pytest.mark.slow
 @every_spec
 @FEW
 @given(x=vectors(), data=st.data())

@@ -11,6 +11,8 @@ from compression import Layout, NonFiniteError, Sender, make_codec
 from compression.draws import derive_key
 from tests.compression.cases import FEW, PLAIN, bits, encodable, layers, vectors
 
+pytestmark = pytest.mark.slow
+
 every_spec = pytest.mark.parametrize("spec", [spec for spec in PLAIN if spec != "fp32"])
 SIZES = (0, 1, 2, 17, 31, 64, 129)
 

@@ -24,6 +24,8 @@ from fl.run.loop import run
 from fl.training.worker import Worker
 from tests.support import QUICK, TIMES, no_figures, rows, run_here
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: dict[str, Any] = {
     "clients": 4,
     "rounds": 4,
