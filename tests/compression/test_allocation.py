@@ -14,6 +14,8 @@ from compression.wire import Kind, read
 from tests.compression.cases import layers
 from tests.compression.damage import LargestTensor, made, tensor
 
+pytestmark = pytest.mark.slow
+
 FLOAT = struct.pack("<f", 1.0)
 EMPTY = torch.empty(0, dtype=torch.uint8)
 MILLION = compress(torch.zeros(1_000_000, dtype=torch.uint8)).numpy().tobytes()

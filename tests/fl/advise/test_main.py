@@ -14,6 +14,8 @@ from fl.advise.measure import measure_downlink, measure_uplink
 from fl.advise.updates import ROUNDS, recorded
 from fl.common.config import Config
 
+pytestmark = pytest.mark.slow
+
 DIGITS = ["--dataset", "digits", "--model", "tests.user_models:Head", "--threads", "1", "--precision", "fp32"]
 CONFIG = Config(
     dataset="digits",

@@ -15,6 +15,8 @@ from fl.common.errors import RoundError
 from fl.common.ranks import Ranks
 from tests.support import on_ranks
 
+pytestmark = pytest.mark.slow
+
 _COHORT = [0, 2, 3, 4, 7, 8, 11]  # on three ranks: two, two and three clients
 
 
