@@ -73,7 +73,7 @@ class RoundClock:
     """The clock of synchronous rounds, each of which ends with the last arrival.
 
     With `overlap` a client transfers while it trains: what it made in the round before goes up, and what that round came to
-    down. A round then ends when both are done. It is charged with its own bytes, which are as many from round to round.
+    down. A round then ends when both are done. The bytes of the round itself stand for those of the one before.
     """
 
     def __init__(

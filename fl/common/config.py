@@ -169,9 +169,7 @@ class ExchangeOptions:
         low=0,
         high=0.9999,
     )
-    overlap: bool = option(
-        False, "exchange a fragment while clients take the next round's steps, so that it comes back a round later"
-    )
+    overlap: bool = option(False, "a fragment comes back a round later; in virtual time it travels while clients train")
     error_feedback: str = option(
         "residual",
         "what becomes of what a codec dropped: none, residual[:DECAY] (it is added next time) or dgc:MOMENTUM",

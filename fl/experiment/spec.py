@@ -204,7 +204,9 @@ def _target(value: Any, arms: tuple[Arm, ...]) -> Target:
 def _fraction(values: Mapping[str, Any], key: str, most: float | None = 1.0) -> float:
     value = values[key]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if most is None and is_number and 0 < value < math.inf:
+    if most is None:
+        if not is_number or not 0 < value < math.inf:
+            raise ConfigError(f"target: {key} {value!r} must be a number above 0, as in 2.5")
         return float(value)
     if not is_number or not 0 <= value <= 1:
         raise ConfigError(f"target: {key} {value!r} must be a fraction between 0 and 1, as in 0.65")

@@ -31,7 +31,6 @@ class Fragments(SubmodelPlan):
         self, engine: LocalEngine, state: ModelState, fragments: int, merge: float, *, overlap: bool = False
     ) -> None:
         super().__init__(state, WholeModel(engine, state))
-        self._engine = engine
         self._merge = merge
         self._delay = int(overlap)
         n = state.parameters.numel()
@@ -56,7 +55,7 @@ class Fragments(SubmodelPlan):
         return self._submodel
 
     def local(self, client: int, round_: int) -> "FragmentedModel":
-        return FragmentedModel(self._engine, self.state, self, round_)
+        return FragmentedModel(self.whole.engine, self.state, self, round_)
 
     def held(self, client: int) -> int:
         return self.state.layout.total
@@ -64,10 +63,8 @@ class Fragments(SubmodelPlan):
     def merged(self, local: Tensor, since: int, round_: int) -> Tensor:
         """The weights, fp32 [n], with which a client begins a round that ended round `since` with `local`."""
         weights = local.to(self.state.parameters.device, copy=True)
-        came = range(since - self._delay, round_ - self._delay)
-        for each in came[-(len(self.bounds) - 1) :]:
-            if each < 0:
-                continue
+        came, cycle = round_ - self._delay, len(self.bounds) - 1
+        for each in range(max(0, since - self._delay, came - cycle), came):
             part = self.exchanged(each)
             weights[part] = self.state.parameters[part].lerp(weights[part], self._merge)
         return weights

@@ -72,8 +72,8 @@ class Server:
         """One optimizer step on the mean of a round; `key` seeds the downlink's random choices.
 
         Outside `submodel` nothing moves and nothing is sent; moments and residuals there are forgotten, unless they have
-        their turn later, and all of them where the weights were `rewound`. A coordinate that nobody voted
-        for keeps its value and its moments; what the downlink still owes of it is sent.
+        their turn later, and all of them where the weights were `rewound`. A coordinate that nobody voted for
+        keeps its value and its moments; what the downlink still owes of it is sent.
 
         Returns the payload of the change, uint8; None on another rank than 0. NonFiniteError if the mean or the change is
         not finite, or PeerError where there are several shards. Collective among these.

@@ -16,7 +16,7 @@ from fl.experiment.results import TIMES, Point, Results, curve_of, reach, read_r
 from fl.experiment.runs import _write_results
 from fl.experiment.spec import parse_experiment
 from fl.experiment.tables import Spread, spread, tables
-from fl.training.tasks import R2
+from fl.training.tasks import BITS_PER_BYTE, R2
 from tests.fl.experiment.test_spec import changed
 
 
@@ -52,6 +52,21 @@ def test_a_target_is_reached_on_validation_alone(target: float | None, round_: i
     """The first evaluated round with at least so much; a test accuracy of 0.9 in round 1 helps nobody."""
     point = reach(CURVE, target)
     assert (point.round if point else None) == round_
+
+
+def test_a_score_that_falls_reaches_its_target_from_above() -> None:
+    """Bits per byte: the first round with as few, or fewer; a round with more is no better."""
+    curve = [Point(at, bits, bits, 1, 1, 1.0) for at, bits in enumerate((4.0, 3.5, 3.0))]
+    found = [reach(curve, target, BITS_PER_BYTE) for target in (3.5, 3.2, 2.0)]
+    assert [point and point.round for point in found] == [1, 2, None]
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.inf, "3", True])
+def test_a_target_of_bits_that_is_none(value: object) -> None:
+    """It may be above 1, as an accuracy may not."""
+    assert parse_experiment(changed(target={"val_bits_per_byte": 2.5})).target.value == 2.5
+    with pytest.raises(ConfigError, match="must be a number above 0"):
+        parse_experiment(changed(target={"val_bits_per_byte": value}))
 
 
 def test_rounds_without_validation_reach_nothing() -> None:

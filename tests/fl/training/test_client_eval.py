@@ -13,7 +13,7 @@ from fl.common.ranks import Ranks
 from fl.data import Split
 from fl.data.normalise import Identity
 from fl.training.evaluate import ClientScores, Forward, _together, evaluate, evaluate_clients, hold_out
-from fl.training.tasks import Classification
+from fl.training.tasks import BITS_PER_BYTE, Classification
 from fl.training.tasks.base import BATCH
 
 CPU = torch.device("cpu")
@@ -97,3 +97,9 @@ def test_mean_and_worst(samples: list[int], scores: list[float], mean: float | N
     found = ClientScores(np.array(samples), np.array(scores), np.array(scores))
     assert found.mean == (None if mean is None else pytest.approx(mean))
     assert found.worst == (None if worst is None else pytest.approx(worst))
+
+
+def test_the_worst_of_a_score_that_falls() -> None:
+    """Of bits per byte, the most."""
+    bits = np.array([2.0, 4.0, 3.0])
+    assert ClientScores(np.array([1, 1, 1]), bits, bits, BITS_PER_BYTE).worst == 4.0
