@@ -25,16 +25,17 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a specification: a name, its positional arguments, its named ones and its flags, all still text."""
+    """One stage of a specification: a name, its positional arguments, its named ones and its flags, all still text; and
+    the text that it was read from, for messages."""
 
     name: str
     args: tuple[str, ...] = ()
     options: dict[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    text: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        words = [*self.args, *(f"{key}={value}" for key, value in self.options.items()), *self.flags]
-        return self.name + (":" + ",".join(words) if self.args else "".join("," + word for word in words))
+        return self.text or self.name
 
     def expect(self, arguments: int, keys: Iterable[str] = (), *, example: str = "") -> "Stage":
         """This stage, after checking that it has so many arguments and no named ones but `keys`.
@@ -126,7 +127,7 @@ def parse_stage(text: str, flags: Collection[str] = ()) -> Stage:
             raise SpecError(f"'{text}': '{word}' must come before the named options")
         else:
             args.append(word)
-    return Stage(name, tuple(args), options, tuple(found))
+    return Stage(name, tuple(args), options, tuple(found), text.strip())
 
 
 def parse(text: str) -> tuple[Stage, ...]:

@@ -13,7 +13,7 @@ from fl.common.files import naming, write_bytes
 from fl.common.paths import expand_paths, expanded
 from fl.common.terminal import end_with_mistake, lasting_output, say
 from fl.run.checks import check_given
-from fl.run.cli import parse
+from fl.run.cli import naming_variables, parse
 
 from .options import OF_THE_SITE, to_table
 from .rules import check_deployed
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if name.startswith("-"):
             raise ConfigError(f"the folder of the app must come first or last: {_USAGE}")
         folder = expanded(name)
-        with naming(folder):
+        with naming(folder), naming_variables(words):
             write_app(folder, *parse(words))
     except OSError as error:
         end_with_mistake(ConfigError(f"{error.filename} cannot be written ({error.strerror})"))

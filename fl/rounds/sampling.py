@@ -20,6 +20,7 @@ epsilon is computed for; then `--clients-per-round` is how many do on average.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,7 @@ def _period(stage: Stage) -> tuple[float, bool]:
     """PERIOD, and whether it is in virtual seconds."""
     if not stage.args[0].endswith("s"):
         return stage.integer(0, 1, "PERIOD"), False
-    seconds = Stage(stage.name, (stage.args[0][:-1], *stage.args[1:]))
+    seconds = replace(stage, args=(stage.args[0][:-1], *stage.args[1:]))
     return seconds.number(0, 1e-6, 1e12, "PERIOD"), True
 
 

@@ -1,11 +1,12 @@
 """The command line, the YAML file and the environment, all made from `fl.common.config`."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -41,7 +42,7 @@ _OTHER_VARIABLES = {"LEANFED_DATA", "LEANFED_REQUIRE_DATA"}  # the tests' own
 def make_parser() -> ArgumentParser:
     """The parser of all options; `--config`, `--print_config` and LEANFED_... variables included."""
     parser = ArgumentParser(
-        prog="main.py",
+        prog="leanfed",
         description="Federated training in which every rank is a client, with compressed exchange and counted bytes.",
         env_prefix=_PREFIX,
         default_env=True,
@@ -110,11 +111,13 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
     start_all_of_accelerate()
     use_huge_pages()
     try:
-        config, explicit = parse(sys.argv[1:] if argv is None else argv, defaults)
-        check_given(expand_paths(config), explicit)  # most mistakes are found here, before torch is imported
-        from .loop import run
+        words = sys.argv[1:] if argv is None else argv
+        with naming_variables(words):
+            config, explicit = parse(words, defaults)
+            check_given(expand_paths(config), explicit)  # most mistakes are found here, before torch is imported
+            from .loop import run
 
-        summary = run(config, explicit=explicit)
+            summary = run(config, explicit=explicit)
     except Stopped as end:
         if str(end):
             say(str(end))
@@ -130,6 +133,31 @@ def main(argv: Sequence[str] | None = None, defaults: dict[str, Any] | None = No
         Console().print(summary_table(summary))
         if phases := read_phases(Path(summary["folder"])):
             Console().print(phase_table(phases))
+
+
+@contextlib.contextmanager
+def naming_variables(argv: Sequence[str]) -> Iterator[None]:
+    """A user's mistake in this block also names the LEANFED_... variables that set the options it speaks of."""
+    try:
+        yield
+    except (ConfigError, SpecError, DataError) as error:
+        files, rest = _split(argv)
+        beaten = ["config"] if files else []
+        for file in files:
+            with contextlib.suppress(ConfigError):
+                beaten += _read_file(file)
+        flags = [word.removeprefix("--").removeprefix("no-") for word in rest if word.startswith("--")]
+        starts = tuple(flag.partition("=")[0].replace("-", "_") for flag in flags)
+        text = str(error)
+        found = []
+        for flag in dict.fromkeys(re.findall(r"--([a-z][\w-]*)", text)):
+            name = flag.replace("-", "_")
+            variable = f"{_PREFIX}_{name.upper()}"
+            if variable in os.environ and variable not in text and name not in beaten and not name.startswith(starts):
+                found.append(variable)
+        if found:
+            error.args = (f"{text} (set by {' and '.join(found)})",)
+        raise
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -209,7 +237,8 @@ def _word(name: str, text: str | None) -> str:
         value = parse_yaml(text) if re.fullmatch(r"[\w.+-]{1,400}", text) else text
         value = text if isinstance(value, bool) else value
     if not isinstance(value, (*kinds, int) if float in kinds else kinds):
-        raise ConfigError(f"{flag} {'null' if text is None else text} must be {_in_words(kind)}")
+        shown = "null" if text is None else text or "''"
+        raise ConfigError(f"{flag} {shown} must be {_in_words(kind)}")
     if isinstance(value, bool):
         return flag if value else f"--no-{flag[2:]}"
     if isinstance(value, float) and not math.isfinite(value):

@@ -21,7 +21,7 @@ finally:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("--help", "usage: main.py"),
+        ("--help", "usage: leanfed"),
         ("--print_config", "dataset: cifar10"),
         ("--uplnk none", "there is no option '--uplnk'"),
         ("--rounds 0", "--rounds 0 must be at least 1"),

@@ -187,6 +187,30 @@ def test_a_users_mistake_ends_in_one_line_and_status_2(capsys):
     assert printed.out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "variables", "sentence"),
+    [
+        ([], {"QUIET": ""}, "--quiet '' must be true or false (set by LEANFED_QUIET)"),
+        ([], {"LR": ""}, "--lr '' must be a number (set by LEANFED_LR)"),
+        ([], {"ROUNDS": "0"}, "--rounds 0 must be at least 1 (set by LEANFED_ROUNDS)"),
+        ([], {"LATE": "x"}, "--late x must be one of drop, carry (set by LEANFED_LATE)"),
+        ([], {"CONFIG": "/none.yaml"}, "No such file or directory) (set by LEANFED_CONFIG)"),
+        (["--rou", "0"], {"ROUNDS": "3"}, "--rounds 0 must be at least 1"),
+        (["--config", "FILE"], {"ROUNDS": "3"}, "--rounds 0 must be at least 1"),
+        (["--rounds=0"], {"LR": "1"}, "--rounds 0 must be at least 1"),
+    ],
+)
+def test_a_mistake_in_a_variable_is_told_as_one(words, variables, sentence, tmp_path, monkeypatch, capsys):
+    """Of the options that a sentence is about, those that the environment sets, unless what beats it gives them too."""
+    file = tmp_path / "a.yaml"
+    file.write_text("rounds: 0\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"LEANFED_{name}", value)
+    with pytest.raises(SystemExit):
+        main([str(file) if word == "FILE" else word for word in words])
+    assert capsys.readouterr().err.endswith(f"{sentence}\n")
+
+
 def test_local_steps_over_a_file_with_local_epochs(tmp_path):
     """The user gave one of the two: the sentence says how to switch the other off, and that works."""
     for kept, other in (("local_epochs", "local-steps"), ("local_steps", "local-epochs")):
