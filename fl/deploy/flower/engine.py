@@ -1,5 +1,6 @@
 """Flower's grid as the engine that carries messages between the server and its sites."""
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,19 +15,26 @@ from ..protocol import Outcome, SiteJob, read_outcome
 from .records import from_records, size, to_records
 
 _PAUSE_S = 0.3
+_NOT_ITS_OWN = "the SuperNode that was registered as %s says that it has client %d: it gets no job"
 
 
 class _Node(NamedTuple):
-    """A SuperNode since it was started: another start is another node."""
+    """A SuperNode since it was started: another start is another node. `name`: which it was registered under, if any."""
 
     number: int
     started: str
+    name: str
+
+    def may_have(self, client: int) -> bool:
+        """Whether it was registered for this client, or without a name."""
+        return self.name in ("", f"site-{client}")
 
 
 class FlowerEngine:
     """Finds the node of each client by asking every node which client it has, once while it is there.
 
-    A job that was with a node when it was started anew went with it, and is sent again.
+    A node that was registered under the name `site-N` has client N: that it has another one does not count. A job that was
+    with a node when it was started anew went with it, and is sent again.
     """
 
     def __init__(self, grid: Grid, patience_s: float) -> None:
@@ -90,12 +98,17 @@ class FlowerEngine:
         for reply in self._pull(list(self._asked)):
             node = self._asked.pop(reply.metadata.reply_to_message_id)
             client = None if reply.has_error() else from_records(reply.content)[0].get("client")
-            if node in nodes and isinstance(client, int):
+            if node not in nodes or not isinstance(client, int):
+                continue
+            if node.may_have(client):
                 self._clients[node] = client
-        return {client: node for node, client in self._clients.items() if client is not None}
+            else:
+                logging.getLogger("leanfed").warning(_NOT_ITS_OWN, node.name, client)
+        said = [(node, client) for node, client in self._clients.items() if client is not None]
+        return {client: node for node, client in sorted(said, key=lambda one: one[0].name)}  # those with a name last
 
     def _nodes(self) -> set[_Node]:
-        return {_Node(node.node_id, node.last_activated_at) for node in self._grid.get_nodes()}
+        return {_Node(node.node_id, node.last_activated_at, node.name) for node in self._grid.get_nodes()}
 
     def _push(self, records: RecordDict, node: _Node, kind: str) -> str | None:
         """Send a message; its name, or None if the node has gone."""

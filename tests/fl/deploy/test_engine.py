@@ -36,10 +36,11 @@ def _in_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclasses.dataclass
 class Node:
-    """A SuperNode: what it answers. `activated`: when it was started last."""
+    """A SuperNode: what it answers. `activated`: when it was started last; `name`: which it was registered under."""
 
     answer: Callable[[Message], Message | None]
     activated: str = "1"
+    name: str = ""
     online: bool = True
 
 
@@ -52,7 +53,11 @@ class Grid:
         self.pushed: list[Message] = []
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        return [NodeInfo(node_id=n, last_activated_at=each.activated) for n, each in self.nodes.items() if each.online]
+        return [
+            NodeInfo(node_id=n, last_activated_at=each.activated, name=each.name)
+            for n, each in self.nodes.items()
+            if each.online
+        ]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         for message in messages:
@@ -136,6 +141,29 @@ def test_a_node_that_was_started_anew() -> None:
     assert client == 0
     assert isinstance(outcome, Delivered)
     assert [message.metadata.message_type for message in grid.pushed].count("train") == 2
+
+
+@pytest.mark.parametrize("own", ["site-0", ""])
+def test_a_node_that_claims_anothers_client(own: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One that was registered as site 1 and says that it has client 0 gets nothing, first or last, there or alone."""
+    claims = [dataclasses.replace(_of(0), name="site-1") for _ in range(2)]
+    grid = Grid({1: claims[0], 2: dataclasses.replace(_of(0, Delivered()), name=own), 3: claims[1]})
+    engine = FlowerEngine(grid, 0.3)  # type: ignore[arg-type]
+    engine.send(_job(0))
+    assert isinstance(engine.receive()[1], Delivered)
+    assert [m.metadata.dst_node_id for m in grid.pushed if m.metadata.message_type == "train"] == [2]
+    assert "registered as site-1 says that it has client 0: it gets no job" in caplog.text
+    grid.nodes[2].online = False
+    assert engine.connected([0, 1], 1) == []
+
+
+def test_a_name_counts_more_than_none() -> None:
+    """Of a node that was registered for a client and one that was registered without a name, the first has it."""
+    grid = Grid({1: _of(0), 2: dataclasses.replace(_of(0, Delivered()), name="site-0"), 3: _of(0)})
+    engine = FlowerEngine(grid, 0.3)  # type: ignore[arg-type]
+    assert engine.connected([0], 1) == [0]
+    engine.send(_job(0))
+    assert isinstance(engine.receive()[1], Delivered)
 
 
 def test_who_is_connected() -> None:

@@ -120,12 +120,13 @@ def test_same_bits_and_for_no_others(tmp_path: Path, programs: Programs) -> None
     run_here(tmp_path, "here", **OPTIONS)
     _write_app(tmp_path)
     keys = tmp_path / "keys"
-    write_certificates(keys, [], 5, 1)
-    link, *own = _ports(8)
+    write_certificates(keys, [], 6, 1)
+    link, *own = _ports(9)
     _start_server(programs, link, keys)
     state = f'state-dir="{tmp_path}/sites-'
+    for site in (0, 1, 2, 3, 5):
+        programs.do("flwr", "supernode", "register", keys / f"site-{site}.pub", "trial", "--name", f"site-{site}")
     for client in range(4):
-        programs.do("flwr", "supernode", "register", keys / f"site-{client}.pub", "trial")
         words = (str(client), f'{state}own"', "--port", str(own[client]))
         programs.start(f"node-{client}", tmp_path / "app" / "supernode.sh", keys, f"localhost:{link}", *words)
     node = ("flower-supernode", "--superlink", f"localhost:{link}", "--node-config", f'partition-id=0 {state}other"')
@@ -134,6 +135,7 @@ def test_same_bits_and_for_no_others(tmp_path: Path, programs: Programs) -> None
         "unregistered": (*trust, "--auth-supernode-private-key", keys / "site-4.key"),
         "keyless": trust,
         "plain": ("--insecure",),
+        "another": (*trust, "--auth-supernode-private-key", keys / "site-5.key"),
     }
     for (name, words), port in zip(others.items(), own[4:], strict=True):
         programs.start(name, *node, *words, "--port", str(port))
@@ -147,7 +149,10 @@ def test_same_bits_and_for_no_others(tmp_path: Path, programs: Programs) -> None
         assert rows(tmp_path / "there", table, other_than) == rows(tmp_path / "here", table, other_than)
     assert all(0 < int(row["engine_bytes"]) < 20_000 for row in rows(tmp_path / "there"))
     assert "Receiving" in programs.log("node-0")
+    assert "Receiving: query" in programs.log("another")
     for name in others:
+        assert "Receiving: train" not in programs.log(name)
+    for name in ("unregistered", "keyless", "plain"):
         assert "Receiving" not in programs.log(name)
     assert not (tmp_path / "sites-other").exists()
 
