@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import fl  # noqa: F401 - makes `compression` ours too where the standard library has one, before a test asks for it
+import tests.no_fsync  # noqa: F401
 
 # A shell's background job ignores Ctrl-C, and so would all that is started here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -26,7 +26,7 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
-# The program's own modules, and what torch imports when an optimizer is first made.
+# The program's own modules, what torch imports when an optimizer is first made, and what conftest.py does.
 _PRELOADED = [
     "fl.run.loop",
     "fl.output.report",
@@ -35,6 +35,7 @@ _PRELOADED = [
     "sklearn.datasets",
     "torch._dynamo",
     "pytest",
+    "tests.no_fsync",
 ]
 
 QUICK = {"dataset": "digits", "model": "lenet5", "threads": 1, "precision": "fp32", "quiet": True}

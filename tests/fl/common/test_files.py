@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fl.common.files import read_bytes, read_json
+from fl.common.files import read_bytes, read_json, write_bytes
 from fl.common.tensor_files import join_state, read_tensors, split_state, write_tensors
 
 _NAMES = st.text(max_size=4) | st.sampled_from(["", "/", "a/b", "%", "%2F", ".", "..", "a.b", "é"])
@@ -85,3 +85,22 @@ def test_json_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"."):
         read_json(tmp_path / "a.json")
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the order of calls: the whole part is forced to disk, then renamed, then the folder, which holds the name."""
+    done: list[tuple[str, str]] = []
+    replace = os.replace
+
+    def forced(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        done.append(("forced", "folder" if path.is_dir() else path.read_text()))
+
+    def renamed(old: Path, new: Path) -> None:
+        done.append(("renamed", new.name))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_bytes(tmp_path / "a", b"new")
+    assert done == [("forced", "new"), ("renamed", "a"), ("forced", "folder")]
