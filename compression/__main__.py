@@ -19,23 +19,23 @@ _WHICH = "Which codec to take for a model, its data and a link: leanfed advise (
 _THREADS_PER_CORE = 4
 
 
-def describe(argv: Sequence[str]) -> None:
-    """`leanfed describe`, which is `python -m compression describe`."""
-    main(["describe", *argv], prog="leanfed")
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "python -m compression") -> None:
-    """The command; a user's mistake is one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=_WHICH)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("describe", help="bytes, ratio and break-even bandwidth of a codec", epilog=_EPILOG)
-    command.add_argument("spec", help="the codec, as in topk:0.01+log3+zstd")
-    command.add_argument(
+def make_parser(prog: str = "leanfed describe") -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description="Bytes, ratio and break-even bandwidth of a codec.", epilog=_EPILOG
+    )
+    parser.add_argument("spec", help="the codec, as in topk:0.01+log3+zstd")
+    parser.add_argument(
         "--model", default="resnet18", help="a network of the trainer's, for 10 classes of 3x32x32 images"
     )
-    command.add_argument("--update", type=Path, help="a safetensors file with a real update, tensors by name")
-    command.add_argument("--threads", type=int, default=None, help="CPU threads for the times")
-    options = parser.parse_args(argv)
+    parser.add_argument("--update", type=Path, help="a safetensors file with a real update, tensors by name")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads for the times")
+    return parser
+
+
+def describe(argv: Sequence[str], prog: str = "leanfed describe") -> None:
+    """The command; a user's mistake is one line on stderr and exit status 2."""
+    options = make_parser(prog).parse_args(argv)
     try:
         read_codec(options.spec)
         _check(options)
@@ -45,6 +45,15 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m compression")
     except (SpecError, NonFiniteError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """`python -m compression describe`, which is `leanfed describe`."""
+    words = sys.argv[1:] if argv is None else argv
+    commands = argparse.ArgumentParser(prog="python -m compression", description=__doc__, epilog=_WHICH)
+    commands.add_argument("command", choices=["describe"])
+    commands.parse_args(words[:1])
+    describe(words[1:], prog="python -m compression describe")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ PROGRAMS = {
     "advise": "fl.advise.__main__:main",
     "certificates": "fl.deploy.certificates:main",
     "compare": "fl.compare.__main__:main",
+    "completion": "fl.completion:main",
     "deploy": "fl.deploy.__main__:main",
     "describe": "compression.__main__:describe",
     "experiment": "fl.experiment.__main__:main",

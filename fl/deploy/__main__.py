@@ -11,7 +11,7 @@ from fl.common.config import Config
 from fl.common.errors import ConfigError, DataError
 from fl.common.files import naming, write_bytes
 from fl.common.paths import expand_paths, expanded
-from fl.common.terminal import end_with_mistake, lasting_output, say
+from fl.common.terminal import Parser, end_with_mistake, lasting_output, say
 from fl.run.checks import check_given
 from fl.run.cli import naming_variables, parse
 
@@ -82,12 +82,19 @@ def _value(value: str | float | bool) -> str:
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def make_parser() -> Parser:
+    """The parser of what is not an option of a run."""
+    parser = Parser(prog="leanfed deploy", usage=_USAGE, description="Writes a Flower app; see docs/deploy.md.")
+    parser.add_argument("folder", metavar="FOLDER", help="where to write it")
+    return parser
+
+
 @lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     """The program: read the options, write the app, say how to start it."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words in (["--help"], ["-h"]):
-        sys.stdout.write(f"usage: {_USAGE}\n\nWrites a Flower app into FOLDER; see docs/deploy.md.\n")
+        make_parser().print_help()
         raise SystemExit(0 if words else 2)
     name = words.pop(-1 if words[0].startswith("-") else 0)
     try:

@@ -49,7 +49,7 @@ def make_parser() -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML or JSON file of options")
-    known = _registered()
+    known = option_names()
     for group in GROUPS:
         section = parser.add_argument_group((group.__doc__ or "").splitlines()[0])
         hints = get_type_hints(group)
@@ -59,24 +59,24 @@ def make_parser() -> ArgumentParser:
             kind: dict[str, Any] = {"type": hints[name]}
             if hints[name] is bool:
                 kind, flags = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}, flags[:1]
-            text = ": ".join([field.metadata["help"], *([known[name]] if name in known else [])])
+            text = ": ".join([field.metadata["help"], *([", ".join(known[name])] if name in known else [])])
             section.add_argument(*flags, default=field.default, help=text, **kind)
     # DeepSpeed's launcher passes the rank in this way; it is in the environment too, and read from there.
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help="set by launchers")
     return parser
 
 
-def _registered() -> dict[str, str]:
-    """By option, the names that its parser knows: the end of its help text."""
+def option_names() -> dict[str, Sequence[str]]:
+    """By option, the names that its parser knows, as they are written: the end of its help text."""
     return {
-        "dataset": ", ".join(DATASETS),
-        "model": ", ".join(MODELS),
-        "algorithm": ", ".join(algorithm_names()),
-        "prune": ", ".join(METHODS),
-        "mode": ", ".join(MODES.values()),
-        "server": ", ".join(server_optimizers),
-        "aggregate": ", ".join(aggregate_names()),
-        "server_lr": ", ".join(f"{server_optimizers[name].usual_lr:g} for {name}" for name in server_optimizers),
+        "dataset": tuple(DATASETS),
+        "model": MODELS,
+        "algorithm": algorithm_names(),
+        "prune": METHODS,
+        "mode": tuple(MODES.values()),
+        "server": tuple(server_optimizers),
+        "aggregate": aggregate_names(),
+        "server_lr": [f"{entry.usual_lr:g} for {name}" for name, entry in server_optimizers.items()],
     }
 
 
