@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run check test lint venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long lowcomm links same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long lowcomm links same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -24,6 +24,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/ and the reference, in site/: a link that leads nowhere is an error. Needs Python 3.11.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 # Optional, for one test: a browser in which report.html is opened. Not fatal where it cannot be had.
 browser:

@@ -1,7 +1,8 @@
 """`make figures`: the pictures and the numbers of the README and of Bandwidth Analysis, anew.
 
 Pictures of experiments are drawn from their committed tables, the quickstart's from a run of its own; `--data-dir` adds the
-one that needs CIFAR-10 (docs/bits.png). The README's numbers are printed; a test compares them with the README.
+one that needs CIFAR-10 (docs/bits.png). The numbers of README and docs/which_codec.md are printed; a test compares them with
+these pages.
 """
 
 import argparse
@@ -62,6 +63,37 @@ def uplink_rows() -> list[str]:
     dense, ours = ([run for run in runs if run["uplink"] == uplink] for uplink in ("none", "topk:0.01+log3+zstd"))
     ratio = _mean(dense, "uplink_bytes_to_target") / _mean(ours, "uplink_bytes_to_target")
     return [_uplink_row(dense, 0), f"{_uplink_row(ours, 1)[:-2]}: {ratio:.0f}x fewer |"]
+
+
+def codec_rows() -> list[str]:
+    """The rows of the table of codecs in docs/which_codec.md, from `Bandwidth Analysis/codecs/` and `advised.csv`."""
+    with open(RESULTS / "advised.csv", newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["experiment"] == "codecs" and row["measured_rounds"]]
+    rounds = {row["arm"]: f"{float(row['measured_rounds']):.2f}" for row in rows}
+    return [
+        f"| `{run['uplink']}` | {float(run['uplink_ratio']):.3g} | {100 * float(run['final_test_accuracy']):.1f} % | "
+        f"{rounds.get(run['arm'], 'not reached')} |"
+        for run in _runs("codecs")
+    ]
+
+
+def link_rows() -> list[str]:
+    """The rows of the table of links in docs/which_codec.md, from `Bandwidth Analysis/links/links.csv`."""
+    with open(RESULTS / "links" / "links.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    seconds = {(row["scheme"], row["mbit"]): f"{float(row['seconds']):.3g} s" for row in rows}
+    size = {row["scheme"]: int(row["payload_bytes"]) for row in rows}
+    schemes = {
+        "fp32, payload": "`none`",
+        "fp16, payload": "`fp16`",
+        "top-k 1 %, int32 + fp32": "the largest 1 % as int32 and fp32",
+        "ours: topk:0.01+bf16": "`topk:0.01+bf16`",
+        "ours: topk:0.01+log3+zstd": "`topk:0.01+log3+zstd`",
+    }
+    return [
+        f"| {name} | {size[scheme]:,} | {' | '.join(seconds[scheme, mbit] for mbit in ('10', '100', '1000'))} |"
+        for scheme, name in schemes.items()
+    ]
 
 
 def unequal_sentence() -> str:
@@ -141,7 +173,9 @@ def main() -> None:
     print(f"docs/quickstart.png. {quickstart()}")
     if data_dir is not None:
         subprocess.run([sys.executable, "benchmarks/density.py", "--data-dir", data_dir], cwd=ROOT, check=True)
-    print("\n".join([*uplink_rows(), links_sentence(), unequal_sentence(), bits_sentence()]))
+    print(
+        "\n".join([*uplink_rows(), *codec_rows(), *link_rows(), links_sentence(), unequal_sentence(), bits_sentence()])
+    )
 
 
 if __name__ == "__main__":

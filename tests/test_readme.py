@@ -1,5 +1,6 @@
-"""The README's numbers are those of the committed results."""
+"""The numbers and pictures of the README and of pages of docs/ are those of the committed results."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks.figures import FOLDERS, RESULTS, ROOT, bits_sentence, links_sentence, unequal_sentence, uplink_rows
+from benchmarks.figures import (
+    FOLDERS,
+    RESULTS,
+    ROOT,
+    bits_sentence,
+    codec_rows,
+    link_rows,
+    links_sentence,
+    unequal_sentence,
+    uplink_rows,
+)
 from fl.experiment.redraw import read_tables, redraw
 from fl.experiment.spec import read_experiment
 
@@ -17,6 +28,21 @@ def test_the_table_of_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for row in uplink_rows():
         assert row in readme
+
+
+def test_which_codec() -> None:
+    """Every row that `make figures` prints is in docs/which_codec.md as it stands."""
+    page = (ROOT / "docs" / "which_codec.md").read_text(encoding="utf-8")
+    for row in (*codec_rows(), *link_rows(), *uplink_rows()):
+        assert row in page
+
+
+def test_the_gallery_has_every_picture() -> None:
+    """Each committed picture of an experiment stands there once."""
+    page = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
+    for picture in [*RESULTS.glob("**/*.png"), *(ROOT / "docs").glob("*.png")]:
+        link = os.path.relpath(picture, ROOT / "docs").replace(" ", "%20")
+        assert page.count(f"]({link})") == 1, picture
 
 
 @pytest.mark.parametrize("sentence", [unequal_sentence, links_sentence, bits_sentence])
