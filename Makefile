@@ -27,7 +27,7 @@ lint: $(STAMP)
 
 # The pages of docs/ and the reference, in site/: a link that leads nowhere is an error. Needs Python 3.11.
 docs: $(STAMP)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # Optional, for one test: a browser in which report.html is opened. Not fatal where it cannot be had.
 browser:

@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -75,11 +76,13 @@ def test_other_blocks(page: Path) -> None:
         assert isinstance(yaml.safe_load(text), dict)
 
 
-def _build(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _build(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Without --quiet, which would make a strict build blind to its warnings."""
+    nowhere = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https")}
     return subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", folder],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", **environment},
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", folder],
+        cwd=root,
+        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -91,8 +94,7 @@ def _build(folder: Path, environment: dict[str, str]) -> subprocess.CompletedPro
 def test_the_site(tmp_path: Path) -> None:
     """A strict build, which fails for a link or an anchor that leads nowhere, needs no network and has every page; the
     pages of reference have every public name; and nothing is fetched when it is read."""
-    nowhere = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https")}
-    built = _build(tmp_path, nowhere)
+    built = _build(ROOT, tmp_path)
     assert built.returncode == 0, built.stdout + built.stderr
     assert "Which codec should I use?" in (tmp_path / "index.html").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
@@ -107,3 +109,21 @@ def test_the_site(tmp_path: Path) -> None:
     )
     for page in tmp_path.rglob("*.html"):
         assert not fetched.search(page.read_text(encoding="utf-8")), page
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="mkdocstrings needs Python 3.11")
+def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """To a page, to a place on a page, and to a picture: the build fails and names each."""
+    links = ("none.md", "options.md#nowhere", "../Bandwidth%20Analysis/none.png")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for name in ("mkdocs.yml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for package in ("fl", "compression"):
+        (tmp_path / package).symlink_to(ROOT / package)
+    with open(tmp_path / "docs" / "gallery.md", "a", encoding="utf-8") as page:
+        page.write("\n\n".join(["", *(f"[Here]({link})" for link in links)]))
+    built = _build(tmp_path, tmp_path / "built")
+    assert built.returncode == 1
+    for link in links:
+        assert f"Doc file 'docs/gallery.md' contains a link '{link}'" in built.stderr
