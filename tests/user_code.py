@@ -128,3 +128,10 @@ def samples_of_this_rank(data_dir: Path) -> Dataset:
     data = load(data_dir, False)
     first = dist.get_rank() if dist.is_initialized() else 0
     return dataclasses.replace(data, train=data.train.take(torch.arange(first, len(data.train))))
+
+
+def samples_in_groups(folder: Path) -> Dataset:
+    """What `samples.pt` holds: `x`, `y` (0 and 1) and `groups`."""
+    saved = torch.load(folder / "samples.pt")
+    train = Split(saved["x"], saved["y"])
+    return Dataset("samples", train, train, classes=2, groups=saved["groups"], validation=train)

@@ -59,7 +59,9 @@ class DataOptions:
     )
     limit_train: int | None = option(None, "use only this many training samples (drawn by seed)", low=1)
     limit_test: int | None = option(None, "test on only this many samples (drawn by seed)", low=1)
-    partition: str = option("iid", "iid, contiguous, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA or natural")
+    partition: str = option(
+        "iid", "iid, contiguous, dirichlet:ALPHA, shards:K, labels:K, quantity:SIGMA, natural or sites"
+    )
     clients: int | None = option(
         None,
         "number of clients (default: one per rank, or per --ranks-per-client of them; 4 if that is one; natural: one per "

@@ -58,6 +58,17 @@ def expand_paths(config: Config) -> Config:
     return dataclasses.replace(config, **changes)
 
 
+def in_folder(config: Config, name: str, folder: str) -> Config:
+    """`config`, its paths expanded, with the one that the option `name` holds in `folder`, unless it is absolute."""
+    config = expand_paths(config)
+    match = _matches(config).get(name)
+    if match is None:
+        return config
+    path = str(Path(expand(folder, "--data-dir")) / match[1])
+    changes: dict[str, Any] = {name: match.string[: match.start(1)] + path + match.string[match.end(1) :]}
+    return dataclasses.replace(config, **changes)
+
+
 def paths_in(config: Config) -> dict[str, Path]:
     """The paths that options hold, by the option's name."""
     return {name: Path(match[1]) for name, match in _matches(config).items()}

@@ -4,12 +4,24 @@ from typing import TYPE_CHECKING
 
 from compression.lazily import lazily
 
-from .names import DATASETS, check_dataset, is_natural, is_text
+from .names import DATASETS, check_dataset, is_by_site, is_natural, is_own, is_text
 
 if TYPE_CHECKING:
     from .dataset import Dataset, Split
     from .load import load_dataset
+    from .schema import Schema
 
-__all__ = ["DATASETS", "Dataset", "Split", "check_dataset", "is_natural", "is_text", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Schema",
+    "Split",
+    "check_dataset",
+    "is_by_site",
+    "is_natural",
+    "is_own",
+    "is_text",
+    "load_dataset",
+]
 
-__getattr__ = lazily(__name__, Dataset="dataset", Split="dataset", load_dataset="load")
+__getattr__ = lazily(__name__, Dataset="dataset", Schema="schema", Split="dataset", load_dataset="load")

@@ -28,7 +28,8 @@ class Names:
 
     `group` may be `@file`. `time` may be a date's and a clock's column, A+B. `task`: "regression", "classification" or,
     where the values decide, None. `decimal`: "point", "comma" or, where the columns decide, None; `dayfirst`: "yes", "no" or
-    None likewise. `missing`: cells that hold no value.
+    None likewise. `missing`: cells that hold no value. `classes`: the target's, where they are known already; none: it
+    holds numbers.
     """
 
     target: str
@@ -41,6 +42,7 @@ class Names:
     decimal: str | None = None
     dayfirst: str | None = None
     missing: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
 
 class Cells:

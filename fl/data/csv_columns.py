@@ -86,7 +86,8 @@ def read_rows(paths: Sequence[Path], names: Names, option: str) -> Rows:
     lost, task, listed = _lost_rows(cells, lacking), "regression", ""
     if class_names:
         known = class_names
-        y, class_names = _with_rows(y, known, usable)
+        if names.classes is None:
+            y, class_names = _with_rows(y, known, usable)
         if len(class_names) < 2:
             raise DataError(
                 f"{option}: in column '{names.target}' all complete rows hold '{class_names[0]}'; {'; '.join(lost)}"
@@ -195,6 +196,8 @@ def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], st
     """Values to predict, names of the classes (none: regression), and in words why, and what would change it."""
     name, option = names.target, cells.option
     text, numbers, chosen, change = cells.text[name], cells.numbers[name], "", ""
+    if names.classes:
+        return _as_classes(cells, name, names.classes), names.classes, "", ""
     if cells.is_numeric(name):
         values, counts = np.unique(numbers[np.isfinite(numbers)], return_counts=True)
         whole = bool((values == np.rint(values)).all())
@@ -229,6 +232,22 @@ def _target(cells: Cells, names: Names) -> tuple[np.ndarray, tuple[str, ...], st
             f"{option}: column '{name}' has {len(known)} different values in {len(y)} rows, which are no classes"
         )
     return y, tuple(known), chosen, change
+
+
+def _as_classes(cells: Cells, name: str, classes: tuple[str, ...]) -> np.ndarray:
+    """The position of each row's class, float64 [N]; NaN where it is missing."""
+    place = {word: number for number, word in enumerate(classes)}
+    y = np.full(len(cells.file), math.nan)
+    for at, (word, number) in enumerate(zip(_words(cells.text[name]), cells.numbers[name].tolist(), strict=True)):
+        if word not in place and math.isfinite(number) and number == int(number):
+            word = str(int(number))
+        if word and word not in place:
+            raise DataError(
+                f"{cells.option}: column '{name}' holds '{word}' {cells.where(at)}, and the server's data have the classes "
+                f"{_listed(classes)}"
+            )
+        y[at] = place.get(word, math.nan)
+    return y
 
 
 def _look_like_labels(values: np.ndarray, counts: np.ndarray) -> bool:

@@ -10,9 +10,12 @@ and group, and the target `horizon` (0) rows after the last of them; samples beg
 examples.
 """
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from .csv_numbers import COMMA, POINT
 from .csv_time import DAY_FIRST
 from .dataset import Dataset, Split
 from .normalise import Scaler
+from .schema import Schema
 from .split import split_validation
 from .tables import ENDING, find_tables, refuse_lost
 from .windows import cut_starts, parts_in_time, take_windows
@@ -39,7 +43,7 @@ MOST_WORDS = 50
 """A column of words becomes so many columns of numbers at most, and at most half as many as there are rows."""
 
 
-def reader(spec: str) -> Callable[[], Dataset]:
+def reader(spec: str, schema: Schema | None = None) -> Callable[[], Dataset]:
     """What loads the data set that the specification names; SpecError if it cannot be read.
 
     **Target**: words, whole numbers of at most 20 values, and of up to 100 that look like labels, are classes; other numbers
@@ -61,6 +65,8 @@ def reader(spec: str) -> Callable[[], Dataset]:
 
     What may be read in two ways is an error unless `decimal` says what the comma of 1,525 is, and `dayfirst` whether
     5/1/2019 is in January.
+
+    With a `schema` features, their scale, words and classes are as it says.
     """
     stage = parse_stage(spec).expect(1, _KEYS)
     options = stage.options
@@ -99,7 +105,16 @@ def reader(spec: str) -> Callable[[], Dataset]:
     )
     path = Path(stage.args[0])
     single = "window" not in options
-    return _Table(f"--dataset {spec}", path, names, window, horizon, step, test, val, single).load
+    if schema is not None:
+        known = schema.encoded
+        names = dataclasses.replace(
+            names,
+            features=tuple(known["numbers"]),
+            categories=tuple(known["words"]),
+            task="classification" if schema.classes else "regression",
+            classes=schema.class_names,
+        )
+    return _Table(f"--dataset {spec}", path, names, window, horizon, step, test, val, single, schema).load
 
 
 def _whole(stage: Stage, key: str, low: int, default: int) -> int:
@@ -126,6 +141,7 @@ class _Table:
     test: float
     val: float
     single: bool
+    schema: Schema | None
 
     @property
     def span(self) -> int:
@@ -135,7 +151,8 @@ class _Table:
     def load(self) -> Dataset:
         """The data set; DataError for files, columns and values that will not do."""
         root, files = self.path if self.path.is_dir() else self.path.parent, self._files()
-        return cached(root, files, self.option, lambda: self._read(files))
+        how = self.option if self.schema is None else f"{self.option}\n{self.schema.to_json()}"
+        return cached(root, files, how, lambda: self._read(files))
 
     def _read(self, files: list[Path]) -> Dataset:
         rows = read_rows(files, self.names, self.option)
@@ -154,7 +171,8 @@ class _Table:
         training = rows.usable & parts["train"]
         if not rows.class_names:
             refuse_lost(rows.y[training], self.names.target, self.option)
-        columns, left_out = self._columns(rows, training)
+        encoding, left_out = self._encoding(rows, training)
+        columns = _encoded(rows, encoding)
         x, numbers = np.concatenate(list(columns.values()), axis=1), Scaler(rows.y[training, None])
         unused = ", ".join(f"{name} ({why})" for name, why in left_out.items())
         splits = {part: self._split(rows, found, x) for part, found in starts.items()}
@@ -166,6 +184,7 @@ class _Table:
             groups=None if rows.group is None else torch.from_numpy(rows.group[starts["train"]]),
             validation=splits.get("validation"),
             class_names=rows.class_names,
+            encoding=json.dumps(encoding),
             target=(0.0, 1.0) if rows.class_names else (float(numbers.mean[0]), float(numbers.std[0])),
             notes=(
                 f"csv: {rows.counted}; features {', '.join(columns)}"
@@ -178,27 +197,34 @@ class _Table:
             ),
         )
 
-    def _columns(self, rows: Rows, training: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-        """The features of all rows, float32 [N, ...], by what the training rows tell: numbers together, a column of words
-        each; and why each column that is none is none."""
-        columns = {", ".join(rows.features): Scaler(rows.x[training])(rows.x)} if rows.features else {}
+    def _encoding(self, rows: Rows, training: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
+        """How features become numbers, by what the training rows tell or the schema says: `numbers`, names of columns, with
+        their `mean` and `std`, and of each column of `words` those that are known; and why each column that is none is none.
+        """
+        sample = {"target": self.names.target, "window": self.window, "horizon": self.horizon}
+        if self.schema is not None:
+            known = self.schema.encoded
+            mixed = [name for name in known["numbers"] if name not in rows.features]
+            if mixed:
+                raise DataError(f"{self.option}: column '{mixed[0]}' holds words, and numbers in the server's data")
+            return {**known, **sample}, {}
+        scaler = Scaler(rows.x[training]) if rows.features else Scaler.of([], [])
         left_out = dict(rows.left_out)
+        found: dict[str, list[str]] = {}
         most = min(MOST_WORDS, int(training.sum()) // 2)
         for name, words in rows.words.items():
-            known = sorted(set(words[training]) - {""})
-            why = f"{len(known)} value(s) in the training rows, words must have 2 to {most}"
-            if 2 <= len(known) <= most:
-                at = {word: number for number, word in enumerate(known)}
-                position = np.array([at.get(word, -1) for word in words])
-                # a word that no training row has is as good as none
-                columns[name] = (position[:, None] == np.arange(len(known))).astype(np.float32)
+            those = sorted(set(words[training]) - {""})
+            why = f"{len(those)} value(s) in the training rows, words must have 2 to {most}"
+            if 2 <= len(those) <= most:
+                found[name] = those
             elif name in (*(self.names.features or ()), *self.names.categories):
                 raise DataError(f"{self.option}: column '{name}' cannot be a feature: {why}")
             else:
                 left_out[name] = why
-        if not columns:
+        if not rows.features and not found:
             raise DataError(f"{self.option}: no column besides target, group and time holds numbers, or a few words")
-        return columns, left_out
+        numbers = {"numbers": rows.features, "mean": scaler.mean.tolist(), "std": scaler.std.tolist()}
+        return {**numbers, "words": found, **sample}, left_out
 
     def _hint(self, rows: Rows) -> str:
         """What may leave a split without samples."""
@@ -246,6 +272,19 @@ class _Table:
         y = rows.y[starts + self.span - 1].astype(np.int64 if rows.class_names else np.float32)
         x = take_windows(columns, starts, self.window)
         return Split(torch.from_numpy(x[:, 0] if self.single else x), torch.from_numpy(y))
+
+
+def _encoded(rows: Rows, encoding: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The features of all rows, float32 [N, ...]: numbers together, and of each column of words 0 and 1 for each of them."""
+    columns = {}
+    if rows.features:
+        columns[", ".join(rows.features)] = Scaler.of(encoding["mean"], encoding["std"])(rows.x)
+    for name, known in encoding["words"].items():
+        at = {word: number for number, word in enumerate(known)}
+        position = np.array([at.get(word, -1) for word in rows.words[name]])
+        # a word that is not known is as good as none
+        columns[name] = (position[:, None] == np.arange(len(known))).astype(np.float32)
+    return columns
 
 
 def _absent(rows: Rows, starts: np.ndarray) -> str:

@@ -77,7 +77,8 @@ class Dataset:
     `target`: mean and standard deviation of the numbers to predict over the training samples; a model predicts
     (y - mean) / deviation. `notes`: sentences for the log of a run. `left_out`: sentences on what of the user's data
     is not used, and how the others were taken, for the terminal too. `bytes_per_token`: of text, whose labels are tokens,
-    the mean length of one in UTF-8. DataError if the parts do not fit together.
+    the mean length of one in UTF-8. `encoding`: JSON, what a reader of the user's files has taken from them to make numbers
+    of what they hold. DataError if the parts do not fit together.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     bytes_per_token: float = 1.0
+    encoding: str = ""
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "test": self.test}

@@ -22,6 +22,7 @@ from fl.common.names import readable
 from .cache import FOLDER, cached
 from .dataset import Dataset, Split
 from .pictures import count_channels, decode, endings
+from .schema import Schema
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 """Words that name a split rather than a class, in any case."""
@@ -51,6 +52,7 @@ class _Folder:
     channels: int | None
     background: str
     test: float | None
+    schema: Schema | None
     passed: Counter[str] = field(default_factory=Counter)
     blank: list[Path] = field(default_factory=list)
 
@@ -61,7 +63,7 @@ class _Folder:
         self.passed, self.blank = Counter(), []
         unused = self._unused()
         train, test, validation = self._find()
-        names = sorted(train, key=os.fsencode)
+        names = self._names(train)
         if len(names) < 2:
             raise DataError(
                 f"--dataset {self.spec}: {self.path}, or train and test in it, must hold a folder for each of at least two "
@@ -75,7 +77,8 @@ class _Folder:
                     "needs two"
                 )
         every = [path for part in parts for paths in part.values() for path in paths]
-        data = cached(self.path, every, self.spec, lambda: self._decode(parts, every, names))
+        how = self.spec if self.schema is None else f"{self.spec}\n{self.schema.to_json()}"
+        data = cached(self.path, every, how, lambda: self._decode(parts, every, names))
         sizes = [sum(map(len, part.values())) for part in parts]
         counts = ", ".join(f"{size} to {use}" for use, size in zip(_USES, sizes, strict=False))
         return dataclasses.replace(
@@ -87,8 +90,21 @@ class _Folder:
             left_out=(*self._passed_over(unused), *data.left_out),
         )
 
+    def _names(self, train: Pictures) -> list[str]:
+        """The classes, in their order; DataError for one that is not in the schema."""
+        if self.schema is None:
+            return sorted(train, key=os.fsencode)
+        own = {readable(name): name for name in sorted(train, key=os.fsencode)}
+        strange = [name for name in own if name not in self.schema.class_names]
+        if strange:
+            raise DataError(
+                f"--dataset {self.spec}: the server's data have no class {strange[0]}, only "
+                f"{', '.join(self.schema.class_names)}"
+            )
+        return [own.get(name, name) for name in self.schema.class_names]
+
     def _decode(self, parts: list[Pictures], every: list[Path], names: list[str]) -> Dataset:
-        channels = self.channels or count_channels(every)
+        channels = self.schema.shape[0] if self.schema else self.channels or count_channels(every)
         splits = [self._split(part, names, channels) for part in parts]
         return Dataset(
             readable(self.path.resolve().name),
@@ -226,13 +242,14 @@ class _Folder:
         return Split(pixels, torch.tensor(labels, dtype=torch.int64))
 
 
-def reader(spec: str) -> Callable[[], Dataset]:
+def reader(spec: str, schema: Schema | None = None) -> Callable[[], Dataset]:
     """What loads the data set that the specification names; SpecError if it cannot be read.
 
     Classes are the names of the folders, in alphabetical order. Every picture is scaled until its shorter side has `size`
     pixels (64) and cut to the middle square. Grey pictures alone give one channel, others three, unless `channels` says so.
     What is transparent shows the `background`, white or black.
-    Without a folder `test`, the fraction `test` (0.2) of every class is set aside, always the same pictures.
+    Without a folder `test`, the fraction `test` (0.2) of every class is set aside, always the same pictures. With a `schema`
+    classes and channels are as it says; not every class must have a folder.
     """
     stage = parse_stage(spec).expect(1, ["size", "channels", "background", "test"])
     channels = _whole(stage, "channels", 1, 3)
@@ -243,7 +260,7 @@ def reader(spec: str) -> Callable[[], Dataset]:
     if background not in _COLOURS:
         raise SpecError(f"'{spec}': background must be {' or '.join(_COLOURS)}, not {background}")
     path = Path(stage.args[0])
-    return _Folder(spec, path, _whole(stage, "size", _LEAST, _MOST) or _SIZE, channels, background, test).load
+    return _Folder(spec, path, _whole(stage, "size", _LEAST, _MOST) or _SIZE, channels, background, test, schema).load
 
 
 def _whole(stage: Stage, key: str, low: int, high: int) -> int | None:

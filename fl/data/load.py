@@ -17,22 +17,27 @@ from .groups import draw_groups, share_of_each, take_of_each
 from .names import check_dataset, is_natural
 from .partition import check_partition
 from .pictures import progress_bars
+from .schema import Schema, fitted
 
 
-def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False) -> Dataset:
+def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False, schema: Schema | None = None) -> Dataset:
     """The data set that the options name, on the CPU, its training part cut to `--limit-train` samples by seed, its test
     part to `--limit-test`. With `quiet` no progress bar shows, however long it takes.
 
     With `--partition natural`, before that cut, to the groups of `--clients` clients: `groups` then holds the client of
     every sample, and no client loses all of its own. Without, `groups` is None: nothing follows from them.
 
+    With a `schema` the data are read as it says, and all of them are training samples, whatever split they were in.
+
     Raises ConfigError for an unknown name and DataError for missing or malformed data. Safe to call on all ranks at
     once: the ranks of one machine take turns when something has to be downloaded.
     """
     with progress_bars(not quiet), cache_in(options.cache_dir), kept_surroundings(), seeded(seed, "data"):
-        data = check_dataset(options)()
+        data = check_dataset(options, schema)()
     if not isinstance(data, Dataset):
         raise DataError(f"--dataset {options.dataset} must return a fl.data.Dataset, not {type(data).__name__}")
+    if schema is not None:
+        return fitted(data, schema, f"--dataset {options.dataset}")
     if options.limit_test is not None and options.limit_test < len(data.test):
         data = dataclasses.replace(
             data, test=data.test.take(_drawn(len(data.test), options.limit_test, seed, "limit_test"))

@@ -10,10 +10,11 @@ from compression.spec import SpecError, closest, nearest
 from fl.common.config import DataOptions
 from fl.common.errors import ConfigError, DataError
 
-from .partition import NATURAL, check_partition
+from .partition import NATURAL, SITES, check_partition
 
 if TYPE_CHECKING:
     from .dataset import Dataset
+    from .schema import Schema
 
 DATASETS = {
     "cifar10": "fl.data.cifar10",
@@ -40,16 +41,17 @@ TEXTS = ("shakespeare", "text")
 _WITH_GROUPS = ("csv", "femnist", "mental_state", "temperature")
 
 
-def check_dataset(options: DataOptions) -> Callable[[], "Dataset"]:
-    """Look the name up before anything starts; the result loads the data. ConfigError if there is no such name,
-    or if the data set is known to lack the groups that `--partition natural` needs."""
+def check_dataset(options: DataOptions, schema: "Schema | None" = None) -> Callable[[], "Dataset"]:
+    """Look the name up before anything starts; the result loads the data, files of the user's own as `schema` says, if it is
+    given. ConfigError if there is no such name, or if the data set is known to lack the groups that `--partition natural`
+    needs."""
     name, folder = options.dataset, Path(options.data_dir)
     form = name.partition(":")[0]
     if is_text(options):
         if form == "text" != name:
             _check_path(name)
         try:
-            return import_module("fl.data.text").reader(options)
+            return import_module("fl.data.text").reader(options, schema)
         except SpecError as error:
             raise ConfigError(f"--dataset {error}") from None
     if form in OWN_FILES and form != name:
@@ -57,7 +59,7 @@ def check_dataset(options: DataOptions) -> Callable[[], "Dataset"]:
             raise ConfigError(without_groups(options))
         _check_path(name)
         try:
-            return import_module(OWN_FILES[form]).reader(name)
+            return import_module(OWN_FILES[form]).reader(name, schema)
         except SpecError as error:
             raise ConfigError(f"--dataset {error}") from None
     if name in DATASETS:
@@ -112,6 +114,16 @@ def is_text(options: DataOptions) -> bool:
 def is_natural(options: DataOptions) -> bool:
     """Whether the clients are groups of the data set's own; SpecError for a partition that cannot be read."""
     return check_partition(options.partition).stage.name == NATURAL
+
+
+def is_by_site(options: DataOptions) -> bool:
+    """Whether each client has data of its own, on its own machine; SpecError for a partition that cannot be read."""
+    return check_partition(options.partition).stage.name == SITES
+
+
+def is_own(options: DataOptions) -> bool:
+    """Whether the data set is the user's own: files, or what a function makes."""
+    return ":" in options.dataset
 
 
 def without_groups(options: DataOptions) -> str:

@@ -1,6 +1,7 @@
 """Pictures and columns of numbers to mean 0 and standard deviation 1, by training samples only."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,6 +33,18 @@ class Normaliser:
             squares = sum(value * value * count for value, count in zip(range(256), counts, strict=True))
             self.mean.append(total / pixels)
             self.std.append(math.sqrt(pixels * squares - total * total) / pixels or 1.0)
+        self._prepare()
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> "Normaliser":
+        """One with these numbers, by channel; without any, for samples that are ready as they are."""
+        made = cls.__new__(cls if mean else Identity)
+        made.mean, made.std = list(mean), list(std)
+        if mean:
+            made._prepare()
+        return made
+
+    def _prepare(self) -> None:
         scale = torch.tensor([1 / std for std in self.std], dtype=torch.float64)
         shift = torch.tensor(self.mean, dtype=torch.float64) * -scale
         self._scale = scale.float().view(1, -1, 1, 1)
@@ -75,6 +88,13 @@ class Scaler:
         std = rows.std(0, dtype=np.float64)
         # a rounding error beside a large constant is no spread
         self.std = np.where(std > 1e-9 * np.abs(self.mean), std, 1.0)
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> "Scaler":
+        """One with these numbers, by column."""
+        made = cls.__new__(cls)
+        made.mean, made.std = np.array(mean), np.array(std)
+        return made
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """float32 of the shape of `rows` ([..., F]); what is not a number stays so."""

@@ -9,6 +9,8 @@ Nothing is shuffled before it is split: of every file, or of every role, the las
 validate and its second to test on. A sample's worth of text is dropped before either, so that no text is in two splits.
 """
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from fl.common.text_file import CANNOT_READ, read_text
 from .dataset import Dataset, Split
 from .files import why_unreadable
 from .partition import NATURAL, check_partition
+from .schema import Schema
 
 CONTEXT = 64
 """Tokens of a sample where neither `--context` nor the model says."""
@@ -42,11 +45,20 @@ _SPEAKER = re.compile(r"\s*([^\n:]+):[ \t]*(?:\n|\Z)")
 
 @dataclass(frozen=True)
 class _Tokenizer:
-    """`size`: how many different tokens there are, numbered from 0. `words`: how to say it. `encode`: text to int64 [L]."""
+    """`size`: how many different tokens there are, numbered from 0. `words`: how to say it. `encode`: text to int64 [L].
+    `characters`: those that are tokens, in order; `file_sha256`: of the file that makes others; empty where neither does.
+    """
 
     size: int
     words: str
     encode: Callable[[str], np.ndarray]
+    characters: str = ""
+    file_sha256: str = ""
+
+    @property
+    def encoding(self) -> str:
+        """As `Dataset.encoding`."""
+        return json.dumps({"characters": self.characters, "SHA-256 of the tokens' file": self.file_sha256})
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,7 @@ class _Text:
     stride: int
     context: int
     natural: bool
+    schema: Schema | None
 
     def load(self) -> Dataset:
         """The data set; DataError for files that will not do."""
@@ -90,6 +103,7 @@ class _Text:
             groups=owners if self.natural else None,
             validation=splits[1],
             bytes_per_token=len(_bytes(whole)) / sum(map(len, streams)),
+            encoding=tokenizer.encoding,
             notes=(f"{len(whole):,} characters, as {tokenizer.words}",),
             left_out=tuple(remarks),
         )
@@ -141,10 +155,20 @@ class _Text:
         if self.tokens not in ("", "chars", "bytes"):
             return _from_file(self.name, Path(self.tokens))
         codes = np.unique(_codes(whole))
-        if self.tokens == "bytes" or (not self.tokens and len(codes) > _MOST_CHARACTERS):
+        characters = None if self.schema is None else self.schema.encoded["characters"]
+        if self.tokens == "bytes" or characters == "" or (not self.tokens and len(codes) > _MOST_CHARACTERS):
             return _Tokenizer(256, "bytes", lambda text: np.frombuffer(_bytes(text), np.uint8).astype(np.int64))
+        if characters is not None:
+            known = _codes(characters)
+            if not np.isin(codes, known).all():
+                strange = chr(int(codes[~np.isin(codes, known)][0]))
+                raise DataError(
+                    f"--dataset {self.name}: the server's text has no character {strange!r}; take tokens=bytes everywhere"
+                )
+            codes = known
         words = f"{len(codes)} different characters"
-        return _Tokenizer(len(codes), words, lambda text: np.searchsorted(codes, _codes(text)))
+        every = codes.tobytes().decode("utf-32-le", "surrogatepass")
+        return _Tokenizer(len(codes), words, lambda text: np.searchsorted(codes, _codes(text)), every)
 
     def _cut(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of one text to train, validate and test on; all to train on where it is too short for the latter two."""
@@ -163,8 +187,9 @@ class _Text:
         return tokens.unfold(0, self.context + 1, self.stride or self.context)
 
 
-def reader(options: DataOptions) -> Callable[[], Dataset]:
-    """What loads the text that `--dataset` names; SpecError if that cannot be read."""
+def reader(options: DataOptions, schema: Schema | None = None) -> Callable[[], Dataset]:
+    """What loads the text that `--dataset` names, in the tokens of the `schema`, if it is given; SpecError if the name
+    cannot be read."""
     stage = parse_stage(options.dataset)
     own = stage.name == "text"
     stage.expect(int(own), ("tokens", "group", "stride"), example="text:PATH" if own else "shakespeare")
@@ -181,6 +206,7 @@ def reader(options: DataOptions) -> Callable[[], Dataset]:
         stage.integer("stride", 1, "stride") if "stride" in stage.options else 0,
         options.context or CONTEXT,
         check_partition(options.partition).stage.name == NATURAL,
+        schema,
     ).load
 
 
@@ -235,7 +261,8 @@ def _from_file(name: str, path: Path) -> _Tokenizer:
             ) from None
 
     size = 1 + max(made.get_vocab().values(), default=0)  # numbers may be left out
-    return _Tokenizer(size, f"tokens of {path.name}", encode)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _Tokenizer(size, f"tokens of {path.name}", encode, file_sha256=digest)
 
 
 def _joined(texts: tuple[Tensor, ...]) -> Split:

@@ -6,12 +6,16 @@ from typing import Any
 
 from fl.common.config import Config, check_types, no_such_option
 from fl.common.errors import ConfigError
+from fl.common.paths import in_folder
+from fl.data import is_by_site
 from fl.run.checks import check_given
 
 from .rules import check_deployed
 
 OF_THE_SITE = ("data_dir", "cache_dir", "download", "device", "threads")
 """Options that each site gives for itself, in the configuration of its node."""
+_ALL_ITS_OWN = {"val_fraction": 0.0, "limit_train": None, "limit_test": None}
+"""A site with data of its own trains on all of them."""
 
 
 def to_table(config: Config, explicit: frozenset[str]) -> dict[str, Any]:
@@ -36,11 +40,15 @@ def read_table(table: Mapping[str, Any]) -> tuple[Config, frozenset[str]]:
 
 def at_site(config: Config, explicit: frozenset[str], node: Mapping[str, Any]) -> tuple[Config, frozenset[str]]:
     """The options as a site has them: those about the machine as its node's configuration gives them, if it does, and
-    without what is the server's alone."""
+    without what is the server's alone. With `--partition sites` the configuration gives `dataset` too, whose path, if it
+    is relative, leads on from `data-dir`."""
     changes: dict[str, Any] = {"init": None, "sampling": "uniform", "dp": "none", "resume": None, "track": "none"}
-    for name in OF_THE_SITE:
+    by_site = is_by_site(config)
+    if by_site:
+        changes |= _ALL_ITS_OWN
+    for name in (*OF_THE_SITE, *(["dataset"] if by_site else [])):
         if (flag := name.replace("_", "-")) in node:
             changes[name] = node[flag]
     config = dataclasses.replace(config, **changes)
     check_types(config)
-    return config, explicit
+    return in_folder(config, "dataset", config.data_dir) if by_site else config, explicit

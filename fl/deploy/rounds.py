@@ -9,6 +9,7 @@ from torch import Tensor
 from fl.comm.ledger import Ledger
 from fl.comm.message import ClientReport, Message, Rejection
 from fl.common.program import program
+from fl.data import Schema
 from fl.rounds.result import RoundResult
 from fl.rounds.sampling import Sampler
 from fl.rounds.sync import SyncRounds
@@ -38,6 +39,10 @@ class Engine(Protocol):
 
     def receive(self) -> tuple[int, Outcome]:
         """Wait for one of the jobs that were sent: its client, and what it came to; a Rejection if it never will."""
+
+    def survey(self, clients: int, schema: Schema) -> list[int]:
+        """How many samples, read as `schema` says, the site of each of so many clients has. Waits for all of them, but not
+        for ever; ConfigError for one that is not there, DataError for one that cannot take part."""
 
 
 class SiteRounds(SyncRounds):
@@ -117,8 +122,10 @@ class SiteRounds(SyncRounds):
         since, sections = self._sites.download(client, trains=not ends)
         if since == WHOLE:
             self._ledger.forget(client)
+        known = self.worker.schema
+        schema = known.to_json() if known and since == WHOLE else ""
         run, version, counted = self._sites.run, self._sites.version, self._sites.counted(client)
-        self._engine.send(SiteJob(run, client, number, version, since, counted, program(), ends, sections))
+        self._engine.send(SiteJob(run, client, number, version, since, counted, program(), ends, schema, sections))
         return since, sum(section.numel() for section in sections.values())
 
     def gather(self, *args: Any, **options: Any) -> list[ClientReport]:

@@ -1,10 +1,14 @@
 """Options that cannot work across sites: refused before anything is written or sent."""
 
 from fl.common.config import Config
+from fl.data import is_by_site, is_own
 from fl.run.rules import Rule, check_rules
 
 # fmt: off
 _RULES: tuple[Rule, ...] = (
+    ("--dataset {dataset} does not go with --partition {partition}:",
+     lambda o: is_by_site(o.config) and not is_own(o.config),
+     "sites have files of their own: use csv:PATH, imagefolder:PATH, text:PATH or a function of yours"),
     ("--mode {mode} does not work across sites:", lambda o: o.mode.name != "sync",
      "rounds there are synchronous; use sync"),
     ("{early} is about virtual time,", lambda o: o.ends_early, "and a round across sites waits for all of its clients"),

@@ -6,10 +6,10 @@ client's state that counts and the one that its last job made, and a table of th
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -25,14 +25,18 @@ from fl.common.program import program
 from fl.common.ranks import join_ranks
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
 from fl.common.tensor_files import join_state, split_state, write_tensors
+from fl.data import is_by_site
+from fl.data.schema import read_schema
 from fl.output.stored import Stored, client_file, load_tensors
 from fl.rounds.sampling import make_sampler
 from fl.rounds.sync import SyncRounds
-from fl.run.build import assemble
+from fl.run.build import Site, assemble
 from fl.run.checks import check_options, resolve
 from fl.training.engine.deepspeed_config import reconcile
 
 from .protocol import WHOLE, Delivered, Lost, Outcome, SiteJob
+
+T = TypeVar("T")
 
 _TABLE = "site.json"
 _FINAL = "final_model.safetensors"
@@ -44,15 +48,39 @@ def do(job: SiteJob, client: int, config: Config, explicit: frozenset[str], fold
     `config`: the options of the run as this site has them (`options.at_site`); `explicit`: names of those that were given.
     `folder`: of all runs of this site.
     """
-    try:
+    own = folder / job.run / f"client-{client}"
+
+    def done() -> Outcome:
         if job.client != client:
             raise ConfigError(f"this site has client {client}, and was asked for client {job.client}")
         if job.program != program():
             raise ConfigError(f"the server runs {job.program}, and this site {program()}: install the same")
-        with _at_work(config, explicit) as rounds:
-            return _do(job, rounds, folder / job.run / f"client-{client}")
-    except Lost as lost:
-        return lost
+        table = _read_table(own)
+        table.schema = job.schema or table.schema
+        try:
+            with _at_work(config, explicit, client, table.schema) as rounds:
+                return _do(job, rounds, own, table)
+        except Lost as lost:
+            return lost
+
+    return _or_rejection(client, done)
+
+
+def count_samples(client: int, config: Config, explicit: frozenset[str], schema: str) -> int | Rejection:
+    """How many samples of its own the site of `client` has, read as `schema` says; a Rejection with the reason if it cannot
+    train on them. `config` and `explicit` as in `do`."""
+
+    def counted() -> int:
+        with _at_work(config, explicit, client, schema) as rounds:
+            return rounds.worker.sizes[client]
+
+    return _or_rejection(client, counted)
+
+
+def _or_rejection(client: int, work: Callable[[], T]) -> T | Rejection:
+    """What `work` comes to, or why it failed."""
+    try:
+        return work()
     except (ConfigError, DataError, RoundError, NonFiniteError, PayloadError) as error:
         return Rejection(client, str(error))
     except (Exception, SystemExit) as error:
@@ -60,8 +88,13 @@ def do(job: SiteJob, client: int, config: Config, explicit: frozenset[str], fold
 
 
 @contextlib.contextmanager
-def _at_work(config: Config, explicit: frozenset[str]) -> Iterator[SyncRounds]:
-    """The parts of a client's work."""
+def _at_work(config: Config, explicit: frozenset[str], client: int, schema: str) -> Iterator[SyncRounds]:
+    """The parts of a client's work, on data of its own as the `schema` says; Lost if that is missing."""
+    site = None
+    if is_by_site(config):
+        if not schema:
+            raise Lost
+        site = Site(client, read_schema(schema))
     config = reconcile(expand_paths(config), explicit)
     check_options(config, explicit)
     with (
@@ -71,34 +104,34 @@ def _at_work(config: Config, explicit: frozenset[str]) -> Iterator[SyncRounds]:
         join_ranks(config) as ranks,
         replaying(ranks.device),
     ):
-        worker = assemble(resolve(config, world_size=1, threads=ranks.threads, explicit=explicit), ranks)
-        yield SyncRounds(worker, make_sampler(worker.config, [len(part) for part in worker.parts]))
+        worker = assemble(resolve(config, world_size=1, threads=ranks.threads, explicit=explicit), ranks, site)
+        yield SyncRounds(worker, make_sampler(worker.config, worker.sizes))
 
 
 @dataclass
 class _Table:
     """What a site's folder holds. `model`: SHA-256 of its copy of that `version`. `states`: the client's, each by how many
-    of its updates counted when it was made, if its own did."""
+    of its updates counted when it was made, if its own did. `schema`: of its data, as the server sent it."""
 
     version: int = WHOLE
     model: str = ""
     states: dict[str, Stored] = field(default_factory=dict)
+    schema: str = ""
 
     @property
     def model_file(self) -> str:
         return f"model-{self.version:06d}.safetensors"
 
 
-def _do(job: SiteJob, rounds: SyncRounds, folder: Path) -> Outcome:
+def _do(job: SiteJob, rounds: SyncRounds, folder: Path, table: _Table) -> Outcome:
     if not 0 <= job.client < len(rounds.worker.parts):
         raise ConfigError(f"there is no client {job.client} of {len(rounds.worker.parts)}: clients count from 0")
     folder.mkdir(parents=True, exist_ok=True)
-    table = _read_table(folder)
     _catch_up(job, rounds, folder, table)
     if job.ends:
         write_tensors(folder / _FINAL, rounds.state.state_dict())
         return Delivered()
-    new = _Table(job.version)
+    new = _Table(job.version, schema=table.schema)
     outcome = _train(job, rounds, folder, table, new)
     if table.version == new.version:
         new.model = table.model
@@ -159,7 +192,7 @@ def _read_table(folder: Path) -> _Table:
     try:
         values: dict[str, Any] = read_json(folder / _TABLE)
         states = {name: Stored(int(number), str(digest)) for name, (number, digest) in values["states"].items()}
-        return _Table(int(values["version"]), str(values["model"]), states)
+        return _Table(int(values["version"]), str(values["model"]), states, str(values["schema"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return _Table()
 

@@ -121,7 +121,7 @@ def _capabilities(worker: Worker, pruning: Pruning) -> Fractions:
     if not asked.equal_time:
         return Fractions(capabilities(config.capabilities, config.clients, config.seed), column)
     known = profiles(config.profiles, config.clients, config.seed)
-    trained = samples_trained(config, [len(indices) for indices in worker.parts])
+    trained = samples_trained(config, worker.sizes)
     flops = worker.make_costs().each([worker.engine.model] * len(trained), trained)
     n = worker.state.layout.total
     return Fractions(equal_time(known, flops, n, smaller=pruning.method in SMALLER, floor=asked.low), column)

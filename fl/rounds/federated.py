@@ -201,10 +201,10 @@ class FederatedRounds(Rounds):
         n, m = self.state.parameters.numel(), self.state.buffers.numel()
         codec = self.encoder.codec(Job(client, version, version))
         sizes = {"update": codec.most_bytes(self.state.layout), "buffers": most_bytes(m)}
-        return Bounds(len(self.worker.parts[client]), n, sizes)
+        return Bounds(self.worker.sizes[client], n, sizes)
 
     def _prepare(self, client: int, number: int, version: int, state: State) -> tuple[Job, LocalModel]:
-        model, samples = self.plan.local(client, version), len(self.worker.parts[client])
+        model, samples = self.plan.local(client, version), self.worker.sizes[client]
         self.local_plan.begin(client, samples, self.state.parameters, version, state.get("algorithm", {}))
         return Job(client, number, version, self.plan.submodel(client), state), model
 

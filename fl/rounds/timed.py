@@ -171,7 +171,7 @@ class TimedRounds(FederatedRounds):
         self._untrained.add(client)
         self.plan.begin(self.version, sorted(self._untrained))
         model = self.plan.submodel(client).model(worker.engine.model)
-        [samples] = samples_trained(worker.config, [len(worker.parts[client])])
+        [samples] = samples_trained(worker.config, [worker.sizes[client]])
         [flops] = self._costs.each([model], [samples])
         size = self.plan.sizes([client]).get(client)
         noted, (download_bytes, _) = self._ledger.noted(client), self._ledger.download(client, size)

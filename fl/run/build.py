@@ -1,7 +1,8 @@
 """Puts a run together: data, model, engine, all from the options."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,16 +10,17 @@ from torch import Tensor, nn
 
 from fl.algorithms.make import make_algorithm
 from fl.common.config import Config
-from fl.common.errors import ConfigError
+from fl.common.errors import ConfigError, DataError
 from fl.common.generators import seeded
 from fl.common.mode import mode_of
 from fl.common.ranks import Ranks
-from fl.data import Dataset, Split, load_dataset
+from fl.data import Dataset, Schema, Split, is_by_site, load_dataset
 from fl.data.augment import Augment
 from fl.data.batches import batch_sizes
 from fl.data.normalise import Normaliser, make_normaliser
 from fl.data.partition import BY_LABEL, check_partition
 from fl.data.partition.share import partition
+from fl.data.schema import schema_of
 from fl.data.split import divide
 from fl.models import build_model, is_own
 from fl.models.own_state import OwnState
@@ -37,12 +39,33 @@ from fl.training.worker import Worker
 from .checks import with_clients
 
 
-def assemble(config: Config, ranks: Ranks) -> Worker:
-    """Load the data, share them out, build the model and the engine; `config` is a resolved one.
+@dataclass(frozen=True)
+class Site:
+    """Where a client has data of its own, which are read as the server's `schema` says."""
+
+    client: int
+    schema: Schema
+
+
+AskSites = Callable[[int, Schema], list[int]]
+"""Tells the sites of so many clients what the server's data look like; how many samples each has. DataError, or ConfigError,
+for a site that cannot take part."""
+
+
+def assemble(config: Config, ranks: Ranks, sites: AskSites | Site | None = None) -> Worker:
+    """Load the data, share them out, build the model and the engine; `config` is a resolved one. `sites`: with
+    `--partition sites`, which one this is, or on the server how to ask them.
 
     Raises DataError for missing data and ConfigError for data and options that do not fit together.
     """
-    data = load_dataset(config, seed=config.seed, quiet=config.quiet or not ranks.is_server)
+    by_site = is_by_site(config)
+    if by_site and sites is None:
+        raise ConfigError(
+            f"--partition {config.partition} is for clients at sites of their own (leanfed deploy): use natural"
+        )
+    site = sites if isinstance(sites, Site) else None
+    schema = None if site is None else site.schema
+    data = load_dataset(config, seed=config.seed, quiet=config.quiet or not ranks.is_server, schema=schema)
     groups = None if data.groups is None else data.groups.numpy()
     if groups is not None:
         config = with_clients(config, int(groups.max()) + 1)
@@ -50,11 +73,11 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
     train_at, validation = divide(data, config.val_fraction, config.seed)
     rows = torch.from_numpy(train_at)
     train = data.train.to(ranks.device)  # all of it, which the ranks of a machine may share; `take` would copy
-    parts = [rows[part] for part in _share_out(data, train_at, config)]
+    parts = [rows[part] for part in _share_out(data, train_at, config, site)]
     parts, held = hold_out(parts, config.client_eval, config.seed)
     augment = data.augment if config.augment == "auto" else config.augment
     Augment(augment).check_shape(data.sample_shape)
-    normalise = make_normaliser(train.x, rows)
+    normalise = Normaliser.of(schema.mean, schema.std) if schema else make_normaliser(train.x, rows)
     model = build_model(
         config,
         classes=data.classes,
@@ -76,6 +99,11 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
             f"--dp {config.dp}: --model {config.model} has running statistics (BatchNorm), which get no noise: take one "
             "without (--norm group)"
         )
+    sizes = [len(part) for part in parts]
+    if by_site and site is None:
+        assert callable(sites)
+        schema = schema_of(data, normalise)
+        sizes = _sizes_at_sites(sites(config.clients or 1, schema), config)
     algorithm = make_algorithm(
         config.algorithm, state.layout, ranks.device, clients=config.clients or 1, momentum=config.momentum
     )
@@ -88,6 +116,7 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         rows=rows,
         parts=parts,
         held=held,
+        sizes=sizes,
         task=task,
         classes=0 if data.is_text else data.classes,
         augment=Augment(augment),
@@ -95,7 +124,8 @@ def assemble(config: Config, ranks: Ranks) -> Worker:
         engine=engine,
         state=state,
         local_plan=LocalPlan(algorithm, config, alike=counts_alike(config)),
-        notes=(*data.notes, _sizes(data, rows, validation, held), *_one_at_a_time(config, engine)),
+        schema=schema,
+        notes=(*data.notes, _sizes(data, rows, validation, held, sizes), *_one_at_a_time(config, engine)),
         left_out=data.left_out,
     )
 
@@ -154,11 +184,28 @@ def _check_lone_samples(config: Config, model: nn.Module, parts: list[Tensor], s
         model.train(was_training)
 
 
-def _sizes(data: Dataset, rows: Tensor, validation: Split, held: list[Tensor]) -> str:
+def _sizes_at_sites(sizes: list[int], config: Config) -> list[int]:
+    """These sizes, of the clients in their order; DataError for one below the partition's minimum."""
+    least = check_partition(config.partition).minimum
+    for client, size in enumerate(sizes):
+        if size < least:
+            raise DataError(
+                f"--partition {config.partition} needs at least {least} samples a client, and the site of client {client} "
+                f"has {size}"
+            )
+    return sizes
+
+
+def _sizes(data: Dataset, rows: Tensor, validation: Split, held: list[Tensor], sizes: list[int]) -> str:
     """A sentence with the sizes of all splits."""
     own = "the data set's own split, --val-fraction is not used" if data.validation is not None else "--val-fraction"
     clients = sum(len(part) for part in held)
     of_these = f", {clients} of them held out by clients (--client-eval)" if clients else ""
+    if not held:
+        return (
+            f"{sum(sizes)} training samples at {len(sizes)} sites; here {len(rows)} that say how samples are read, "
+            f"{len(validation)} validation ({own}), {len(data.test)} test"
+        )
     return f"{len(rows)} training samples{of_these}, {len(validation)} validation ({own}), {len(data.test)} test"
 
 
@@ -168,9 +215,12 @@ def _one_at_a_time(config: Config, engine: LocalEngine) -> Iterator[str]:
         yield f"--clients-at-once {config.clients_at_once}: clients train one at a time, since {reason}"
 
 
-def _share_out(data: Dataset, train_at: np.ndarray, config: Config) -> list[Tensor]:
-    """For each client, positions in `train_at` of all samples that it has."""
+def _share_out(data: Dataset, train_at: np.ndarray, config: Config, site: Site | None) -> list[Tensor]:
+    """For each client, positions in `train_at` of all samples that it has; for none where they are at their sites."""
     assert config.clients is not None, "a resolved configuration has a number of clients"
+    if is_by_site(config):
+        every = torch.arange(len(train_at))
+        return [every[: len(every) * (client == site.client)] for client in range(config.clients)] if site else []
     groups = None if data.groups is None else data.groups.numpy()[train_at]
     if data.classes and not data.is_text:
         labels = data.train.y.numpy()[train_at]

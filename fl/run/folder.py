@@ -194,6 +194,8 @@ def samples_sha256(worker: Worker) -> str:
         _add(found, split.y[at])
     for part in (*worker.parts, *worker.held):
         _add(found, torch.searchsorted(worker.rows, part))
+    if not worker.parts:
+        _add(found, torch.tensor(worker.sizes))
     digest = found.hexdigest()
     if not worker.ranks.all_agree(int(digest[:12], 16)):
         name = worker.config.dataset

@@ -41,7 +41,7 @@ from fl.training.evaluate import Evaluation, Evaluations
 from fl.training.worker import Worker
 
 from .books import Books, Page
-from .build import assemble
+from .build import AskSites, assemble
 from .checks import check_given, check_options, resolve
 from .folder import (
     continue_options,
@@ -64,7 +64,7 @@ from .room import check_room
 def make_rounds(worker: Worker) -> Rounds:
     """The rounds of the mode that the options ask for."""
     config = worker.config
-    sampler = make_sampler(config, [len(part) for part in worker.parts])
+    sampler = make_sampler(config, worker.sizes)
     mode = mode_of(config)
     if not mode.has_server:
         return DdpRounds(worker)
@@ -79,19 +79,25 @@ def run(
     *,
     explicit: frozenset[str] = frozenset(),
     make_rounds: Callable[[Worker], Rounds] = make_rounds,
+    ask_sites: AskSites | None = None,
 ) -> dict[str, Any]:
     """Run to the end and return the contents of summary.json (on rank 0; an empty dict on the others).
 
     `explicit`: names of the options that the user gave. `make_rounds`: makes the rounds, by default those of the mode that
-    the options ask for. Raises ConfigError, DataError or RoundError, each with one sentence for the user, and Stopped if a
-    signal that `stopping` heard on any rank asked for it. A program that calls this keeps its own random streams and
-    torch's settings.
+    the options ask for. `ask_sites`: asks what `--partition sites` needs to know. Raises ConfigError, DataError or
+    RoundError, each with one sentence for the user, and Stopped if a signal that `stopping` heard on any rank asked for it.
+    A program that calls this keeps its own random streams and torch's settings.
     """
     with usual_surroundings(), kept_generators():
-        return _run(config, explicit, make_rounds)
+        return _run(config, explicit, make_rounds, ask_sites)
 
 
-def _run(config: Config, explicit: frozenset[str], make_rounds: Callable[[Worker], Rounds]) -> dict[str, Any]:
+def _run(
+    config: Config,
+    explicit: frozenset[str],
+    make_rounds: Callable[[Worker], Rounds],
+    ask_sites: AskSites | None,
+) -> dict[str, Any]:
     given, config = config, expand_paths(config)
     check_given(config, explicit)
     config, folder = continue_options(config, explicit)
@@ -109,7 +115,7 @@ def _run(config: Config, explicit: frozenset[str], make_rounds: Callable[[Worker
         held.enter_context(locked(folder, ranks))
         config = resolve(config, world_size=ranks.world_size, threads=ranks.threads, explicit=explicit)
         ranks = held.enter_context(in_groups(ranks, config.ranks_per_client, config.server_shards))
-        worker = assemble(config, ranks)
+        worker = assemble(config, ranks, ask_sites)
         worker.config = dataclasses.replace(worker.config, init=init)
         digest = samples_sha256(worker)
         if folder is not None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fl.common.config import Config
 from fl.common.ranks import Ranks
-from fl.data import Split
+from fl.data import Schema, Split
 from fl.data.augment import Augment
 from fl.data.normalise import Normaliser
 from fl.models.state import ModelState
@@ -25,7 +25,8 @@ from .trainer import ClientTrainer
 @dataclass
 class Worker:
     """The parts of a run on this rank. `rows`: positions in `train` of the samples that are not held out to validate on;
-    `parts`: of each client's own, `held`: of those that it does not train on, for `--client-eval`; all int64.
+    `parts`: of each client's own, `held`: of those that it does not train on, for `--client-eval`; all int64. `sizes`: how
+    many each client trains on, also where its samples are at its site. `schema`: what samples look like there, or None.
 
     `classes`: of samples; 0 where targets are numbers or text. `notes`: on the data, for the log;
     `left_out`: on data that are not used, for the terminal too.
@@ -39,6 +40,7 @@ class Worker:
     rows: Tensor
     parts: list[Tensor]
     held: list[Tensor]
+    sizes: list[int]
     task: Task
     classes: int
     augment: Augment
@@ -46,6 +48,7 @@ class Worker:
     engine: LocalEngine
     state: ModelState
     local_plan: LocalPlan
+    schema: Schema | None = None
     notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
@@ -103,8 +106,8 @@ class Worker:
         )
 
     def label_counts(self) -> list[list[int]]:
-        """How many training samples of each class each client holds; of all, where there are no classes."""
-        if not self.classes:
-            return [[len(part)] for part in self.parts]
+        """How many training samples of each class each client holds; of all, where there are no classes, or not here."""
+        if not self.classes or not self.parts:
+            return [[size] for size in self.sizes]
         labels = self.train.y.cpu()
         return [torch.bincount(labels[part], minlength=self.classes).tolist() for part in self.parts]

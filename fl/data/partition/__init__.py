@@ -2,7 +2,7 @@
 
 A specification is `NAME[:ARG][,min=N]`; a client that would hold fewer than N samples (default 1) gets the rest from
 the largest clients. In `natural` the data themselves say who holds what: groups of at least N training samples (default 2)
-are drawn when they are loaded. `share` does it.
+are drawn when they are loaded. In `sites` each client's machine has its own. `share` does it.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 from compression.spec import SpecError, Stage, nearest, parse_stage
 
-__all__ = ["BY_LABEL", "NATURAL", "PARTITIONS", "Partition", "check_partition"]
+__all__ = ["BY_LABEL", "NATURAL", "PARTITIONS", "SITES", "Partition", "check_partition"]
 
 NATURAL = "natural"
 """The partition by which every client is one group of the data set's own."""
+
+SITES = "sites"
+"""The partition by which every client has data of its own, on a machine of its own: nothing is shared out."""
 
 BY_LABEL = ("dirichlet", "shards", "labels")
 """The partitions that go by the classes of the samples."""
@@ -26,6 +29,7 @@ PARTITIONS: dict[str, Callable[[Stage], float] | None] = {
     "labels": lambda stage: stage.integer(0, 1, "the number of labels a client"),
     "quantity": lambda stage: stage.number(0, 0, 10, "the standard deviation of log size"),
     NATURAL: None,
+    SITES: None,
 }
 """How the argument of each is read, None for those without."""
 

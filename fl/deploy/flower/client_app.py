@@ -5,6 +5,7 @@ client keeps (`state-dir`). Flower may start a new process for every message.
 """
 
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -16,7 +17,7 @@ from fl.common.paths import expanded
 
 from ..options import at_site, read_table
 from ..protocol import outcome_record, read_job
-from ..site import do
+from ..site import count_samples, do
 from .records import from_records, to_records
 
 _STATE_DIR = "~/.leanfed/sites"
@@ -26,8 +27,16 @@ app = ClientApp()
 
 @app.query()
 def which(message: Message, context: Context) -> Message:
-    """Which client this site has."""
-    return Message(to_records(({"client": _client(context)}, {})), reply_to=message)
+    """Which client this site has, and if it is told what the server's data look like, how many samples of its own."""
+    client = _client(context)
+    answer: dict[str, Any] = {"client": client}
+    if schema := from_records(message.content)[0].get("schema"):
+        try:
+            found = count_samples(client, *at_site(*read_table(context.run_config), context.node_config), str(schema))
+        except ConfigError as error:
+            found = Rejection(client, str(error))
+        answer |= {"reason": found.reason} if isinstance(found, Rejection) else {"samples": found}
+    return Message(to_records((answer, {})), reply_to=message)
 
 
 @app.train()

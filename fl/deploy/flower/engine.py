@@ -10,8 +10,10 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from fl.comm.message import Rejection
+from fl.common.errors import ConfigError, DataError
+from fl.data import Schema
 
-from ..protocol import Outcome, SiteJob, read_outcome
+from ..protocol import Outcome, SiteJob, Values, read_outcome
 from .records import from_records, size, to_records
 
 _PAUSE_S = 0.3
@@ -43,6 +45,8 @@ class FlowerEngine:
         self._grid = grid
         self._patience_s = patience_s
         self._clients: dict[_Node, int | None] = {}  # of each node that is there; None: not known
+        self._question: Values = {}  # what a node is told when it is asked for its client
+        self._answers: dict[_Node, Values] = {}
         self._asked: dict[str, _Node] = {}  # by the message that asks it
         self._jobs: dict[str, tuple[SiteJob, _Node]] = {}  # by the message that holds it: a job and where it is
         self._over: deque[tuple[int, Outcome]] = deque()
@@ -51,14 +55,32 @@ class FlowerEngine:
         nodes = self._wait_for(clients, least)
         return [client for client in clients if client in nodes]
 
+    def survey(self, clients: int, schema: Schema) -> list[int]:
+        self._question, self._clients = {"schema": schema.to_json()}, {}
+        nodes = self._wait_for(range(clients), clients)
+        self._question = {}
+        sizes = []
+        for client in range(clients):
+            if client not in nodes:
+                raise ConfigError(self._absent(client))
+            answer = self._answers[nodes[client]]
+            size = answer.get("samples")
+            if not isinstance(size, int) or size < 1:
+                reason = answer.get("reason", "it has not said how many samples it has")
+                raise DataError(f"the site of client {client} cannot take part: {reason}")
+            sizes.append(size)
+        return sizes
+
     def send(self, job: SiteJob) -> None:
         node = self._wait_for([job.client], 1).get(job.client)
         name = node and self._push(to_records(job.record()), node, MessageType.TRAIN)
         if node and name:
             self._jobs[name] = job, node
             return
-        reason = f"no SuperNode with partition-id {job.client} has been connected for {self._patience_s:g} s"
-        self._over.append((job.client, Rejection(job.client, reason)))
+        self._over.append((job.client, Rejection(job.client, self._absent(job.client))))
+
+    def _absent(self, client: int) -> str:
+        return f"no SuperNode with partition-id {client} has been connected for {self._patience_s:g} s"
 
     def receive(self) -> tuple[int, Outcome]:
         while not self._over:
@@ -93,15 +115,16 @@ class FlowerEngine:
         for gone in self._clients.keys() - nodes:
             del self._clients[gone]
         for node in nodes - self._clients.keys():
-            if name := self._push(RecordDict(), node, MessageType.QUERY):
+            if name := self._push(to_records((self._question, {})), node, MessageType.QUERY):
                 self._clients[node], self._asked[name] = None, node
         for reply in self._pull(list(self._asked)):
             node = self._asked.pop(reply.metadata.reply_to_message_id)
-            client = None if reply.has_error() else from_records(reply.content)[0].get("client")
+            answer = {} if reply.has_error() else from_records(reply.content)[0]
+            client = answer.get("client")
             if node not in nodes or not isinstance(client, int):
                 continue
             if node.may_have(client):
-                self._clients[node] = client
+                self._clients[node], self._answers[node] = client, answer
             else:
                 logging.getLogger("leanfed").warning(_NOT_ITS_OWN, node.name, client)
         said = [(node, client) for node, client in self._clients.items() if client is not None]

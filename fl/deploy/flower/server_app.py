@@ -32,14 +32,14 @@ def main(grid: Grid, context: Context) -> None:
 def serve(grid: Grid, table: Mapping[str, Any]) -> dict[str, Any]:
     """Run with these options; returns what summary.json holds. Raises as `fl.run.loop.run`."""
     config, explicit = read_table(table)
+    engine = FlowerEngine(grid, config.hang_timeout)
     made: list[SiteRounds] = []
 
     def make_rounds(worker: Worker) -> SiteRounds:
-        sampler = make_sampler(worker.config, [len(part) for part in worker.parts])
-        made.append(SiteRounds(worker, sampler, FlowerEngine(grid, worker.config.hang_timeout)))
+        made.append(SiteRounds(worker, make_sampler(worker.config, worker.sizes), engine))
         return made[0]
 
-    summary = run(config, explicit=explicit, make_rounds=make_rounds)
+    summary = run(config, explicit=explicit, make_rounds=make_rounds, ask_sites=engine.survey)
     for rejection in made[0].deliver():
         say(f"client {rejection.client} has not got the final model: {rejection.reason}")
     return summary

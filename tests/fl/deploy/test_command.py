@@ -59,6 +59,7 @@ def test_the_components_are_there(tmp_path: Path) -> None:
         (["--fragments", "2"], "--fragments 2 and --merge 0 do not work across sites"),
         (["--profiles", "good", "--uplink-shares", "equal_time:0.1"], "--uplink-shares equal_time:0.1 does not work"),
         (["--client-eval", "0.2"], "--client-eval 0.2 does not work across sites"),
+        (["--dataset", "mnist", "--partition", "sites"], "--dataset mnist does not go with --partition sites"),
         (["--lr", "-1"], "--lr -1.0 must be at least 0"),
     ],
 )

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from fl.comm.message import Rejection
+from fl.common.errors import ConfigError, DataError
 from fl.deploy.protocol import Delivered, SiteJob
+from tests.fl.deploy.test_sites import OWN, TABLE, Own, write_tables
 from tests.support import QUICK, no_figures, run_here
 
 pytest.importorskip("flwr", reason="pip install 'leanfed[flower]'")
@@ -105,6 +107,47 @@ def test_a_run(tmp_path: Path) -> None:
         there = serve(Grid(nodes), {**given, "run-name": "there"})  # type: ignore[arg-type]
     assert there["model_sha256"] == here["model_sha256"]
     assert there["total_engine_bytes"] > 0
+
+
+def _own(client: int, folder: Path, words: str = "", **options: Any) -> Node:
+    """A site with a table of its own."""
+    node = {"partition-id": client, "data-dir": str(folder / f"site-{client}"), "dataset": f"csv:{TABLE}{words}"}
+    context = Context(1, client, {**node, "state-dir": str(folder / "sites")}, RecordDict(), options)
+    return Node(lambda message: app(message=message, context=context))
+
+
+def test_sites_with_data_of_their_own(tmp_path: Path) -> None:
+    """By Flower's records. Oracle: the same sites without an engine, in tests/fl/deploy/test_sites.py."""
+    write_tables(tmp_path, {"server": 60, "site-0": 30, "site-1": 50})
+    dataset = {"dataset": f"csv:{tmp_path}/server/{TABLE}"}
+    options = {name: value for name, value in {**QUICK, **OWN, **dataset}.items() if value is not None}
+    here = Own(tmp_path, options).run("here")
+    given = {**options, "output_dir": str(tmp_path), "run_name": "there"}
+    nodes = {client: _own(client, tmp_path, **given) for client in range(2)}
+    with no_figures():
+        there = serve(Grid(nodes), given)  # type: ignore[arg-type]
+    assert there["model_sha256"] == here["model_sha256"]
+    log = (tmp_path / "there" / "run.log").read_text()
+    assert "80 training samples at 2 sites; here 43 that say how samples are read, 5 validation" in log
+
+
+@pytest.mark.parametrize(
+    ("clients", "words", "reason"),
+    [
+        (2, ",missing=x+y", "the site of client 1 cannot take part: --dataset csv:.*column 'ward' holds no values"),
+        (3, "", "no SuperNode with partition-id 2 has been connected for 1 s"),
+    ],
+)
+def test_sites_that_cannot_take_part(tmp_path: Path, clients: int, words: str, reason: str) -> None:
+    """One sentence names the site, before there is a run folder."""
+    write_tables(tmp_path, {"server": 60, "site-0": 30, "site-1": 50})
+    dataset = {"dataset": f"csv:{tmp_path}/server/{TABLE}", "clients": clients, "hang_timeout": 1.0}
+    options = {name: value for name, value in {**QUICK, **OWN, **dataset}.items() if value is not None}
+    given = {**options, "output_dir": str(tmp_path), "run_name": "there"}
+    nodes = {client: _own(client, tmp_path, words * client, **given) for client in range(2)}
+    with pytest.raises((ConfigError, DataError), match=reason):
+        serve(Grid(nodes), given)  # type: ignore[arg-type]
+    assert not (tmp_path / "there").exists()
 
 
 def test_a_node_without_a_client(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from fl.deploy.__main__ import main
 from fl.deploy.certificates import write_certificates
-from tests.fl.deploy.test_sites import Here
+from tests.fl.deploy.test_sites import OWN, TABLE, Here, Own, write_tables
 from tests.support import QUICK, ROOT, TIMES, rows, run_here
 
 pytest.importorskip("flwr", reason="pip install 'leanfed[flower]'")
@@ -101,7 +101,11 @@ def _ports(count: int) -> list[int]:
 
 def _write_app(folder: Path, **options: Any) -> None:
     given = {**QUICK, **OPTIONS, "output_dir": str(folder), "run_name": "there", **options}
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if not isinstance(value, bool)]
+    words = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in given.items()
+        if not isinstance(value, (bool, type(None)))
+    ]
     main([*words, "--quiet", str(folder / "app")])
 
 
@@ -155,6 +159,26 @@ def test_same_bits_and_for_no_others(tmp_path: Path, programs: Programs) -> None
     for name in ("unregistered", "keyless", "plain"):
         assert "Receiving" not in programs.log(name)
     assert not (tmp_path / "sites-other").exists()
+
+
+def test_sites_with_data_of_their_own(tmp_path: Path, programs: Programs) -> None:
+    """Each SuperNode has a table of its own. Oracle: the same sites without Flower."""
+    write_tables(tmp_path, {"server": 60, "site-0": 30, "site-1": 50})
+    options = {**OPTIONS, **OWN, "dataset": f"csv:{tmp_path}/server/{TABLE}"}
+    here = Own(tmp_path, options).run("here")
+    _write_app(tmp_path, **options)
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 2, 1)
+    link, *own = _ports(3)
+    _start_server(programs, link, keys)
+    for client in range(2):
+        programs.do("flwr", "supernode", "register", keys / f"site-{client}.pub", "trial")
+        folders = f'state-dir="{tmp_path}/sites" data-dir="{tmp_path}/site-{client}"'
+        words = (str(client), f'{folders} dataset="csv:{TABLE}"', "--port", str(own[client]))
+        programs.start(f"node-{client}", tmp_path / "app" / "supernode.sh", keys, f"localhost:{link}", *words)
+    programs.do("flwr", "run", tmp_path / "app", "trial")
+    programs.wait_until((tmp_path / "there" / "summary.json").exists)
+    assert json.loads((tmp_path / "there" / "summary.json").read_text())["model_sha256"] == here["model_sha256"]
 
 
 def test_a_server_that_is_killed(tmp_path: Path, programs: Programs) -> None:

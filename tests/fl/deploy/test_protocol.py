@@ -9,7 +9,9 @@ from compression import PayloadError
 from fl.comm.message import ClientReport, Message, Rejection
 from fl.deploy.protocol import SiteJob, outcome_record, read_job, read_outcome
 
-_JOB = SiteJob("0123456789abcdef", 1, 2, 2, 1, 0, "leanfed", False, {"change/1": torch.arange(5, dtype=torch.uint8)})
+_JOB = SiteJob(
+    "0123456789abcdef", 1, 2, 2, 1, 0, "leanfed", False, "{}", {"change/1": torch.arange(5, dtype=torch.uint8)}
+)
 _REPORT = ClientReport(3, 20, 0.5, 1.25, 7, {"update": 3}, moved=False)
 
 
@@ -20,7 +22,16 @@ def test_a_job_there_and_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"run": "../../etc"}, {"run": 5}, {"client": "1"}, {"client": True}, {"since": None}, {"ends": 0}]
+    "changes",
+    [
+        {"run": "../../etc"},
+        {"run": 5},
+        {"client": "1"},
+        {"client": True},
+        {"since": None},
+        {"ends": 0},
+        {"schema": None},
+    ],
 )
 def test_what_is_no_job(changes: dict[str, Any]) -> None:
     values, sections = _JOB.record()

@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from fl.comm.message import Message, Rejection
-from fl.common.config import Config
-from fl.common.errors import RoundError
+from fl.common.config import Config, DataOptions
+from fl.common.errors import ConfigError, RoundError
+from fl.data import Schema, load_dataset
 from fl.deploy.options import at_site, read_table
 from fl.deploy.protocol import Outcome, SiteJob, outcome_record, read_job, read_outcome
 from fl.deploy.rounds import SiteRounds
-from fl.deploy.site import do
+from fl.deploy.site import count_samples, do
 from fl.rounds.sampling import make_sampler
 from fl.run.loop import run
 from fl.training.worker import Worker
@@ -64,8 +66,19 @@ class Here:
         return job.client, read_outcome(job.client, (json.loads(json.dumps(values)), sections))
 
     def outcome(self, job: SiteJob) -> Outcome:
-        config, explicit = at_site(*read_table({**QUICK, **self.options}), {"threads": 1})
-        return do(job, job.client, config, explicit, self.site(job))
+        return do(job, job.client, *self._options(job.client), self.site(job))
+
+    def survey(self, clients: int, schema: Schema) -> list[int]:
+        found = [count_samples(client, *self._options(client), schema.to_json()) for client in range(clients)]
+        assert all(isinstance(each, int) for each in found), found
+        return [each for each in found if isinstance(each, int)]
+
+    def node(self, client: int) -> dict[str, Any]:
+        """The configuration of a client's node."""
+        return {"threads": 1}
+
+    def _options(self, client: int) -> tuple[Config, frozenset[str]]:
+        return at_site(*read_table({**QUICK, **self.options}), self.node(client))
 
     def site(self, job: SiteJob) -> Path:
         return self.folder / f"site-{job.client}"
@@ -74,13 +87,15 @@ class Here:
         """The run of these options; its folder is `name`."""
         given = {**QUICK, **self.options, **options, "output_dir": str(self.folder), "run_name": name}
         with no_figures():
-            summary = run(Config(**given), explicit=frozenset(given), make_rounds=self._make_rounds)
+            summary = run(
+                Config(**given), explicit=frozenset(given), make_rounds=self._make_rounds, ask_sites=self.survey
+            )
         assert self.rounds is not None
         assert not self.rounds.deliver()
         return summary
 
     def _make_rounds(self, worker: Worker) -> SiteRounds:
-        sampler = make_sampler(worker.config, [len(part) for part in worker.parts])
+        sampler = make_sampler(worker.config, worker.sizes)
         self.rounds = SiteRounds(worker, sampler, self)
         return self.rounds
 
@@ -241,3 +256,94 @@ def test_a_site_that_cannot_do_a_job(tmp_path: Path, changes: dict[str, Any], re
 
     with pytest.raises(RoundError, match=reason):
         Other(tmp_path, OPTIONS).run("there")
+
+
+TABLE = "rows.csv,target=ill"
+
+
+def write_tables(folder: Path, rows: Mapping[str, int]) -> None:
+    """Tables of so many rows, each in a folder of its own; site-1 has nobody who is ill, and a column more."""
+    for seed, (name, count) in enumerate(rows.items()):
+        draw = np.random.default_rng(seed)
+        age, dose = draw.normal(50 + seed, 10, count), draw.normal(seed, 1 + seed, count)
+        ill = np.where((age > 50) & (name != "site-1"), "yes", "no")
+        cells = zip(dose, age, draw.choice(["x", "y"], count), ill, draw.integers(0, 9, count), strict=True)
+        (folder / name).mkdir(parents=True)
+        (folder / name / "rows.csv").write_text(
+            "dose,age,ward,ill,ours\n" + "".join(f"{a},{b},{c},{d},{e}\n" for a, b, c, d, e in cells)
+        )
+
+
+OWN: dict[str, Any] = {
+    **{"model": "mlp", "partition": "sites", "clients": 2, "rounds": 3, "batch_size": 8, "uplink": "topk:0.2"},
+    **{"limit_train": None, "local_steps": 3},
+}
+
+
+class Own(Here):
+    """Sites with tables of their own."""
+
+    def node(self, client: int) -> dict[str, Any]:
+        return {"threads": 1, "data-dir": str(self.folder / f"site-{client}"), "dataset": f"csv:{TABLE}"}
+
+
+def test_sites_with_data_of_their_own(tmp_path: Path) -> None:
+    """Sites have 30 and 50 rows, of which the server has none. Oracle: the run in one process on the same samples, each
+    site a group of them; that samples are read as the server's are is tests/fl/data/test_schema.py."""
+    write_tables(tmp_path, {"server": 60, "site-0": 30, "site-1": 50})
+    given = {**OWN, "dataset": f"csv:{tmp_path}/server/{TABLE},features=age+dose+ward"}
+
+    class Lost(Own):
+        schema: ClassVar[Schema]
+
+        def survey(self, clients: int, schema: Schema) -> list[int]:
+            Lost.schema = schema
+            return super().survey(clients, schema)
+
+    engine = Lost(tmp_path, given)
+    engine.run("there")
+    reads = [DataOptions(dataset=f"csv:{tmp_path}/site-{client}/{TABLE}") for client in range(2)]
+    parts = [load_dataset(options, seed=0, schema=Lost.schema).train for options in reads]
+    assert [len(part) for part in parts] == [30, 50]
+    assert json.loads((tmp_path / "there" / "partition.json").read_text())["labels"] == [[30], [50]]
+    tensors = {
+        **{"x": torch.cat([part.x for part in parts]), "y": torch.cat([part.y for part in parts])},
+        "groups": torch.repeat_interleave(torch.tensor([30, 50])),
+    }
+    torch.save(tensors, tmp_path / "samples.pt")
+    here = {"dataset": "tests.user_code:samples_in_groups", "data_dir": str(tmp_path), "partition": "natural"}
+    run_here(tmp_path, "here", **{**OWN, **here, "val_fraction": 0.0})
+    models = [load_file(tmp_path / name / "final_model.safetensors") for name in ("here", "there")]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    columns = ("uplink_bytes", "downlink_bytes", "train_loss")
+    assert [[row[name] for name in columns] for row in rows(tmp_path / "there")] == [
+        [row[name] for name in columns] for row in rows(tmp_path / "here")
+    ]
+
+
+def test_a_site_with_data_of_its_own_that_lost_its_folder(tmp_path: Path) -> None:
+    """It is told again how to read its data. Oracle: the run in which nothing is lost; clients keep nothing."""
+    write_tables(tmp_path, {"server": 60, "site-0": 30, "site-1": 50})
+    given = {**OWN, "dataset": f"csv:{tmp_path}/server/{TABLE}", "error_feedback": "none"}
+
+    class Loses(Own):
+        def site(self, job: SiteJob) -> Path:
+            return self.folder / f"kept-{self.loses}-{job.client}"
+
+        def __init__(self, loses: bool) -> None:
+            super().__init__(tmp_path, given, self._lose)
+            self.loses = loses
+
+        def _lose(self, job: SiteJob) -> None:
+            if self.loses and (job.client, job.number) == (1, 1) and not job.schema:
+                shutil.rmtree(self.site(job))
+
+    hashes = [Loses(loses).run(f"loses-{loses}")["model_sha256"] for loses in (False, True)]
+    assert hashes[0] == hashes[1]
+    assert "site of client 1 has lost" in (tmp_path / "loses-True" / "run.log").read_text()
+
+
+def test_data_of_their_own_need_sites(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--partition sites is for clients at sites of their own"):
+        run_here(tmp_path, "here", partition="sites")
+    assert not (tmp_path / "here").exists()
