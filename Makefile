@@ -10,14 +10,15 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
 
-# In random order, on as many processes as there are cores; a file's tests stay together, because they share what is slow
-# to make. `pytest -p no:randomly` keeps the order of the files, `--randomly-seed=N` repeats one.
+# In random order, on as many processes as there are cores. Neighbouring tests stay together, because those of a file share what
+# is slow to make, until a process is idle and takes half of what another has left. `pytest -p no:randomly` keeps the order of
+# the files, `--randomly-seed=N` repeats one.
 test: $(STAMP) lint browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # While you work: a minute and a half on two cores. Whole runs and several ranks are left to `make test`.
 check: $(STAMP) lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not slow" tests/compression tests/fl
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" tests/compression tests/fl
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

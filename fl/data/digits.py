@@ -1,5 +1,6 @@
 """The digits of scikit-learn (Alpaydin and Kaynak 1998): 1,797 real images, embedded, so nothing is downloaded."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +16,21 @@ def load(data_dir: Path, download: bool) -> Dataset:
 
     The test split is stratified and fixed: it does not depend on any seed or library version.
     """
-    from sklearn.datasets import load_digits
-
-    small, labels = load_digits(return_X_y=True)
-    grey = enlarge(small.reshape(-1, 8, 8).astype(np.int64))
+    grey, labels = _decoded()
     x = torch.from_numpy(np.repeat(grey[:, None], 3, axis=1))
     y = torch.from_numpy(labels.astype(np.int64))
     held_out = torch.from_numpy(_test_mask(labels))
     train, test = Split(x[~held_out], y[~held_out]), Split(x[held_out], y[held_out])
     return Dataset("digits", train, test, classes=10, augment="crop:2")
+
+
+@functools.cache
+def _decoded() -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, 32, 32] and labels [N]; an experiment's runs, one after another, decode them once."""
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    return enlarge(small.reshape(-1, 8, 8).astype(np.int64)), labels
 
 
 def enlarge(small: np.ndarray) -> np.ndarray:

@@ -76,7 +76,13 @@ _MODES: dict[str, dict[str, Any]] = {
     "hours": {"sampling": "diurnal:2s,0.4", **_TIMED},
     "buffered": {"mode": "buffered:2", "staleness": "poly:0.5", **_DGC, **_TIMED},
     "buffered, lost": {"mode": "buffered:2", "lost": 0.3, "timeout": 6.0, "sampling": "power:4", **_TIMED},
-    "latest": {"mode": "buffered:3,latest", "sampling": "diurnal:5s,0.5", **_TIMED, "clients_per_round": 6},
+    "latest": {
+        "mode": "buffered:3,latest",
+        "sampling": "diurnal:1s,0.5",
+        **_TIMED,
+        "clients_per_round": 6,
+        "profiles": "mix:good=0.5+poor_3g=0.5,compute=1e8..1e9",  # few updates that the client's next one replaces
+    },
     "buffered, warm": {"mode": "buffered:2", "uplink": "powersgd:2", "algorithm": "fednova", **_TIMED},
     "buffered, nested": {
         "mode": "buffered:2",

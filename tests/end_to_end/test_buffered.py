@@ -17,6 +17,7 @@ from tests.end_to_end.test_resume import OPTIONS, assert_same_run
 from tests.support import make_worker, on_ranks, resume_here, rows, run_here
 
 _SLOW = {"profiles": "mix:good=0.5+2g=0.5,compute=1e8..1e9", "clients": 6, "clients_per_round": 4}
+_FAIRLY_SLOW = "mix:good=0.5+poor_3g=0.5,compute=1e8..1e9"  # the fast come a few times while the slow come once
 _RUNS: dict[str, dict[str, Any]] = {
     "buffered": {"mode": "buffered:2", "staleness": "poly:0.5", **_SLOW},
     "shared": {"mode": "buffered:3", "profiles": "pr-fl", "server_up_limit": 1e5, "uplink": "none", "downlink": "bf16"},
@@ -57,7 +58,13 @@ _RUNS: dict[str, dict[str, Any]] = {
     "lost": {"mode": "buffered:2", "lost": 0.3, "timeout": 6.0, "uplink_warmup": 4, **_SLOW},
     "lost, deadline": {"deadline": 1.0, "lost": 0.6, **_SLOW, "clients_per_round": 2},
     "lost, carried": {"deadline": 0.5, "late": "carry", "lost": 0.2, "timeout": 4.0, **_SLOW},
-    "latest": {"mode": "buffered:4,latest", "sampling": "diurnal:5s,0.5", **_SLOW, "clients_per_round": 6},
+    "latest": {
+        "mode": "buffered:4,latest",
+        "sampling": "diurnal:1s,0.5",
+        **_SLOW,
+        "clients_per_round": 6,
+        "profiles": _FAIRLY_SLOW,
+    },
     "learnt": {
         "mode": "buffered:4",
         "prune": "structured:0",
@@ -65,7 +72,7 @@ _RUNS: dict[str, dict[str, Any]] = {
         "uplink": "topk:0.3",
         "uplink_shares": "equal_time:0.2",
         **_SLOW,
-        "profiles": "mix:good=0.5+poor_3g=0.5,compute=1e8..1e9",
+        "profiles": _FAIRLY_SLOW,
     },
     "alike": {
         "mode": "async:0.5",
