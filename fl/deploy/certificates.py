@@ -39,7 +39,7 @@ http {
         ssl_protocols TLSv1.2 TLSv1.3;
         client_max_body_size 0;
         location /v1/fleet/ {
-            proxy_pass https://127.0.0.1:9090;
+            proxy_pass https://127.0.0.1:9090/v1/fleet/;
             proxy_ssl_verify on;
             proxy_ssl_trusted_certificate ca.crt;
             proxy_ssl_name localhost;

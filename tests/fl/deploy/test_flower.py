@@ -17,6 +17,7 @@ import pytest
 
 from fl.deploy.__main__ import main
 from fl.deploy.certificates import write_certificates
+from tests.fl.deploy.front import nginx
 from tests.fl.deploy.test_sites import OWN, TABLE, Here, Own, write_tables
 from tests.support import QUICK, ROOT, TIMES, rows, run_here
 
@@ -273,3 +274,24 @@ def test_an_expired_certificate(tmp_path: Path, programs: Programs, days: int) -
     else:
         programs.wait_until(lambda: programs.log("node").count("Connection attempt failed") > 2)
         assert "Activated node_id" not in programs.log("link")
+
+
+def test_through_nginx(tmp_path: Path, programs: Programs) -> None:
+    """A SuperNode gets in through nginx. There nobody can ask for what starts runs and lets sites in, who can at the
+    SuperLink's own port."""
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 1, 1)
+    link, front, own = _ports(3)
+    _write_app(tmp_path)
+    _start_server(programs, link, keys)
+    with open(tmp_path / "config.toml", "a") as file:
+        file.write(f'[superlink.front]\naddress = "localhost:{front}"\nroot-certificates = "{keys / "ca.crt"}"\n')
+    with nginx(keys, front, link):
+        register = ("flwr", "supernode", "register", keys / "site-0.pub")
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            programs.do(*register, "front")
+        assert b"403" in refused.value.stdout + refused.value.stderr
+        programs.do(*register, "trial")
+        words = ("0", f'state-dir="{tmp_path}/sites"', "--port", str(own))
+        programs.start("node", tmp_path / "app" / "supernode.sh", keys, f"localhost:{front}", *words)
+        programs.wait_until(lambda: "Activated node_id" in programs.log("link"))
