@@ -1,6 +1,6 @@
 """Starts real processes for tests: ranks of a function, whole runs, or the program under a launcher.
 
-Ranks come from a fork server, a process that has imported the program once and trains nothing itself: a rank starts in
+Ranks come from a fork server, a process that has imported the program once (`preloaded.py`): a rank starts in
 milliseconds, with memory, threads and process group of its own.
 """
 
@@ -26,17 +26,6 @@ import torch.multiprocessing as mp
 
 ROOT = Path(__file__).resolve().parent.parent
 _BIN = Path(sys.executable).parent
-# The program's own modules, what torch imports when an optimizer is first made, and what conftest.py does.
-_PRELOADED = [
-    "fl.run.loop",
-    "fl.output.report",
-    "fl.data.digits",
-    "fl.training.engine.plain",
-    "sklearn.datasets",
-    "torch._dynamo",
-    "pytest",
-    "tests.no_fsync",
-]
 
 QUICK = {"dataset": "digits", "model": "lenet5", "threads": 1, "precision": "fp32", "quiet": True}
 """Options of a run that takes a fraction of a second."""
@@ -64,7 +53,7 @@ def on_ranks(world_size: int, function: Callable[..., None], *args: Any) -> None
 def context() -> Any:
     """The fork server, as a multiprocessing context."""
     forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(_PRELOADED)
+    forkserver.set_forkserver_preload(["tests.preloaded"])
     return forkserver
 
 

@@ -16,7 +16,7 @@ def load(data_dir: Path, download: bool) -> Dataset:
 
     The test split is stratified and fixed: it does not depend on any seed or library version.
     """
-    grey, labels = _decoded()
+    grey, labels = decoded()
     x = torch.from_numpy(np.repeat(grey[:, None], 3, axis=1))
     y = torch.from_numpy(labels.astype(np.int64))
     held_out = torch.from_numpy(_test_mask(labels))
@@ -25,7 +25,7 @@ def load(data_dir: Path, download: bool) -> Dataset:
 
 
 @functools.cache
-def _decoded() -> tuple[np.ndarray, np.ndarray]:
+def decoded() -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 32, 32] and labels [N]; an experiment's runs, one after another, decode them once."""
     from sklearn.datasets import load_digits
 

@@ -94,7 +94,7 @@ def test_the_preset_runs(name: str, real_data: Path, tmp_path: Path) -> None:
         local_epochs=None,
         local_steps=1,
         batch_size=2,
-        eval_every=1,
+        eval_every=2,
         checkpoint_every=0,
         prune_schedule="oneshot:1" if scheduled else "constant",
     )
@@ -105,7 +105,8 @@ def test_the_preset_runs(name: str, real_data: Path, tmp_path: Path) -> None:
     folder = tmp_path / name
     table = rows(folder)
     assert [row["clients"] for row in table] == ["2", "2"]
-    assert all(math.isfinite(float(row[column])) for row in table for column in ("train_loss", "val_loss", "test_loss"))
+    assert all(math.isfinite(float(row["train_loss"])) for row in table)
+    assert all(math.isfinite(float(table[-1][column])) for column in ("val_loss", "test_loss"))
     assert all(int(row["uplink_bytes"]) > 0 for row in table)
     assert [float(row["sparsity"]) > 0.1 for row in table] == (
         [False, True] if scheduled else [config.prune != "none"] * 2
