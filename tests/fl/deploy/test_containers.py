@@ -111,7 +111,7 @@ def test_a_site(name: str, folder: Path, tmp_path: Path) -> None:
     assert node == {"partition-id": name.removeprefix("site-"), "data-dir": "/data", "state-dir": "/state"}
     assert {"/data", "/state"} <= targets
     host, port = given["--superlink"].split(":")
-    assert SERVICES[host]["ports"][0].endswith(f":{port}")
+    assert SERVICES[host]["ports"][0]["target"] == int(port)
     certificate = x509.load_pem_x509_certificate((folder / "keys" / "server.crt").read_bytes())
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert host in names.get_values_for_type(x509.DNSName)
