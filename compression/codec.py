@@ -29,9 +29,9 @@ def most_bytes(kept: int) -> int:
 class Codec(ABC):
     """What to send, how precisely, and how to write it down.
 
-    >>> codec = make_codec("topk:0.01+bf16")
-    >>> payload, decoded = codec.encode(update)     # uint8 [bytes], what the receiver will see
-    >>> codec.decode(payload, update.numel())       # equal to `decoded`
+        codec = make_codec("topk:0.01+bf16")
+        payload, decoded = codec.encode(update)     # uint8 [bytes], what the receiver will see
+        codec.decode(payload, update.numel())       # equal to `decoded`
 
     A codec keeps nothing between messages (`Sender` does) but scratch memory: use one codec in one thread at a time.
     A codec of your own (`make_codec` takes it as `module:function`) has `spec`, `_encode` and `decode`, and overrides the

@@ -101,6 +101,7 @@ def test_the_site(tmp_path: Path) -> None:
         assert page.stem == "which_codec" or (tmp_path / "docs" / page.stem / "index.html").exists()
     for package in ("fl", "fl.data", "compression"):
         reference = (tmp_path / "reference" / package / "index.html").read_text(encoding="utf-8")
+        assert "<blockquote" not in reference, "an example is indented by four spaces, without >>>"
         for name in importlib.import_module(package).__all__:
             if inspect.getdoc(getattr(importlib.import_module(package), name)):
                 assert f'id="{package}.{name}"' in reference, f"{package}.{name}"

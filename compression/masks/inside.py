@@ -14,9 +14,9 @@ from ..wire import Sparse
 class MaskedLayout:
     """The coordinates that `mask`, bool [n], holds of a vector of `layout` [n]; m of them.
 
-    >>> inside = MaskedLayout(mask, layout)
-    >>> payload, decoded = sender.encode(inside.gather(update), inside.layout)
-    >>> inside.lift(decoded)     # the same over all n coordinates
+        inside = MaskedLayout(mask, layout)
+        payload, decoded = sender.encode(inside.gather(update), inside.layout)
+        inside.lift(decoded)     # the same over all n coordinates
 
     `n`: coordinates in all. `mask`: as given. `support`: the held coordinates, ascending int64 [m]. `layout`: names and
     held counts of the tensors; each keeps its number of dimensions, all but the first of size 1, because codecs tell

@@ -9,7 +9,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 HOME, OVERVIEW = "docs/which_codec.md", "README.md"
 REFERENCE = {
-    "fl": "A whole run from a program: [From Python](../docs/python.md).",
+    "fl": "A run from a program: [From Python](../docs/python.md). The fields of `Config`: [Options](../docs/options.md).",
     "fl.data": "Data sets of your own: [Data](../docs/data.md).",
     "compression": "Codecs: [Compression](../docs/compression.md). Communication hooks: [Hooks](../docs/hooks.md).",
 }

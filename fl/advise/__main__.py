@@ -20,7 +20,7 @@ from fl.common.mode import mode_of
 from fl.common.paths import expand_paths, expanded
 from fl.common.terminal import Parser, end_with_mistake, lasting_output
 from fl.run.checks import check_given
-from fl.run.cli import parse
+from fl.run.cli import naming_variables, parse
 
 from .candidates import chosen
 from .links import read_link
@@ -65,12 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_huge_pages()
     try:
         own, rest = make_parser().parse_known_args(sys.argv[1:] if argv is None else argv)
-        config, explicit = parse(rest)
-        config, link = read_link(own.link, config)
-        config = expand_paths(config)
-        _check(own, config, explicit)
-        file = None if own.json in (None, _STDOUT) else expanded(own.json)
-        _show(own, config, explicit, link, file)
+        with naming_variables(rest):
+            config, explicit = parse(rest)
+            config, link = read_link(own.link, config)
+            config = expand_paths(config)
+            _check(own, config, explicit)
+            file = None if own.json in (None, _STDOUT) else expanded(own.json)
+            _show(own, config, explicit, link, file)
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except (ConfigError, SpecError, DataError, RoundError, NonFiniteError) as error:
