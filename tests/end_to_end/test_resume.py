@@ -18,6 +18,7 @@ OPTIONS: dict[str, Any] = {
     "clients_per_round": 3,
     "rounds": 12,
     "limit_train": 150,
+    "limit_test": 50,
     "local_steps": 1,
     "batch_size": 8,
     "uplink": "topk:0.1",
