@@ -7,11 +7,13 @@ import re
 import pytest
 import yaml
 
+from fl.advise.__main__ import main as advise
 from fl.algorithms.spec import ALGORITHMS
 from fl.common.config import Config
 from fl.common.errors import ConfigError
 from fl.data import DATASETS
 from fl.data.partition import PARTITIONS
+from fl.deploy.__main__ import main as deploy
 from fl.models import MODELS
 from fl.pruning.spec import METHODS
 from fl.run.checks import check_options
@@ -209,6 +211,15 @@ def test_a_mistake_in_a_variable_is_told_as_one(words, variables, sentence, tmp_
     with pytest.raises(SystemExit):
         main([str(file) if word == "FILE" else word for word in words])
     assert capsys.readouterr().err.endswith(f"{sentence}\n")
+
+
+@pytest.mark.parametrize("program", [advise, deploy])
+def test_a_mistake_in_a_variable_with_the_programs_that_take_options_of_a_run(program, tmp_path, monkeypatch, capsys):
+    """As with a run itself."""
+    monkeypatch.setenv("LEANFED_ROUNDS", "0")
+    with pytest.raises(SystemExit):
+        program(["--link", "10"] if program is advise else [str(tmp_path / "app")])
+    assert capsys.readouterr().err == "error: --rounds 0 must be at least 1 (set by LEANFED_ROUNDS)\n"
 
 
 def test_local_steps_over_a_file_with_local_epochs(tmp_path):
