@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -128,6 +129,13 @@ def samples_of_this_rank(data_dir: Path) -> Dataset:
     data = load(data_dir, False)
     first = dist.get_rank() if dist.is_initialized() else 0
     return dataclasses.replace(data, train=data.train.take(torch.arange(first, len(data.train))))
+
+
+def digits_once_there_is_a_file(folder: Path) -> Dataset:
+    """Scikit-learn's digits, when the folder holds a file `go`."""
+    while not (folder / "go").exists():
+        time.sleep(0.1)
+    return load(folder, False)
 
 
 def samples_in_groups(folder: Path) -> Dataset:

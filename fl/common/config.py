@@ -227,7 +227,9 @@ class ClockOptions:
         "none, a NAME, mix:good=0.5+2g=0.5, pr-fl, or a CSV file, and ,compute=LOW..HIGH or ,sparse; see docs/clock.md",
         path=_CSV_FILE,
     )
-    deadline: float = option(0.0, "virtual seconds after which a round ends (0: when all have arrived)", low=0)
+    deadline: float = option(
+        0.0, "seconds, virtual ones but across sites, after which a round ends (0: when all have arrived)", low=0
+    )
     over_select: float = option(1.0, "start so many times --clients-per-round, and take the first to arrive", low=1)
     late: Literal["drop", "carry"] = option("drop", "what becomes of an update that is late for its round")
     lost: float = option(0.0, "probability that a client that starts never comes back", low=0, high=0.99)

@@ -11,7 +11,10 @@ _RULES: tuple[Rule, ...] = (
      "sites have files of their own: use csv:PATH, imagefolder:PATH, text:PATH or a function of yours"),
     ("--mode {mode} does not work across sites:", lambda o: o.mode.name != "sync",
      "rounds there are synchronous; use sync"),
-    ("{early} is about virtual time,", lambda o: o.ends_early, "and a round across sites waits for all of its clients"),
+    ("{early} needs --min-clients across sites:", lambda o: o.ends_early and o.min_clients is None,
+     "say how many updates a round must have at least"),
+    ("--late {late} does not work across sites:", lambda o: o.ends_early and not o.mode.drops_late,
+     "an update counts in its own round; use drop"),
     ("--exchange {exchange} does not work across sites:", lambda o: not o.mode.sees_each_update, "use server"),
     ("--ranks-per-client {ranks_per_client} does not work across sites:", lambda o: o.ranks_per_client > 1,
      "each client trains in one process; use 1"),
@@ -21,10 +24,11 @@ _RULES: tuple[Rule, ...] = (
      "they would have to share masks; use none, and prune a finished model with leanfed export"),
     ("--fragments {fragments} and --merge {merge:g} do not work across sites:", lambda o: o.fragments > 1 or o.merge,
      "sites begin each round from the whole model; use 1 and 0"),
-    ("--uplink-shares {uplink_shares} does not work across sites:", lambda o: o.uplink_shares != "none",
-     "all clients send the same share; use none"),
-    ("--client-eval {client_eval:g} does not work across sites:", lambda o: o.client_eval > 0,
-     "the model is judged on the server alone; use 0"),
+    ("--uplink-shares {uplink_shares} does not work across sites:", lambda o: o.uplink_shares.startswith("online"),
+     "sites would have to be told the shares that it learns; use equal_time:FLOOR"),
+    ("--client-eval {client_eval:g} does not go with --partition {partition}:",
+     lambda o: o.client_eval > 0 and is_by_site(o.config),
+     "the model is judged on the server, which has no samples of the sites; use 0"),
 )
 # fmt: on
 

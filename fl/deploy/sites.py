@@ -58,9 +58,9 @@ class Sites:
                 }
         return WHOLE, {**whole_model(self._state), **further}
 
-    def has(self, client: int) -> None:
-        """The site of `client` has this version."""
-        self._has[client] = self.version
+    def has(self, client: int, version: int) -> None:
+        """The site of `client` has that version."""
+        self._has[client] = version
 
     def forget(self, client: int) -> None:
         """Nothing is known of what the site of `client` has."""

@@ -16,7 +16,7 @@ from fl.clock.clock import Start
 from fl.clock.simulator import Arrival
 from fl.comm.message import ClientReport
 from fl.common.config import Config
-from fl.common.errors import RoundError
+from fl.common.errors import ConfigError, RoundError
 from fl.common.mode import mode_of
 
 from .sampling import asked
@@ -172,12 +172,15 @@ class Deadline(Schedule):
 
 
 def make_schedule(config: Config) -> Schedule:
-    """The schedule that the options ask for, whose numbers of clients are known."""
+    """The schedule that the options ask for, whose numbers of clients are known; ConfigError where nothing takes time."""
     assert config.clients_per_round is not None
     places, mode = config.clients_per_round, mode_of(config)
     if mode.name == "buffered":
         return Buffered(mode.buffer_size, places, latest=mode.latest)
     if mode.name == "async":
         return Async(mode.alpha, places)
+    if config.profiles == "none":
+        early = f"--deadline {config.deadline:g}" if config.deadline else f"--over-select {config.over_select:g}"
+        raise ConfigError(f"{early} needs clients that differ in time: --profiles must not be none")
     seconds = config.deadline or math.inf
     return Deadline(places, asked(config), seconds, drops=mode.drops_late, sampling=config.sampling)

@@ -6,6 +6,7 @@ from fl.common.errors import RoundError
 from .base import transaction
 from .federated import FederatedRounds
 from .result import RoundResult
+from .sampling import asked
 
 
 class SyncRounds(FederatedRounds):
@@ -26,7 +27,7 @@ class SyncRounds(FederatedRounds):
         """The clients of a round, ascending; the same on every rank."""
         config = self.worker.config
         free, now = self.present(), self.sampler.now
-        cohort = self.sampler.draw(free, min(len(free), config.clients_per_round or 0), number, now=now)
+        cohort = self.sampler.draw(free, min(len(free), asked(config)), number, now=now)
         if not cohort and free and not self.sampler.draws_count:
             raise RoundError(f"round {number}: no client is up, or will be: --sampling {config.sampling}")
         return cohort

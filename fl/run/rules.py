@@ -239,8 +239,6 @@ RULES: tuple[Rule, ...] = (
     # Rounds that do not wait for everybody.
     ("{early} is about rounds that wait:", lambda o: o.ends_early and o.mode.name != "sync",
      "--mode {mode} must be sync"),
-    ("{early} needs clients that differ in time:", lambda o: o.ends_early and o.config.profiles == "none",
-     "--profiles must not be none"),
     ("{early} does not go with --algorithm {algorithm},", lambda o: o.ends_early and o.together,
      "which needs all of a round's updates"),
     ("--lost {lost:g}: a round that waits for all would never end without a lost client;",

@@ -1,6 +1,7 @@
 """Flower's grid as the engine that carries messages between the server and its sites."""
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -82,12 +83,15 @@ class FlowerEngine:
     def _absent(self, client: int) -> str:
         return f"no SuperNode with partition-id {client} has been connected for {self._patience_s:g} s"
 
-    def receive(self) -> tuple[int, Outcome]:
+    def receive(self, patience_s: float = math.inf) -> tuple[int, Outcome] | None:
+        ends = time.monotonic() + patience_s
         while not self._over:
             for reply in self._pull(list(self._jobs)):
                 job, _ = self._jobs.pop(reply.metadata.reply_to_message_id)
                 self._over.append((job.client, _outcome(job.client, reply)))
             if not self._over:
+                if time.monotonic() >= ends:
+                    return None
                 self._send_again()
                 time.sleep(_PAUSE_S)
         return self._over.popleft()

@@ -2,6 +2,7 @@
 process."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def test_a_node_without_a_client(tmp_path: Path) -> None:
     engine = FlowerEngine(grid, 0.5)  # type: ignore[arg-type]
     for client in (0, 1):
         engine.send(_job(client))
-    outcomes = dict(engine.receive() for _ in range(2))
+    outcomes = dict(_received(engine) for _ in range(2))
     assert isinstance(outcomes[0], Delivered)
     assert outcomes[1] == Rejection(1, "no SuperNode with partition-id 1 has been connected for 0.5 s")
     assert len([message for message in grid.pushed if message.metadata.dst_node_id == 1]) == 1
@@ -173,6 +174,23 @@ def test_a_node_that_fails() -> None:
     assert engine.receive() == (0, Rejection(0, "its SuperNode failed: it was killed"))
 
 
+def test_patience() -> None:
+    """An answer that has come is had at once; one that has not is waited for so long, and can come later."""
+    engine = FlowerEngine(Grid({1: _of(0, Delivered()), 2: _of(1, None, Delivered())}), 5)  # type: ignore[arg-type]
+    engine.send(_job(1))
+    assert engine.receive(0.1) is None
+    engine.send(_job(0))
+    assert _received(engine, 0.0)[0] == 0
+    engine.send(_job(1))
+    assert _received(engine)[0] == 1
+
+
+def _received(engine: FlowerEngine, patience_s: float = math.inf) -> tuple[int, Any]:
+    found = engine.receive(patience_s)
+    assert found is not None
+    return found
+
+
 def test_a_node_that_was_started_anew() -> None:
     """Its job went with the process that had it, and is sent again."""
     node = _of(0, None, Delivered())
@@ -180,7 +198,7 @@ def test_a_node_that_was_started_anew() -> None:
     engine = FlowerEngine(grid, 5)  # type: ignore[arg-type]
     engine.send(_job(0))
     node.activated = "2"
-    client, outcome = engine.receive()
+    client, outcome = _received(engine)
     assert client == 0
     assert isinstance(outcome, Delivered)
     assert [message.metadata.message_type for message in grid.pushed].count("train") == 2
@@ -193,7 +211,7 @@ def test_a_node_that_claims_anothers_client(own: str, caplog: pytest.LogCaptureF
     grid = Grid({1: claims[0], 2: dataclasses.replace(_of(0, Delivered()), name=own), 3: claims[1]})
     engine = FlowerEngine(grid, 0.3)  # type: ignore[arg-type]
     engine.send(_job(0))
-    assert isinstance(engine.receive()[1], Delivered)
+    assert isinstance(_received(engine)[1], Delivered)
     assert [m.metadata.dst_node_id for m in grid.pushed if m.metadata.message_type == "train"] == [2]
     assert "registered as site-1 says that it has client 0: it gets no job" in caplog.text
     grid.nodes[2].online = False
@@ -206,7 +224,7 @@ def test_a_name_counts_more_than_none() -> None:
     engine = FlowerEngine(grid, 0.3)  # type: ignore[arg-type]
     assert engine.connected([0], 1) == [0]
     engine.send(_job(0))
-    assert isinstance(engine.receive()[1], Delivered)
+    assert isinstance(_received(engine)[1], Delivered)
 
 
 def test_who_is_connected() -> None:

@@ -257,6 +257,38 @@ def test_a_site_that_is_killed(tmp_path: Path, programs: Programs, disk: str) ->
     assert here["model_sha256"] == json.loads((tmp_path / "there" / "summary.json").read_text())["model_sha256"]
 
 
+def test_a_site_that_is_late(tmp_path: Path, programs: Programs) -> None:
+    """A SuperNode does not come to an end with its first job: with a deadline the run does without it. Oracle: the run in
+    one process in which it is away."""
+    options = {**OPTIONS, "clients": 2, "min_clients": 1, "dataset": "tests.user_code:digits_once_there_is_a_file"}
+    for name in ("server", "site-0", "site-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "go").write_text("")
+    (tmp_path / "site-1" / "go").unlink()
+    options["data_dir"] = str(tmp_path / "server")
+    _write_app(tmp_path, **options, deadline=0.1)
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 2, 1)
+    link, *own = _ports(3)
+    _start_server(programs, link, keys)
+    for client in range(2):
+        programs.do("flwr", "supernode", "register", keys / f"site-{client}.pub", "trial")
+        folders = f'state-dir="{tmp_path}/sites" data-dir="{tmp_path}/site-{client}"'
+        words = (str(client), folders, "--port", str(own[client]))
+        programs.start(f"node-{client}", tmp_path / "app" / "supernode.sh", keys, f"localhost:{link}", *words)
+    programs.do("flwr", "run", tmp_path / "app", "trial")
+    programs.wait_until((tmp_path / "there" / "summary.json").exists)
+
+    class Alone(Here):
+        def connected(self, clients: Sequence[int], least: int) -> list[int]:
+            return [0]
+
+    here = Alone(tmp_path / "alone", options).run("here")
+    assert here["model_sha256"] == json.loads((tmp_path / "there" / "summary.json").read_text())["model_sha256"]
+    late = [row for row in rows(tmp_path / "there", "clients") if row["client"] == "1"]
+    assert [(row["round"], row["samples"], row["uplink_bytes"]) for row in late] == [("0", "0", "0")]
+
+
 @pytest.mark.parametrize("days", [0, 1])
 def test_an_expired_certificate(tmp_path: Path, programs: Programs, days: int) -> None:
     """A site talks to a server whose certificate is valid, and not to the same one whose certificate has expired."""

@@ -2,6 +2,7 @@
 run in one process."""
 
 import json
+import math
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,7 @@ class Here:
         self.sent.append(job)
         self._jobs.append(read_job((json.loads(json.dumps(values)), sections)))
 
-    def receive(self) -> tuple[int, Outcome]:
+    def receive(self, patience_s: float = math.inf) -> tuple[int, Outcome] | None:
         job = self._jobs.popleft()
         self.before(job)
         values, sections = outcome_record(self.outcome(job))
@@ -125,6 +126,8 @@ def _same(folder: Path, *names: str) -> None:
             "lr_schedule": "cosine:warmup=2",
         },
         {"aggregate": "median", "profiles": "mix:good=0.5+2g=0.5", "sampling": "power:3", "clients_per_round": 2},
+        {"uplink_shares": "equal_time:0.1", "profiles": "mix:good=0.5+2g=0.5", "uplink": "topk:0.2"},
+        {"client_eval": 0.25, "uplink": "topk:0.2"},
     ],
     ids=lambda options: next(iter(options)) + ":" + str(next(iter(options.values()))),
 )
@@ -214,6 +217,53 @@ def test_a_site_that_is_away_for_a_round(tmp_path: Path) -> None:
         *[("4", "0")] * 3,
     ]
     assert Away.least == [4, 3, 3, 3, 3, 3], "the first round waits for all"
+
+
+@pytest.mark.parametrize("returns", [1, 2])
+def test_a_site_that_is_late(tmp_path: Path, returns: int) -> None:
+    """Client 2 answers in no time for round 1, but before the next or in the middle of it. It is not asked before, its
+    update does not count, and it has not failed. Oracle: the run in which it refuses that job, and is away meanwhile."""
+    given = {**OPTIONS, "rounds": 5, "uplink": "topk:0.1", "downlink": "topk:0.05", "min_clients": 3, "deadline": 0.001}
+
+    class Late(Here):
+        gave_up = False
+
+        def receive(self, patience_s: float = math.inf) -> tuple[int, Outcome] | None:
+            comes = self.gave_up and self.sent[-1].number >= returns
+            here = [job for job in self._jobs if comes or (job.client, job.number) != (2, 1)]
+            if not here:
+                assert patience_s < math.inf, "nobody else is to come"
+                self.gave_up = True
+                return None
+            self._jobs.remove(here[0])
+            self._jobs.appendleft(here[0])
+            return super().receive(patience_s)
+
+    class Refusing(Here):
+        def outcome(self, job: SiteJob) -> Outcome:
+            return Rejection(2, "late") if (job.client, job.number) == (2, 1) else super().outcome(job)
+
+        def connected(self, clients: Sequence[int], least: int) -> list[int]:
+            is_busy = returns == 2 and bool(self.sent) and self.sent[-1].number == 1
+            return [client for client in clients if client != 2 or not is_busy]
+
+    hashes = [kind(tmp_path / name, given).run("run")["model_sha256"] for name, kind in _named(Late, Refusing)]
+    assert hashes[0] == hashes[1]
+    metrics, clients = (rows(tmp_path / "Late" / "run", table) for table in ("metrics", "clients"))
+    assert all(row["rejected"] == "0" and int(row["engine_bytes"]) >= 0 for row in metrics)
+    late = [(row["round"], int(row["downlink_bytes"])) for row in clients if row["samples"] == "0"]
+    assert [number for number, _ in late] == ["1"]
+    assert late[0][1] > 0
+
+
+def test_more_sites_than_needed(tmp_path: Path) -> None:
+    """Three are asked, and the first two that answer count; the third is late, and free again when it has answered."""
+    given = {**OPTIONS, "clients_per_round": 2, "over_select": 1.5, "min_clients": 1, "uplink": "topk:0.1"}
+    Here(tmp_path, given).run("there")
+    table = rows(tmp_path / "there", "clients")
+    for number in range(4):
+        counted = [row["samples"] != "0" for row in table if row["round"] == str(number)]
+        assert (len(counted), sum(counted)) == (3, 2)
 
 
 def _named(*kinds: type[Here]) -> list[tuple[str, type[Here]]]:

@@ -10,7 +10,7 @@ from fl.clock.clock import Start
 from fl.clock.simulator import Arrival
 from fl.comm.message import ClientReport
 from fl.common.config import Config
-from fl.common.errors import RoundError
+from fl.common.errors import ConfigError, RoundError
 from fl.rounds.schedules import Arrived, Async, Buffered, Deadline, make_schedule
 
 
@@ -240,3 +240,11 @@ def test_the_options_say_which(options: dict[str, Any], kind: type, expected: di
     rounds = _Rounds(10)
     schedule.open()
     assert len(rounds.begin(schedule)) == (7 if "over_select" in options else 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"), [({"deadline": 9.0}, "--deadline 9"), ({"over_select": 2.0}, "--over-select 2")]
+)
+def test_nobody_is_late_where_nothing_takes_time(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{named} needs clients that differ in time: --profiles must not be none$"):
+        make_schedule(Config(clients=10, clients_per_round=4, **options))

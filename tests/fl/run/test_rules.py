@@ -82,7 +82,6 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"uplink_shares": "online:0.1", "uplink": "int8", **_TIMED}, "a kept fraction"),
     ({"uplink_shares": "online:0.1", "exchange": "hook", **_TIMED}, "needs --exchange server"),
     ({"deadline": 2.0, "mode": "async:0.5"}, "--deadline 2 is about rounds that wait: --mode async:0.5 must be sync"),
-    ({"over_select": 2.0}, "--over-select 2 needs clients"),
     ({"deadline": 2.0, **_TIMED, "algorithm": "scaffold"}, "needs all of a round's updates"),
     ({"lost": 0.1}, "--lost 0.1: a round that waits"),
     ({"lost": 0.1, "over_select": 2.0, **_TIMED}, "--lost 0.1 needs a --deadline"),
