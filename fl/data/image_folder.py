@@ -62,7 +62,7 @@ class _Folder:
             raise DataError(f"--dataset {self.spec}: there is no folder {self.path}")
         self.passed, self.blank = Counter(), []
         unused = self._unused()
-        train, test, validation = self._find()
+        train, test, validation = self._find() if self.schema is None else self._all()
         names = self._names(train)
         if len(names) < 2:
             raise DataError(
@@ -89,6 +89,14 @@ class _Folder:
             ),
             left_out=(*self._passed_over(unused), *data.left_out),
         )
+
+    def _all(self) -> tuple[Pictures, Pictures, Pictures]:
+        """Every picture to train on, by class, and the first of them to test on: a data set cannot be without."""
+        roots = [self.path / part for part in ("train", "val", "test") if _folders(self.path / part)]
+        found = [self._classes(root) for root in (roots if _folders(self.path / "train") else [self.path])]
+        every = {name: [path for part in found for path in part.get(name, ())] for part in found for name in part}
+        first = next((name for name, paths in every.items() if paths), "")
+        return every, {first: every[first][:1]} if first else {}, {}
 
     def _names(self, train: Pictures) -> list[str]:
         """The classes, in their order; DataError for one that is not in the schema."""

@@ -27,7 +27,7 @@ def load_dataset(options: DataOptions, *, seed: int, quiet: bool = False, schema
     With `--partition natural`, before that cut, to the groups of `--clients` clients: `groups` then holds the client of
     every sample, and no client loses all of its own. Without, `groups` is None: nothing follows from them.
 
-    With a `schema` the data are read as it says, and all of them are training samples, whatever split they were in.
+    With a `schema` the data are read as it says, all of them to train on: the other splits mean nothing then.
 
     Raises ConfigError for an unknown name and DataError for missing or malformed data. Safe to call on all ranks at
     once: the ranks of one machine take turns when something has to be downloaded.

@@ -67,7 +67,7 @@ def check_dataset(options: DataOptions, schema: "Schema | None" = None) -> Calla
             raise ConfigError(without_groups(options))
         return lambda: import_module(DATASETS[name]).load(folder, options.download)
     if ":" in name:
-        return _own_function(name, folder)
+        return _own_function(name, folder, schema)
     known = [*DATASETS, "shakespeare", *(f"{form}:PATH" for form in (*OWN_FILES, "text"))]
     raise ConfigError(f"--dataset '{name}' is not known{nearest(name, known)}")
 
@@ -84,8 +84,9 @@ def _check_path(name: str) -> None:
         )
 
 
-def _own_function(name: str, folder: Path) -> Callable[[], "Dataset"]:
-    """What calls the user's own function; its errors name the option, and the line that they come from."""
+def _own_function(name: str, folder: Path, schema: "Schema | None") -> Callable[[], "Dataset"]:
+    """What calls the user's own function; its errors name the option, and the line that they come from. With a `schema` all
+    samples are to train on."""
     from fl.common.plugin import line_of, load_function, reason
 
     try:
@@ -96,7 +97,12 @@ def _own_function(name: str, folder: Path) -> Callable[[], "Dataset"]:
 
     def load() -> "Dataset":
         try:
-            return function(folder)
+            data: Dataset = function(folder)
+            if schema is None:
+                return data
+            from .schema import joined
+
+            return joined(data)
         except DataError as error:
             line = line_of(error)
             raise DataError(f"--dataset {name}: {error}{f' ({line})' if line else ''}") from None

@@ -77,15 +77,18 @@ def read_schema(text: str) -> Schema:
         raise DataError("the server has sent no description of its data") from None
 
 
-def fitted(data: Dataset, schema: Schema, option: str) -> Dataset:
-    """All samples of `data`, whatever split they were in, as the training samples of one that looks as `schema` says.
+def joined(data: Dataset) -> Dataset:
+    """All samples of `data`, whatever split they were in, as training samples."""
+    splits = [split for split in (data.train, data.validation, data.test) if split is not None]
+    every = Split(torch.cat([split.x for split in splits]), torch.cat([split.y for split in splits]))
+    return dataclasses.replace(data, train=every, validation=None, groups=None)
 
-    DataError, which `option` opens, that says what differs.
-    """
+
+def fitted(data: Dataset, schema: Schema, option: str) -> Dataset:
+    """The training samples of `data`, as the server would name them; DataError, which `option` opens, that says what differs
+    from what `schema` says."""
     mine, theirs = (each.told() for each in (schema_of(data, Normaliser.of(schema.mean, schema.std)), schema))
     for what, value in theirs.items():
         if mine.get(what) != value:
             raise DataError(f"{option}: the {what} is {mine.get(what)}, and in the server's data {value}")
-    splits = [split for split in (data.train, data.validation, data.test) if split is not None]
-    every = Split(torch.cat([split.x for split in splits]), torch.cat([split.y for split in splits]))
-    return dataclasses.replace(data, train=every, validation=None, groups=None, target=schema.target)
+    return dataclasses.replace(data, validation=None, groups=None, target=schema.target)

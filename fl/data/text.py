@@ -171,7 +171,11 @@ class _Text:
         return _Tokenizer(len(codes), words, lambda text: np.searchsorted(codes, _codes(text)), every)
 
     def _cut(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows of one text to train, validate and test on; all to train on where it is too short for the latter two."""
+        """Rows of one text to train, validate and test on; all to train on where it is too short for the latter two, or with
+        a schema, when they are not looked at."""
+        if self.schema is not None:
+            every = self._samples(tokens)
+            return every, every[:1], every[:1]
         held = round(_HELD_OUT * len(tokens))
         train, validation, test = tokens.split([len(tokens) - held, held // 2, held - held // 2])
         later = self._samples(validation[self.context :]), self._samples(test[self.context :])

@@ -48,7 +48,7 @@ def test_a_table_is_read_as_another(tmp_path: Path) -> None:
     (size, kind), (size_std, kind_std) = schema.encoded["mean"], schema.encoded["std"]
     words = {"blue": [1, 0], "red": [0, 1]}
     wanted = [[(s - size) / size_std, (k - kind) / kind_std, *words.get(c, [0, 0])] for c, k, s, _ in rows[:4]]
-    assert sorted(data.train.x.tolist()) == sorted(np.array(wanted, dtype=np.float32).tolist())
+    assert data.train.x.tolist() == np.array(wanted, dtype=np.float32).tolist()
     assert data.train.y.tolist() == [1, 1, 1, 1]
     assert (data.classes, data.class_names, data.validation) == (2, ("no", "yes"), None)
 
@@ -167,6 +167,28 @@ def test_images_are_normalised_alike() -> None:
     images = torch.randint(0, 256, (20, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     made = make_normaliser(images[:9])
     assert torch.equal(Normaliser.of(made.mean, made.std)(images), made(images))
+
+
+def test_a_site_holds_nothing_out(tmp_path: Path) -> None:
+    """Few samples are enough: five rows of which a window takes four, a picture, a text of six characters. Of a function's
+    data all splits count."""
+    for name, count in (("server", 80), ("site", 5)):
+        write(tmp_path / f"{name}.csv", "t,y", [f"{at},{at}.5" for at in range(count)])
+        (tmp_path / f"{name}.txt").write_text("abc" * count if name == "server" else "abcabc")
+    words = "target=y,time=t,window=4,horizon=1"
+    data = _read(f"csv:{tmp_path}/site.csv,{words}", _schema(f"csv:{tmp_path}/server.csv,{words}"))
+    assert data.train.y.tolist() == [4.5]
+    assert len(_read(f"text:{tmp_path}/site.txt", _schema(f"text:{tmp_path}/server.txt")).train) == 1
+    schema = _schema(_pictures(tmp_path / "server", "ab"))
+    site = _pictures(tmp_path / "site" / "train", "b")
+    Image.new("RGB", (8, 8), 50).save(tmp_path / "site" / "one.png")
+    (tmp_path / "site" / "train" / "b" / "0.png").unlink()
+    assert _read(site, schema).train.y.tolist() == [1]
+    assert _read(f"imagefolder:{tmp_path}/site,size=8", schema).train.y.tolist() == [1]
+    whole = _read("tests.user_code:few_digits")
+    assert len(_read("tests.user_code:few_digits", _schema("tests.user_code:few_digits")).train) == len(
+        whole.train
+    ) + len(whole.test)
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"kind": 1}', "no JSON"])
