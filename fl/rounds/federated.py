@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from compression import Codec, NonFiniteError, PayloadError, make_codec
@@ -24,7 +25,7 @@ from fl.comm.message import (
 from fl.comm.transport import Transport
 from fl.common.errors import PeerError, RoundError, in_one_line
 from fl.common.seeds import derive_seed
-from fl.common.tensor_files import State
+from fl.common.tensor_files import State, join_state, split_state, tensors_to_bytes
 from fl.models.submodel import Submodel
 from fl.models.update import Job, Update
 from fl.output.client_states import make_states
@@ -205,8 +206,22 @@ class FederatedRounds(Rounds):
 
     def _prepare(self, client: int, number: int, version: int, state: State) -> tuple[Job, LocalModel]:
         model, samples = self.plan.local(client, version), self.worker.sizes[client]
+        state = self._for_peers(state)
         self.local_plan.begin(client, samples, self.state.parameters, version, state.get("algorithm", {}))
         return Job(client, number, version, self.plan.submodel(client), state), model
+
+    def _for_peers(self, state: State) -> State:
+        """What a client keeps, on each of its ranks: it lives on the first, which alone needs the residual."""
+        peers = self.ranks.peers
+        if peers is None:
+            return state
+        payload = None
+        with peers.together():
+            if peers.rank == 0:
+                tensors, _ = split_state({name: kept for name, kept in state.items() if name != "sender"})
+                payload = torch.frombuffer(bytearray(tensors_to_bytes(tensors)), dtype=torch.uint8)
+        shared = join_state(load(peers.broadcast(payload).cpu().numpy().tobytes()))
+        return state if peers.rank == 0 else shared
 
     def begin(self) -> None:
         """On rank 0: before the first message of a round."""

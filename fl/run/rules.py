@@ -129,7 +129,6 @@ def _fragments() -> tuple[Rule, ...]:
         ("--aggregate {aggregate}", lambda o: not o.averages, "use mean"),
         ("--dp {dp}", lambda o: o.dp != "none", "it clips whole updates: use none"),
         ("--server-shards {server_shards}", lambda o: o.server_shards > 1, "use 1"),
-        ("--ranks-per-client {ranks_per_client}", lambda o: o.ranks_per_client > 1, "use 1"),
         (
             "--state-dtype {state_dtype}",
             lambda o: o.state_dtype != "fp32",
@@ -176,9 +175,6 @@ RULES: tuple[Rule, ...] = (
      lambda o: o.ranks_per_client > 1 and o.deepspeed, "use --engine ddp or accelerate"),
     ("--ranks-per-client {ranks_per_client} does not go with --precision fp16, which may skip steps:",
      lambda o: o.ranks_per_client > 1 and o.precision == "fp16", "use bf16 or fp32"),
-    ("--ranks-per-client {ranks_per_client} does not go with --algorithm {algorithm}:",
-     lambda o: o.ranks_per_client > 1 and o.together,
-     "what a client keeps is on the first of its ranks alone; use fedavg, fedprox:MU or fednova"),
     ("--ranks-per-client {ranks_per_client} does not go with --prune {prune}:",
      lambda o: o.ranks_per_client > 1 and o.pruning.method == "prunefl",
      "it squares the gradient of a whole batch, and each rank has that of a share; use another method"),

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from itertools import islice
 
 import torch
-from safetensors.torch import load
 from torch import Tensor
 
 from fl.common.config import TrainOptions
@@ -15,7 +14,6 @@ from fl.common.generators import seeded
 from fl.common.progress import work
 from fl.common.ranks import Ranks
 from fl.common.seeds import derive_seed
-from fl.common.tensor_files import tensors_to_bytes
 from fl.data.augment import Augment
 from fl.data.batches import count_steps, iterate_batches
 from fl.data.dataset import Split
@@ -63,7 +61,6 @@ class ClientTrainer:
         self.normalise = normalise
         self.seed = seed
         self.at_once = at_once
-        self._peers = peers
         self._together = contextlib.nullcontext if peers is None else peers.together
         # Each rank draws other numbers for its share of a batch.
         self._share = [] if peers is None or peers.rank == 0 else [peers.rank]
@@ -160,8 +157,8 @@ class ClientTrainer:
         done, rate = job.version * self._steps(client), step_schedule(self.options, self._steps(client))
         with seeded(self.seed, "dropout", *key), work.on(client):
             engine.start(learning_rate(self.options, job.version), done)
-            if kept := self._kept(job):
-                engine.remember(kept)
+            if job.moments:
+                engine.remember(job.moments)
             for step, (x, y) in enumerate(self.batches(client, number, engine), start=done):
                 if rate is not None:
                     engine.set_rate(rate(step))
@@ -175,17 +172,6 @@ class ClientTrainer:
         seconds = time.perf_counter() - started
         keep = {"optimizer": moments, "weights": model.keep()}
         return Update(client, values, buffers, len(self.parts[client]), loss, seconds, engine.moved, kept=keep)
-
-    def _kept(self, job: Job) -> dict[str, Tensor]:
-        """What the client's optimizer goes on from. It lives on the first of the client's ranks, and each needs it."""
-        peers = self._peers
-        if peers is None or self.options.local_state == "fresh":
-            return job.moments
-        payload = None
-        with peers.together():
-            if peers.rank == 0:
-                payload = torch.frombuffer(bytearray(tensors_to_bytes(job.moments)), dtype=torch.uint8)
-        return load(peers.broadcast(payload).cpu().numpy().tobytes())
 
     def _steps(self, client: int) -> int:
         options = self.options

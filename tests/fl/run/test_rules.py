@@ -35,7 +35,6 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"fragments": 2, "aggregate": "median"}, "--aggregate median does not go with --fragments 2"),
     ({"fragments": 2, **_DP}, "it clips whole updates"),
     ({"fragments": 2, "server_shards": 2}, "--server-shards 2 does not go with --fragments 2"),
-    ({"fragments": 2, "ranks_per_client": 2}, "--ranks-per-client 2 does not go with --fragments 2"),
     ({"fragments": 2, "state_dtype": "bf16"}, "it would round clients' own weights every round: use fp32"),
     ({"fragments": 2, "uplink": "powersgd:2"}, "it codes whole matrices"),
     ({"fragments": 2, "downlink": "powersgd:2"}, "it codes whole matrices"),
@@ -46,7 +45,6 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
         "--ranks-per-client 2: DeepSpeed's engine trains each client on one rank",
     ),
     ({"ranks_per_client": 2, "precision": "fp16"}, "use bf16 or fp32"),
-    ({"ranks_per_client": 2, **_SCAFFOLD}, "--ranks-per-client 2 does not go with --algorithm scaffold"),
     ({"ranks_per_client": 2, "prune": "prunefl:0.5,every=2"}, "it squares the gradient of a whole batch"),
     (
         {"local_state": "keep", "mode": "step"},
