@@ -27,8 +27,8 @@ class Mode:
     (0, 1], of a client's model where models are mixed. `waits_for_all`: whether a round ends when all of its clients have
     sent their updates; otherwise these are taken as they arrive, in virtual time. `drops_late`: whether rounds that do not
     wait for all give up on the others. `has_server`: whether clients send updates to a server, or gradients to each
-    other; `sees_each_update`: whether the server gets a payload of every client. `takes_time`: whether rounds take virtual
-    time.
+    other; `sees_each_update`: whether the server gets a payload of every client. `takes_time`: whether clients take virtual
+    time in rounds that wait for all.
     """
 
     name: str
@@ -70,5 +70,5 @@ def mode_of(config: Config) -> Mode:
         waits_for_all=waits_for_all,
         drops_late=ends_early and config.late == "drop",
         sees_each_update=mode.sees_each_update and config.exchange == "server",
-        takes_time=takes_time or not waits_for_all,
+        takes_time=waits_for_all and takes_time,
     )

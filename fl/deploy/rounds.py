@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fl.comm.ledger import Ledger
 from fl.comm.message import ClientReport, Message, Rejection
+from fl.common.errors import ConfigError
+from fl.common.mode import mode_of
 from fl.common.program import program
 from fl.data import Schema
 from fl.rounds.result import Dropped, RoundResult
@@ -66,6 +68,11 @@ class SiteRounds(SyncRounds):
 
     def __init__(self, worker: Worker, sampler: Sampler, engine: Engine) -> None:
         super().__init__(worker, sampler)
+        if sampler.by_time and not mode_of(worker.config).takes_time:
+            raise ConfigError(
+                f"--sampling {worker.config.sampling} goes by virtual seconds, and real ones pass across sites when a round "
+                "does not wait for everybody: give rounds"
+            )
         self._engine = engine
         self._ledger = Ledger(parameters=self.state.parameters.numel(), buffers=self.state.buffers.numel())
         self._sites = Sites(self.state, self._ledger.model_bytes)

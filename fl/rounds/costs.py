@@ -41,13 +41,16 @@ class Costs:
     """The ledger, the declared costs of training, and the virtual clock of a run."""
 
     def __init__(self, worker: Worker, wait_s: Callable[[int, float], float], ledger: Ledger | None = None) -> None:
-        """`ledger`: the one that charges downloads as they begin; by default rounds are charged when they are over."""
+        """`ledger`: the one that charges downloads as they begin; by default rounds are charged when they are over.
+        ConfigError for a model whose training takes virtual time, and its operations cannot be counted."""
         self.worker = worker
         self.config = worker.config
         state = worker.state
         self.ledger = ledger or Ledger(parameters=state.parameters.numel(), buffers=state.buffers.numel())
         self.costs = worker.make_costs()
         self.clock = _clock(self.config, wait_s)
+        if self.clock:
+            self.costs.each([worker.engine.model], [1])
 
     def charge(self, number: int, result: RoundResult, ending: Ending | None = None) -> tuple[Entry, Entry]:
         """Charge a round that succeeded. Returns its entry, with `ending` as the last round, and the entry if more
@@ -218,6 +221,6 @@ def charge_bytes(ledger: Ledger, result: RoundResult) -> tuple[list[ClientBytes]
 def _clock(config: Config, wait_s: Callable[[int, float], float]) -> RoundClock | None:
     """The clock of synchronous rounds; None where nothing takes time, or the rounds keep it."""
     mode = mode_of(config)
-    if not (mode.takes_time and mode.waits_for_all):
+    if not mode.takes_time:
         return None
     return RoundClock(lambda upload_bytes: VirtualClock.of(config, upload_bytes), wait_s, overlap=config.overlap)

@@ -42,6 +42,7 @@ class TimedRounds(FederatedRounds):
         self._ledger = Ledger(parameters=self.state.parameters.numel(), buffers=self.state.buffers.numel())
         self.version = 0
         self._costs = worker.make_costs()
+        self._costs.each([worker.engine.model], [1])  # refused now, or in the first round
         self._untrained: set[int] = set()
         self._dropped: list[Dropped] = []
         self.participants += [self.in_flight, self.inbox, self._ledger]

@@ -120,9 +120,8 @@ def _run(
         digest = samples_sha256(worker)
         if folder is not None:
             refuse_other_samples(worker, folder, digest)
-        if mode_of(config).takes_time:
-            worker.make_costs().each([worker.engine.model], [1])  # refused now, or in the first round
         rounds = make_rounds(worker)
+        costs = Costs(worker, rounds.wait_s, rounds.ledger)
         resumed = folder is not None
         begins = -1 if folder is None else max(saved_rounds(folder), default=-1)
         if not ranks.all_agree(begins):
@@ -133,7 +132,7 @@ def _run(
             folder, name = create_folder(config, ranks)
             worker.config = dataclasses.replace(worker.config, run_name=name)
             held.enter_context(locked(folder, ranks, is_new=True))
-        one = _Run(worker, rounds, folder, digest, note, resumed=resumed)
+        one = _Run(worker, rounds, costs, folder, digest, note, resumed=resumed)
         summary = one.go()
     if one.stopped is not None:
         raise one.stopped
@@ -144,7 +143,15 @@ class _Run:
     """The loop over rounds with its books, costs and checkpoints."""
 
     def __init__(
-        self, worker: Worker, rounds: Rounds, folder: Path, samples_sha256: str, note: str, *, resumed: bool
+        self,
+        worker: Worker,
+        rounds: Rounds,
+        costs: Costs,
+        folder: Path,
+        samples_sha256: str,
+        note: str,
+        *,
+        resumed: bool,
     ) -> None:
         """`note`: a sentence for the log and the terminal; may be empty."""
         self.worker = worker
@@ -152,7 +159,7 @@ class _Run:
         self.ranks: Ranks = worker.ranks
         self.folder = folder
         self.rounds = rounds
-        self.costs = Costs(worker, rounds.wait_s, rounds.ledger)
+        self.costs = costs
         self.checkpoints = Checkpoints(folder, self.ranks, rounds.states)
         self.tested: Evaluation | None = None  # the test split, after the last round
         self.stopped: Stopped | None = None

@@ -266,6 +266,23 @@ def test_more_sites_than_needed(tmp_path: Path) -> None:
         assert (len(counted), sum(counted)) == (3, 2)
 
 
+def test_a_model_whose_operations_cannot_be_counted(tmp_path: Path) -> None:
+    """Real seconds need no count of them: with a deadline that nobody misses the run is the one without."""
+    given = {**OPTIONS, "model": "tests.user_models:looking", "rounds": 2, "min_clients": 4}
+    hashes = [
+        Here(tmp_path / str(seconds), given).run("run", deadline=seconds)["model_sha256"] for seconds in (0.0, 1e6)
+    ]
+    assert hashes[0] == hashes[1]
+
+
+def test_virtual_seconds_do_not_pass(tmp_path: Path) -> None:
+    """Who is up in virtual time is not known where real seconds pass: refused before there is a run folder."""
+    given = {**OPTIONS, "profiles": "good", "sampling": "diurnal:100s,0.5", "min_clients": 1}
+    with pytest.raises(ConfigError, match=r"--sampling diurnal:100s,0\.5 goes by virtual seconds"):
+        Here(tmp_path, given).run("run", deadline=10.0)
+    assert not (tmp_path / "run").exists()
+
+
 def _named(*kinds: type[Here]) -> list[tuple[str, type[Here]]]:
     return [(kind.__name__, kind) for kind in kinds]
 
