@@ -245,7 +245,7 @@ class RunOptions:
     seed: int = option(0, "seed of every random choice", low=0)
     device: Literal["auto", "cpu", "cuda"] = option("auto", "where to train")
     threads: int | None = option(None, "CPU threads per rank (default: cores / local ranks)", low=1, high=1024)
-    engine: Literal["auto", "ddp", "accelerate", "deepspeed"] = option("auto", "what runs the local steps")
+    engine: Literal["auto", "ddp", "accelerate", "deepspeed", "fsdp"] = option("auto", "what runs the local steps")
     deepspeed_config: str | None = option(None, "DeepSpeed's JSON file (--engine deepspeed)", path=_WHOLE, code=_WHOLE)
     output_dir: str = option("outputFolder", "folder of all run folders", path=_WHOLE)
     run_name: str | None = option(None, "name of the run folder (default: made from the options and the time)")

@@ -173,6 +173,14 @@ RULES: tuple[Rule, ...] = (
      "--mode must not be step, nor --exchange hook"),
     ("--ranks-per-client {ranks_per_client}: DeepSpeed's engine trains each client on one rank;",
      lambda o: o.ranks_per_client > 1 and o.deepspeed, "use --engine ddp or accelerate"),
+    ("--engine {engine} shares out a client among its ranks:", lambda o: o.engine == "fsdp" and o.ranks_per_client == 1,
+     "--ranks-per-client must be at least 2"),
+    ("--engine {engine} has each gradient in parts, and --prune {prune} masks whole ones:",
+     lambda o: o.engine == "fsdp" and o.prune != "none", "use --engine ddp or accelerate"),
+    ("--engine {engine} takes one batch a step, and --accumulate is {accumulate}:",
+     lambda o: o.engine == "fsdp" and o.accumulate > 1, "use --engine ddp or accelerate"),
+    ("--engine {engine} has moments in parts, which --local-state {local_state} cannot keep:",
+     lambda o: o.engine == "fsdp" and o.local_state == "keep", "use --engine ddp or accelerate"),
     ("--ranks-per-client {ranks_per_client} does not go with --precision fp16, which may skip steps:",
      lambda o: o.ranks_per_client > 1 and o.precision == "fp16", "use bf16 or fp32"),
     ("--ranks-per-client {ranks_per_client} does not go with --prune {prune}:",
@@ -213,7 +221,7 @@ RULES: tuple[Rule, ...] = (
     ("--context {context} is for text,", lambda o: "context" in o.explicit and o.context and not is_text(o.config),
      "not for --dataset {dataset}"),
     ("--engine {engine} cannot use --deepspeed-config {deepspeed_config}:",
-     lambda o: o.deepspeed_config is not None and o.engine in ("ddp", "accelerate"), "remove one of them"),
+     lambda o: o.deepspeed_config is not None and o.engine in ("ddp", "accelerate", "fsdp"), "remove one of them"),
     ("--hook {hook}", lambda o: o.hook is not None and o.exchange != "hook",
      "works with --exchange hook, not --exchange {exchange}"),
     ("--hook and --uplink {uplink}", lambda o: o.hook is not None and "uplink" in o.explicit and o.config.uplink != "none",
@@ -335,6 +343,8 @@ RULES: tuple[Rule, ...] = (
      "the server must see every client's update; use server"),
     _algorithm("--engine deepspeed", lambda o: o.algorithm != "fedavg" and o.deepspeed,
      "it has steps and gradients of its own; use ddp or accelerate"),
+    _algorithm("--engine fsdp", lambda o: o.algorithm in ("fedprox", "scaffold", "feddyn") and o.engine == "fsdp",
+     "it corrects whole gradients; use ddp or accelerate"),
     # Sums of decoded updates that clients and server keep in common. Such a sum is error feedback already: what a client
     # could not send comes back as its next correction. Together with a residual it overshoots. Ten quadratics of 200
     # weights, all in every round: how much of the way to the optimum is left after 400 rounds of 5 steps.

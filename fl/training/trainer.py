@@ -152,7 +152,7 @@ class ClientTrainer:
         engine = model.engine
         model.load(job.state.get("weights", {}))
         key = number, client, *self._share
-        seed_generators(engine.model, self.seed, "own generators", *key)
+        seed_generators(engine.network, self.seed, "own generators", *key)
         losses = []
         done, rate = job.version * self._steps(client), step_schedule(self.options, self._steps(client))
         with seeded(self.seed, "dropout", *key), work.on(client):

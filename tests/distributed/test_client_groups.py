@@ -32,6 +32,7 @@ _CASES: dict[str, dict[str, Any]] = {
     "variates": {"uplink": "topk:0.2", "error_feedback": "none", "algorithm": "scaffold", "momentum": 0.0},
     "linear terms": {"uplink": "none", "algorithm": "feddyn:0.5", "clients": 3},
     "fragments": {"uplink": "none", "fragments": 2, "merge": 0.5},
+    "in parts": {"uplink": "topk:0.1", "engine": "fsdp", "clip_norm": 1.0},
     "buffered": {"uplink": "none", "mode": "buffered:1", "profiles": "mix:good=0.5+2g=0.5"},
     "accumulated": {"uplink": "none", "accumulate": 2},
     "kept": {"uplink": "none", "local_state": "keep"},
@@ -68,7 +69,9 @@ def test_a_client_of_several_ranks_is_one_of_a_larger_batch(tmp_path: Path) -> N
     groups, alone = tmp_path / "groups", tmp_path / "alone"
     shared = {"ranks_per_client": 2, "batch_size": 8}
     run_on_ranks(4, groups, {name: {**_OPTIONS, **case, **shared} for name, case in _CASES.items()})
-    run_on_ranks(2, alone, {name: {**_OPTIONS, **case, "batch_size": 16} for name, case in _CASES.items()})
+    run_on_ranks(
+        2, alone, {name: {**_OPTIONS, **case, "engine": "ddp", "batch_size": 16} for name, case in _CASES.items()}
+    )
     for name in _CASES:
         ours, theirs = (rows(folder / name, "clients") for folder in (groups, alone))
         assert [[row[key] for key in _COLUMNS] for row in ours] == [[row[key] for key in _COLUMNS] for row in theirs], (
@@ -77,6 +80,62 @@ def test_a_client_of_several_ranks_is_one_of_a_larger_batch(tmp_path: Path) -> N
         assert {row["rank"] for row in ours} == {"0", "2"}, name
         models = [load_file(folder / name / "final_model.safetensors") for folder in (groups, alone)]
         torch.testing.assert_close(*models, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+class Blocks(nn.Module):
+    """Layers inside and outside of lists, whose sizes do not divide, one of them frozen, with statistics and dropout."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 5, 3, stride=2)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(5, 5, 1), nn.BatchNorm2d(5), nn.Dropout(0.5)) for _ in range(2)
+        )
+        self.last = nn.Linear(5, classes)
+        self.last.bias.requires_grad = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.last(x.mean((2, 3)))
+
+
+def blocks(classes: int, in_channels: int) -> nn.Module:
+    return Blocks(classes)
+
+
+def test_fsdp_trains_the_same_with_a_part_of_the_memory() -> None:
+    """Oracle: the engine `ddp` on the same two ranks, with whole weights and moments. A rank has at most half of them, up to
+    a row of each tensor."""
+    on_ranks(2, _train_in_parts)
+
+
+def _train_in_parts(rank: int, world_size: int) -> None:
+    options = {
+        **_OPTIONS,
+        "ranks_per_client": 2,
+        "clients": 1,
+        "batch_size": 8,
+        "momentum": 0.9,
+        "lr_schedule": "cosine:warmup=2",
+    }
+    updates = []
+    for engine in ("ddp", "fsdp"):
+        worker = make_worker(**options, engine=engine, model="tests.distributed.test_client_groups:blocks")
+        trainer = worker.make_trainer()
+        for _ in range(2):  # a client leaves nothing to the next
+            updates.append(trainer.train(Job(0, 0, 0), WholeModel(worker.engine, worker.state)))
+    for update in updates:
+        torch.testing.assert_close(update.values, updates[0].values, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(update.buffers, updates[0].buffers, rtol=1e-4, atol=1e-6)
+        assert update.train_loss == pytest.approx(updates[0].train_loss, rel=1e-4)
+    worker.engine.start(0.1)
+    worker.engine.step(torch.randn(4, 3, 32, 32), torch.zeros(4, dtype=torch.int64))
+    optimizer = worker.engine._optimizer
+    for parameter in worker.engine._params:
+        for part in (parameter, *optimizer.state[parameter].values()):
+            assert part.to_local().numel() <= part.numel() / 2 + part[0].numel()
 
 
 def test_replays_and_resumes(tmp_path: Path) -> None:

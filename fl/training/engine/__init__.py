@@ -1,4 +1,4 @@
-"""What runs a client's local optimizer steps: plain PyTorch, Accelerate or DeepSpeed."""
+"""What runs a client's local optimizer steps: plain PyTorch, Accelerate, DeepSpeed or FSDP."""
 
 from typing import Literal, Protocol
 
@@ -37,7 +37,7 @@ class RanksLike(Protocol):
         """What started it: python, torchrun, accelerate, deepspeed, mpirun or srun."""
 
 
-def choose_engine(config: Config, launcher: str) -> Literal["ddp", "accelerate", "deepspeed"]:
+def choose_engine(config: Config, launcher: str) -> Literal["ddp", "accelerate", "deepspeed", "fsdp"]:
     """`--engine` with `auto` decided: DeepSpeed where its launcher or its JSON file is used, Accelerate under its own."""
     if config.engine != "auto":
         return config.engine
@@ -49,7 +49,7 @@ def choose_engine(config: Config, launcher: str) -> Literal["ddp", "accelerate",
 def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss = F.cross_entropy) -> LocalEngine:
     """The engine that makes `loss` of `model` small on this rank; every rank calls it, once the process group exists.
 
-    With DeepSpeed, `config` is the one that `reconcile` returned. Accelerate and DeepSpeed are imported only if chosen.
+    With DeepSpeed, `config` is the one that `reconcile` returned. A library is imported only if its engine is chosen.
     """
     name = choose_engine(config, ranks.launcher)
     peers = ranks.peers if config.ranks_per_client > 1 else None
@@ -76,6 +76,11 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss =
         from .deepspeed_engine import DeepSpeedEngine
 
         return DeepSpeedEngine(config, model, ranks, loss)
+    if name == "fsdp":
+        from .sharded import ShardedEngine
+
+        assert peers is not None  # `fl.run.rules`
+        return ShardedEngine(config, model, ranks.device, loss, peers=peers)
     from .plain import PlainEngine
 
     return PlainEngine(config, model, ranks.device, loss, peers)

@@ -35,6 +35,8 @@ class LocalEngine(ABC):
     `peers`: the ranks that train a client together, if there are several. Each takes its share of every batch, and their
     gradients are averaged. PeerError if that fails on one of them.
 
+    `network`: what a batch goes through. It is `model`, unless the engine trains a copy.
+
     `moved`: whether the client has taken a step. In fp16 it may skip all of them, where gradients are not finite.
     """
 
@@ -58,6 +60,7 @@ class LocalEngine(ABC):
         self.memory_format = memory_format_for(device, precision, model)
         self.model = model.to(device=device)
         lay_out(self.model, self.memory_format)
+        self.network: nn.Module = self.model
         self.device = device
         self.moved = True
         self._peers = peers

@@ -46,9 +46,9 @@ class DeepSpeedEngine(LocalEngine):
         self._file = DeepSpeedJson.read(config.deepspeed_config)
         self._native = self._file.is_native(self.precision)
         self._lr = first_learning_rate(config)
-        trained = self.model
         if self._native:
-            trained = copy.deepcopy(self.model)
+            self.network = copy.deepcopy(self.model)
+        trained = self.network
         self._engine = self._initialize(trained, ranks)
         self._own = OwnState(trained, dict(trained.named_buffers()))
         # No hook averages gradients, not even over this rank alone, which would copy them all.

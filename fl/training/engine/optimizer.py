@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from compression import Layout
@@ -49,7 +49,10 @@ def make_optimizer(
         common.setdefault("betas", (0.9, options.adam_beta2))
     # Dampening leaves the first gradient of each parameter alone, and a momentum that is there already cannot tell.
     common["fused"] = not extra.get("dampening") and all(
-        is_dense(parameter) and parameter.device.type in ("cpu", "cuda") for parameter in _tensors(params)
+        type(parameter) in (Tensor, nn.Parameter)  # not one in parts on several ranks
+        and is_dense(parameter)
+        and parameter.device.type in ("cpu", "cuda")
+        for parameter in _tensors(params)
     )
     optimizer = (_KINDS if exact else _EAGER)[options.optimizer](params, **common)
     fill_momentum(optimizer)

@@ -8,6 +8,18 @@ from torch import Tensor, nn
 from fl.common.ranks import Ranks
 
 
+def share_of(peers: Ranks, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
+    """This rank's share of a batch `x` [batch, ...] and `y` [batch], never empty, and the weight of the share's mean loss.
+
+    The mean of all ranks' weighted losses is the mean loss over the batch, whatever its size.
+    """
+    begin, end = (len(y) * (peers.rank + at) // peers.world_size for at in (0, 1))
+    weight = (end - begin) * peers.world_size / len(y)
+    if not weight:
+        begin, end = 0, 1  # what counts on every rank (hooks on gradients, collectives) does so here too
+    return x[begin:end], y[begin:end], weight
+
+
 def accumulate_together(
     peers: Ranks,
     params: Sequence[nn.Parameter],
@@ -25,12 +37,8 @@ def accumulate_together(
     This is what DistributedDataParallel does with a single bucket. DDP itself would wait for ever for a rank that has
     failed, count batches alike whatever their size, and add up in another order after a restart.
     """
-    begin, end = (len(y) * (peers.rank + at) // peers.world_size for at in (0, 1))
-    weight = (end - begin) * peers.world_size / len(y)
-    if not weight:
-        begin, end = 0, 1  # hooks on gradients count on every rank
     with peers.together():
-        loss = add_up(x[begin:end], y[begin:end], weight)
+        loss = add_up(*share_of(peers, x, y))
     sizes = [parameter.numel() for parameter in params]
     whole = torch.zeros(sum(sizes) + len(params) + 1, device=peers.device)
     gradient, used, mean = whole.split([sum(sizes), len(params), 1])

@@ -30,7 +30,6 @@ class PlainEngine(LocalEngine):
         peers: Ranks | None = None,
     ) -> None:
         super().__init__(options, model, device, resolve_precision(options.precision, device), loss, peers)
-        self._network: nn.Module = self.model  # what a batch goes through
         self._dtype = autocast_dtype(self.precision)
         self._scaler: torch.amp.GradScaler | None = None
 
@@ -70,7 +69,7 @@ class PlainEngine(LocalEngine):
     def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
         """The loss of the model, as it is now, over a batch: fp32 []."""
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            return self.loss(self._network(self._layout(x)), y)
+            return self.loss(self.network(self._layout(x)), y)
 
     def _scaled_step(
         self, optimizer: Optimizer, scaler: torch.amp.GradScaler, loss: Tensor, *, keep_graph: bool = False

@@ -45,6 +45,11 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
         "--ranks-per-client 2: DeepSpeed's engine trains each client on one rank",
     ),
     ({"ranks_per_client": 2, "precision": "fp16"}, "use bf16 or fp32"),
+    ({"engine": "fsdp"}, "--engine fsdp shares out a client among its ranks: --ranks-per-client must be at least 2"),
+    ({"engine": "fsdp", "ranks_per_client": 2, "prune": "magnitude:0.5"}, "--engine fsdp has each gradient in parts"),
+    ({"engine": "fsdp", "ranks_per_client": 2, "accumulate": 2}, "--engine fsdp takes one batch a step"),
+    ({"engine": "fsdp", "ranks_per_client": 2, "local_state": "keep"}, "--engine fsdp has moments in parts"),
+    ({"engine": "fsdp", "ranks_per_client": 2, **_SCAFFOLD}, "--engine fsdp does not go with --algorithm scaffold"),
     ({"ranks_per_client": 2, "prune": "prunefl:0.5,every=2"}, "it squares the gradient of a whole batch"),
     (
         {"local_state": "keep", "mode": "step"},
