@@ -126,7 +126,7 @@ def columns(arrival: Arrival) -> dict[str, float]:
 
 class Start(NamedTuple):
     """A client's start: its version of the model, its time, its download, the coordinates it holds, the cost of its
-    training.
+    training (`flops`: None where it is not known).
 
     `noted`: the ledger's entry of the client before (`Ledger.noted`).
     """
@@ -135,7 +135,7 @@ class Start(NamedTuple):
     begun_s: float
     download_bytes: int
     held: int
-    flops: int
+    flops: int | None
     memory_bytes: int
     columns: dict[str, float]  # of clients.csv
     noted: Sequence[Any]
@@ -147,12 +147,11 @@ class InFlight:
     `starts`: of the clients at work; `count`: of all starts so far.
     """
 
-    def __init__(self, config: Config, upload_bytes: Callable[[int], int]) -> None:
-        """`upload_bytes(client)`: see `Simulator`."""
+    def __init__(self, config: Config, clock: VirtualClock) -> None:
         assert config.clients is not None
         self._seed, self._lost = config.seed, config.lost
         self._timeout = config.timeout or math.inf
-        self.clock = VirtualClock.of(config, upload_bytes)
+        self.clock = clock
         self.starts: dict[int, Start] = {}
         self.count = 0
         self._ready: list[Arrival] = []  # at this moment, and not yet taken
@@ -174,7 +173,7 @@ class InFlight:
         """A client starts; False if it will never come back, which only `--lost` knows and the server does not."""
         self.count += 1
         self.starts[client] = start
-        self.clock.begin(client, start.begun_s, start.download_bytes, start.flops)
+        self.clock.begin(client, start.begun_s, start.download_bytes, start.flops or 0)
         lost = self._lost and numpy_generator(self._seed, "lost", client, self.count).random() < self._lost
         if lost:
             self.clock.never(client)
@@ -187,12 +186,13 @@ class InFlight:
     def next(self) -> Arrival | None:
         """The next arrival. All of a moment come, in the order of the clients' numbers, before anyone may start again.
 
-        None if before that the time is up for somebody, who is then `overdue`. RoundError if nobody will arrive.
+        None if before that the time is up for somebody, who is then `overdue`, or if the clock says that nobody has arrived
+        for a while. RoundError if nobody is at work.
         """
         if not self._ready:
             first = self.next_until(self.patience())
             if first is None:
-                if not self.overdue():
+                if not self.starts:
                     raise RoundError("no client is on its way any more, and the server still waits")
                 return None
             self._ready = [first]

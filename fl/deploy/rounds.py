@@ -1,9 +1,7 @@
-"""Synchronous rounds whose clients train at sites of their own."""
+"""Rounds whose clients train at sites of their own: what those that wait for all have in common with those that do not."""
 
-import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,9 +13,8 @@ from fl.common.errors import ConfigError
 from fl.common.mode import mode_of
 from fl.common.program import program
 from fl.data import Schema
-from fl.rounds.result import Dropped, RoundResult
+from fl.rounds.federated import FederatedRounds
 from fl.rounds.sampling import Sampler
-from fl.rounds.sync import SyncRounds
 from fl.training.worker import Worker
 
 from .protocol import WHOLE, Lost, Outcome, SiteJob
@@ -59,11 +56,10 @@ class _Asked(NamedTuple):
     size: int
 
 
-class SiteRounds(SyncRounds):
+class SiteRounds(FederatedRounds):
     """The rounds of one process that serves, and asks sites for the messages of all clients.
 
-    With `--deadline` or `--over-select` a round ends without those that are late. A late client is not asked again until its
-    site has answered, and what that says of its update does not count: its residual is as if it had not been asked.
+    `asked`: the jobs of sites that have not answered yet, by client; each site has one at a time.
     """
 
     def __init__(self, worker: Worker, sampler: Sampler, engine: Engine) -> None:
@@ -73,20 +69,25 @@ class SiteRounds(SyncRounds):
                 f"--sampling {worker.config.sampling} goes by virtual seconds, and real ones pass across sites when a round "
                 "does not wait for everybody: give rounds"
             )
-        self._engine = engine
-        self._ledger = Ledger(parameters=self.state.parameters.numel(), buffers=self.state.buffers.numel())
-        self._sites = Sites(self.state, self._ledger.model_bytes)
-        self._payload_bytes = 0  # sent for messages that came, and these
+        self.engine = engine
+        self.asked: dict[int, _Asked] = {}
+        self.outcomes: dict[int, Outcome] = {}
+        """What was received, for `messages`, by client."""
+        self.last: list[int] = []
+        """The clients of the last round."""
+        self._own_ledger = super().ledger or Ledger(
+            parameters=self.state.parameters.numel(), buffers=self.state.buffers.numel()
+        )
+        self._sites = Sites(self.state, self._own_ledger.model_bytes)
+        self._before = engine.carried_bytes  # when the last round was over
+        self._payload_bytes = 0  # of these since then
         self._engine_bytes = 0
         self._waited = False  # for all sites
-        self._last: list[int] = []  # the clients of the last round
-        self._outcomes: dict[int, Outcome] = {}  # of a round, by client
-        self._late: dict[int, _Asked] = {}  # of earlier rounds, by client: sites that have not answered yet
         self.participants.append(self._sites)
 
     @property
-    def ledger(self) -> Ledger | None:
-        return self._ledger
+    def ledger(self) -> Ledger:
+        return self._own_ledger
 
     @property
     def kept_vectors(self) -> int:
@@ -96,120 +97,80 @@ class SiteRounds(SyncRounds):
     def engine_bytes(self) -> int | None:
         return self._engine_bytes
 
-    def run(self, number: int) -> RoundResult:
-        before, self._payload_bytes = self._engine.carried_bytes, 0
-        result = super().run(number)
-        self._waited = True
-        self._engine_bytes = self._engine.carried_bytes - before - self._payload_bytes
-        return result
+    def connected(self, clients: Sequence[int], least: int) -> list[int]:
+        """Which of these clients have a site that is there; waits for so many, and in the first round for all, but not for
+        ever."""
+        return self.engine.connected(clients, least if self._waited else len(clients))
 
-    def present(self) -> list[int]:
-        """Where a round can do with fewer, the clients whose sites are there and free; the first round waits for all."""
-        clients, least = super().present(), self.worker.config.min_clients
-        if least is None:
-            return clients
-        patience_s = 0.0
-        while True:
-            while self._late and self._receive_late(patience_s):
-                patience_s = 0.0
-            there = self._engine.connected(clients, least if self._waited else len(clients))
-            free = [client for client in there if client not in self._late]
-            if len(free) >= least or not self._late:
-                return free
-            patience_s = math.inf
+    def ask(self, client: int, number: int, *, ends: bool = False) -> None:
+        """Send a job."""
+        since, sections = self._sites.download(client, trains=not ends)
+        if since == WHOLE:
+            self.ledger.forget(client)
+        known, sites = self.worker.schema, self._sites
+        schema = known.to_json() if known and since == WHOLE else ""
+        counted, saved, size = sites.counted(client), sites.saved(client), sum(map(Tensor.numel, sections.values()))
+        carried = self.engine.carried_bytes
+        self.engine.send(
+            SiteJob(sites.run, client, number, sites.version, since, counted, saved, program(), ends, schema, sections)
+        )
+        self._payload_bytes += min(size, self.engine.carried_bytes - carried)  # nothing where there is no site
+        self.asked[client] = _Asked(sites.version, since, size)
+
+    def next_answer(self, patience_s: float = math.inf) -> tuple[int, Outcome] | None:
+        """Wait for the answer of a site: its client, and what its job came to; None if that takes longer. Lost if the client
+        must be asked anew."""
+        found = self.engine.receive(patience_s)
+        if found is None:
+            return None
+        client, outcome = found
+        asked = self.asked.pop(client)
+        self._sites.forget(client)
+        if isinstance(outcome, Lost):
+            if asked.since == WHOLE:
+                return client, Rejection(client, _NO_MODEL)
+            logging.getLogger("leanfed").warning(_HAS_LOST, client)
+            self._payload_bytes -= asked.size  # sent in vain
+        elif not isinstance(outcome, Rejection):
+            self._sites.has(client, asked.version)
+        return found
 
     def messages(self, numbers: Mapping[int, int], version: int) -> Iterator[Message | Rejection | None]:
         """Those that have come."""
         for client in numbers:
-            outcome = self._outcomes.pop(client)
+            outcome = self.outcomes.pop(client)
             if isinstance(outcome, Message):
                 self._payload_bytes += outcome.report.uplink_bytes
             yield outcome if isinstance(outcome, (Message, Rejection)) else Rejection(client, _NO_MESSAGE)
 
-    def deliver(self) -> list[Rejection]:
-        """The run is over: the clients of its last round get the final model, for which they were charged. Returns why
-        some have not."""
-        number = self._sites.version
-        self._collect(dict.fromkeys(self._last, number), ends=True)
-        return [outcome for outcome in self._outcomes.values() if isinstance(outcome, Rejection)]
-
-    def _collect(self, numbers: Mapping[int, int], *, ends: bool = False) -> None:
-        """Ask the sites of these clients, at once, and wait for what comes of each. A round that has as many updates as it
-        needs waits no longer than until its deadline, or for as many as it is to have."""
-        config, asked = self.worker.config, {}
-        for client, number in numbers.items():
-            asked[client] = self._ask(client, number, ends=ends)
-        until = time.monotonic() + config.deadline if config.deadline and not ends else math.inf
-        outcomes: dict[int, Outcome] = {}
-        while len(outcomes) < len(numbers):
-            came = sum(isinstance(outcome, Message) for outcome in outcomes.values())
-            if config.over_select > 1 and came >= (config.clients_per_round or 0):
-                break
-            enough = came >= (config.min_clients or len(numbers))
-            found = self._engine.receive(max(0.0, until - time.monotonic()) if enough else math.inf)
-            if found is None:
-                break
-            who, outcome = found
-            if who in self._late:
-                self._forget_late(who, outcome)
-                continue
-            self._sites.forget(who)
-            if isinstance(outcome, Lost) and asked[who].since != WHOLE:
-                logging.getLogger("leanfed").warning(_HAS_LOST, who)
-                asked[who] = self._ask(who, numbers[who], ends=ends)
-                continue
-            outcomes[who] = Rejection(who, _NO_MODEL) if isinstance(outcome, Lost) else outcome
-            if not isinstance(outcomes[who], Rejection):
-                self._sites.has(who, asked[who].version)
-                self._payload_bytes += asked[who].size
-        for client in numbers.keys() - outcomes.keys():
-            self._sites.forget(client)
-            self._late[client] = asked[client]
-            self._payload_bytes += asked[client].size
-        self._outcomes = {client: outcomes[client] for client in numbers if client in outcomes}
-
-    def _receive_late(self, patience_s: float) -> bool:
-        """Wait for the answer of a client that was late; whether one has come."""
-        found = self._engine.receive(patience_s)
-        if found is not None:
-            self._forget_late(*found)
-        return found is not None
-
-    def _forget_late(self, client: int, outcome: Outcome) -> None:
-        """A late answer has come: the client can be asked again."""
-        asked = self._late.pop(client)
-        if isinstance(outcome, Message):
-            self._sites.has(client, asked.version)
-
-    def _ask(self, client: int, number: int, *, ends: bool) -> _Asked:
-        """Send a job."""
-        since, sections = self._sites.download(client, trains=not ends)
-        if since == WHOLE:
-            self._ledger.forget(client)
-        known = self.worker.schema
-        schema = known.to_json() if known and since == WHOLE else ""
-        run, version, counted = self._sites.run, self._sites.version, self._sites.counted(client)
-        self._engine.send(SiteJob(run, client, number, version, since, counted, program(), ends, schema, sections))
-        return _Asked(version, since, sum(section.numel() for section in sections.values()))
-
     def gather(self, numbers: Mapping[int, int], version: int, take: Callable[[Message], object]) -> list[ClientReport]:
-        self._collect(numbers)
-        came = {client: number for client, number in numbers.items() if client in self._outcomes}
-        if len(came) < len(numbers):
-            self.rejections.begin(version, len(came))  # late clients have not failed
-        reports = super().gather(came, version, take)
+        reports = super().gather(numbers, version, take)
         self._sites.accepted(reports)
-        self._last = [report.client for report in reports]
         return reports
-
-    def _result(self, cohort: list[int], reports: list[ClientReport], published: dict[str, int]) -> RoundResult:
-        late = [client for client in cohort if client in self._late]
-        downloads = [Dropped(client, self._ledger.download(client)[0], 0) for client in late]
-        return dataclasses.replace(super()._result(cohort, reports, published), dropped=downloads)
 
     def apply(self, sections: Mapping[str, Tensor]) -> dict[str, int]:
         self._sites.published(sections)
+        self._waited = True
+        self._engine_bytes = self.engine.carried_bytes - self._before - self._payload_bytes
+        self._before, self._payload_bytes = self.engine.carried_bytes, 0
         return super().apply(sections)
+
+    def deliver(self) -> list[Rejection]:
+        """The run is over: the clients of its last round get the final model, for which they were charged. Returns why
+        some have not."""
+        while not self.asked.keys().isdisjoint(self.last):
+            self.next_answer()  # an update that is too late
+        for client in self.last:
+            self.ask(client, self._sites.version, ends=True)
+        failed = []
+        while not self.asked.keys().isdisjoint(self.last):
+            if (found := self.next_answer()) is None or (client := found[0]) not in self.last:
+                continue
+            if isinstance(outcome := found[1], Lost):
+                self.ask(client, self._sites.version, ends=True)
+            elif isinstance(outcome, Rejection):
+                failed.append(outcome)
+        return failed
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "sites": self._sites.state_dict()}

@@ -1,7 +1,8 @@
 """A site: one client on a machine of its own, which has a copy of the global model and keeps what the client keeps.
 
 A site's folder outlives its process, which may be a new one for every job. It holds a copy of the global model, the
-client's state that counts and the one that its last job made, and a table of these, which is written last.
+client's state that counts, the one that its last job made and those of the server's checkpoints, and a table of these,
+which is written last.
 """
 
 import contextlib
@@ -147,7 +148,9 @@ def _train(job: SiteJob, rounds: SyncRounds, folder: Path, table: _Table, new: _
     before = str(job.counted)
     stored = {}
     if before in table.states:
-        stored[job.client] = new.states[before] = table.states[before]
+        stored[job.client] = table.states[before]
+    needed = {before, *map(str, job.saved)}
+    new.states = {counted: each for counted, each in table.states.items() if counted in needed}
     rounds.states.open(folder, stored)
     outcome = next(rounds.messages({job.client: job.number}, job.version))
     assert outcome is not None, "this rank hosts all clients"

@@ -31,11 +31,16 @@ class Sites:
         self._newest: dict[str, Tensor] = {}  # what replaces what was published before: buffers and variate
         self._counted: dict[int, int] = {}
         self._published: Mapping[str, Tensor] | None = None  # in this round
-        self._counting: list[int] = []
+        self._counting: list[int] = []  # a client once for each of its updates
+        self._saved: list[dict[int, int]] = []  # `_counted` of the checkpoints that the run may go on from
 
     def counted(self, client: int) -> int:
-        """How many updates of `client` count so far."""
-        return self._counted.get(client, 0)
+        """How many updates of `client` count so far, those of this round included."""
+        return self._counted.get(client, 0) + self._counting.count(client)
+
+    def saved(self, client: int) -> list[int]:
+        """How many updates of `client` count in the last checkpoint that is complete, and in one that may be; ascending."""
+        return sorted({counted.get(client, 0) for counted in self._saved})
 
     def download(self, client: int, *, trains: bool = True) -> tuple[int, dict[str, Tensor]]:
         """What the site of `client` is sent to have this version of the model, and if it `trains` what it needs besides:
@@ -77,7 +82,7 @@ class Sites:
     def commit(self) -> None:
         """The round has succeeded."""
         for client in self._counting:
-            self._counted[client] = self.counted(client) + 1
+            self._counted[client] = self._counted.get(client, 0) + 1
         if self._published is not None:
             self._changes.append(self._published["change"])
             self._newest.update({name: each for name, each in self._published.items() if name != "change"})
@@ -91,7 +96,9 @@ class Sites:
         self._counting, self._published = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: nested, tensors and what JSON can hold."""
+        """Everything needed to go on: nested, tensors and what JSON can hold; called when a checkpoint is begun, which is
+        when the one before the last is complete."""
+        self._saved = [*self._saved[-1:], dict(self._counted)]
         return {
             "run": self.run,
             "version": self.version,
@@ -103,4 +110,4 @@ class Sites:
         """Continue from `state_dict()`."""
         self.run, self.version = state["run"], state["version"]
         self._counted, self._newest = dict(state["counted"]), dict(state.get("newest", {}))
-        self._has, self._changes = {}, []
+        self._has, self._changes, self._saved = {}, [], [dict(self._counted)]

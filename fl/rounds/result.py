@@ -27,11 +27,11 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Charge:
-    """The cost of a client's training, known since it started: bytes downloaded, floating-point operations, bytes of
-    memory."""
+    """The cost of a client's training, known since it started: bytes downloaded, floating-point operations (None where they
+    cannot be counted), bytes of memory."""
 
     download_bytes: int
-    flops: int
+    flops: int | None
     memory_bytes: int
 
 

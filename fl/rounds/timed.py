@@ -14,7 +14,7 @@ from torch import Tensor
 from compression import Codec
 from compression.phases import phase
 from fl.clock.adaptive import Time
-from fl.clock.clock import InFlight, Start, columns
+from fl.clock.clock import InFlight, Start, VirtualClock, columns
 from fl.clock.simulator import Arrival
 from fl.comm.inbox import Inbox, Pending
 from fl.comm.ledger import Ledger
@@ -37,15 +37,18 @@ class TimedRounds(FederatedRounds):
     def __init__(self, worker: Worker, sampler: Sampler) -> None:
         super().__init__(worker, sampler)
         self.schedule = make_schedule(worker.config)
-        self.in_flight = InFlight(worker.config, self._upload_bytes)
+        self._costs = worker.make_costs()
+        self.in_flight = InFlight(worker.config, self._make_clock())
         self.inbox = Inbox(self.state)
         self._ledger = Ledger(parameters=self.state.parameters.numel(), buffers=self.state.buffers.numel())
         self.version = 0
-        self._costs = worker.make_costs()
-        self._costs.each([worker.engine.model], [1])  # refused now, or in the first round
         self._untrained: set[int] = set()
         self._dropped: list[Dropped] = []
         self.participants += [self.in_flight, self.inbox, self._ledger]
+
+    def _make_clock(self) -> VirtualClock:
+        self._costs.each([self.worker.engine.model], [1])  # refused now, or in the first round
+        return VirtualClock.of(self.worker.config, self._upload_bytes)
 
     def run(self, number: int) -> RoundResult:
         with transaction(self.participants):
@@ -173,7 +176,7 @@ class TimedRounds(FederatedRounds):
         self.plan.begin(self.version, sorted(self._untrained))
         model = self.plan.submodel(client).model(worker.engine.model)
         [samples] = samples_trained(worker.config, [worker.sizes[client]])
-        [flops] = self._costs.each([model], [samples])
+        [flops] = self._costs.flops([model], [samples])
         size = self.plan.sizes([client]).get(client)
         noted, (download_bytes, _) = self._ledger.noted(client), self._ledger.download(client, size)
         start = Start(
@@ -181,7 +184,7 @@ class TimedRounds(FederatedRounds):
             begun_s=now + self.sampler.wait_s(client, now),
             download_bytes=download_bytes,
             held=self.plan.held(client),
-            flops=int(flops),
+            flops=flops,
             memory_bytes=self._costs.memory_bytes([model]) or 0,
             columns=self.columns(client),
             noted=noted,
@@ -201,9 +204,13 @@ class TimedRounds(FederatedRounds):
 
     def _train(self) -> None:
         """Train all that have started from the present version, each on its rank. Collective."""
-        if not self._untrained:
-            return
-        numbers = {client: self.in_flight.number(client) for client in sorted(self._untrained)}
+        if self._untrained:
+            self._collect(sorted(self._untrained), self.version)
+        self._untrained = set()
+
+    def _collect(self, clients: Sequence[int], version: int) -> None:
+        """Have in the inbox what these clients, which started from that version, come to. Collective."""
+        numbers = {client: self.in_flight.number(client) for client in clients}
 
         def take(message: Message) -> None:
             submodel = self.plan.submodel(message.report.client)
@@ -211,12 +218,11 @@ class TimedRounds(FederatedRounds):
             self.inbox.pending[message.report.client, numbers[message.report.client]] = Pending(message, submodel)
 
         already = len(self.rejections.of_round)
-        reports = self.gather(numbers, self.version, take)
+        reports = self.gather(numbers, version, take)
         if not self.schedule.drops:
             self.states.keep()  # a client may start again before the server takes its update
         self.inbox.reports.update({report.client: report for report in reports})
         self.inbox.rejections.update({each.client: each for each in self.rejections.of_round[already:]})
-        self._untrained = set()
 
     def _codec(self, submodel: Submodel) -> Codec:
         return submodel.codec(self.encoder.uplink.codec)

@@ -9,10 +9,10 @@ from flwr.serverapp import Grid, ServerApp
 from compression.errors import NonFiniteError
 from fl.common.errors import ConfigError, DataError, RoundError
 from fl.common.terminal import end_with_mistake, say
-from fl.rounds.sampling import make_sampler
 from fl.run.loop import run
 from fl.training.worker import Worker
 
+from ..make import make_rounds
 from ..options import read_table
 from ..rounds import SiteRounds
 from .engine import FlowerEngine
@@ -35,11 +35,11 @@ def serve(grid: Grid, table: Mapping[str, Any]) -> dict[str, Any]:
     engine = FlowerEngine(grid, config.hang_timeout)
     made: list[SiteRounds] = []
 
-    def make_rounds(worker: Worker) -> SiteRounds:
-        made.append(SiteRounds(worker, make_sampler(worker.config, worker.sizes), engine))
+    def make(worker: Worker) -> SiteRounds:
+        made.append(make_rounds(worker, engine))
         return made[0]
 
-    summary = run(config, explicit=explicit, make_rounds=make_rounds, ask_sites=engine.survey)
+    summary = run(config, explicit=explicit, make_rounds=make, ask_sites=engine.survey)
     for rejection in made[0].deliver():
         say(f"client {rejection.client} has not got the final model: {rejection.reason}")
     return summary

@@ -50,7 +50,11 @@ def test_the_components_are_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--mode", "buffered:2", "--profiles", "good"], "--mode buffered:2 does not work across sites"),
+        (["--mode", "step", "--downlink", "none"], "--mode step does not work across sites: there are no rounds in it"),
+        (
+            ["--mode", "buffered:2", "--profiles", "good", "--timeout", "9"],
+            "--lost 0 and --timeout 9 do not work across sites: they are about simulated clients; use 0",
+        ),
         (["--deadline", "3"], "--deadline 3 needs --min-clients across sites: say how many updates a round must have"),
         (["--over-select", "2", "--min-clients", "1", "--late", "carry"], "--late carry does not work across sites"),
         (["--exchange", "hook"], "--exchange hook does not work across sites"),

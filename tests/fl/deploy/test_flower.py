@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,6 +20,7 @@ from fl.deploy.__main__ import main
 from fl.deploy.certificates import write_certificates
 from tests.fl.deploy.front import nginx
 from tests.fl.deploy.test_sites import OWN, TABLE, Here, Own, write_tables
+from tests.fl.deploy.test_timed import Arriving, Stopped
 from tests.support import QUICK, ROOT, TIMES, rows, run_here
 
 pytest.importorskip("flwr", reason="pip install 'leanfed[flower]'")
@@ -206,6 +208,38 @@ def test_a_server_that_is_killed(tmp_path: Path, programs: Programs) -> None:
     assert "continues at round" in (tmp_path / "there" / "run.log").read_text()
     models = [(tmp_path / name / "final_model.safetensors").read_bytes() for name in ("here", "there")]
     assert models[0] == models[1]
+
+
+def test_buffered_rounds(tmp_path: Path, programs: Programs) -> None:
+    """Updates count as they come; SuperLink and server are killed on the way, and go on. Oracle: sites in this process
+    whose answers come in the same order, and a server that is gone after the same round."""
+    options: dict[str, Any] = {**OPTIONS, "clients": 3, "rounds": 5, "mode": "buffered:2", "staleness": "poly:0.5"}
+    _write_app(tmp_path, **options, resume="auto")
+    keys = tmp_path / "keys"
+    write_certificates(keys, [], 3, 1)
+    link, *own = _ports(4)
+    _start_server(programs, link, keys)
+    for client in range(3):
+        programs.do("flwr", "supernode", "register", keys / f"site-{client}.pub", "trial")
+        words = (str(client), f'state-dir="{tmp_path}/sites"', "--port", str(own[client]))
+        programs.start(f"node-{client}", tmp_path / "app" / "supernode.sh", keys, f"localhost:{link}", *words)
+    programs.do("flwr", "run", tmp_path / "app", "trial")
+    programs.wait_until((tmp_path / "there" / "checkpoints" / "manifest-000002.json").exists)
+    programs.kill("link")
+    _start_server(programs, link, keys, "link-again")
+    programs.do("flwr", "run", tmp_path / "app", "trial")
+    programs.wait_until((tmp_path / "there" / "summary.json").exists)
+    went_on = re.search("continues at round ([0-9]+)", (tmp_path / "there" / "run.log").read_text())
+    assert went_on is not None
+    counted = [row for row in rows(tmp_path / "there", "clients") if row["samples"] != "0"]
+    before, after = (
+        [int(row["client"]) for row in counted if (int(row["round"]) < int(went_on[1])) == is_before]
+        for is_before in (True, False)
+    )
+    with pytest.raises(RuntimeError, match="power is gone"):
+        Stopped(tmp_path / "alike", options, before).run("here")
+    here = Arriving(tmp_path / "alike", options, after).run("here", resume="auto")
+    assert here["model_sha256"] == json.loads((tmp_path / "there" / "summary.json").read_text())["model_sha256"]
 
 
 @pytest.mark.parametrize("disk", ["kept", "lost"])

@@ -18,11 +18,11 @@ from fl.comm.message import Message, Rejection
 from fl.common.config import Config, DataOptions
 from fl.common.errors import ConfigError, RoundError
 from fl.data import Schema, load_dataset
+from fl.deploy.make import make_rounds
 from fl.deploy.options import at_site, read_table
 from fl.deploy.protocol import Outcome, SiteJob, outcome_record, read_job, read_outcome
 from fl.deploy.rounds import SiteRounds
 from fl.deploy.site import count_samples, do
-from fl.rounds.sampling import make_sampler
 from fl.run.loop import run
 from fl.training.worker import Worker
 from tests.support import QUICK, TIMES, no_figures, rows, run_here
@@ -96,8 +96,7 @@ class Here:
         return summary
 
     def _make_rounds(self, worker: Worker) -> SiteRounds:
-        sampler = make_sampler(worker.config, worker.sizes)
-        self.rounds = SiteRounds(worker, sampler, self)
+        self.rounds = make_rounds(worker, self)
         return self.rounds
 
 
