@@ -29,7 +29,7 @@ class SiteJob:
     `run`: which run it is of, in hexadecimal. `number`: of the `Job`, which seeds its random choices. `version`: of the
     global model that it starts from. `since`: the version that the `sections` lead on from, or WHOLE. `counted`: how many
     of the client's updates count so far, which says which of its states it goes on from; `saved`: the same at checkpoints,
-    whose states it keeps. `program`: the sender's own.
+    whose states it keeps. `share`: of the uplink's coordinates, which it sends. `program`: the sender's own.
     `ends`: the run is over, and the site is to keep this version of the model; there is nothing to train. `schema`: with all
     of the model, how a site with data of its own reads them, as JSON; else empty.
     """
@@ -41,6 +41,7 @@ class SiteJob:
     since: int
     counted: int
     saved: list[int]
+    share: float
     program: str
     ends: bool
     schema: str = ""
@@ -54,7 +55,7 @@ class SiteJob:
 
 _KINDS = {
     **{"run": str, "client": int, "number": int, "version": int, "since": int, "counted": int},
-    **{"saved": list, "program": str, "ends": bool, "schema": str},
+    **{"saved": list, "share": float, "program": str, "ends": bool, "schema": str},
 }
 
 

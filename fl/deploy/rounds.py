@@ -110,10 +110,9 @@ class SiteRounds(FederatedRounds):
         known, sites = self.worker.schema, self._sites
         schema = known.to_json() if known and since == WHOLE else ""
         counted, saved, size = sites.counted(client), sites.saved(client), sum(map(Tensor.numel, sections.values()))
+        of_client = sites.run, client, number, sites.version, since, counted, saved, self.encoder.fractions[client]
         carried = self.engine.carried_bytes
-        self.engine.send(
-            SiteJob(sites.run, client, number, sites.version, since, counted, saved, program(), ends, schema, sections)
-        )
+        self.engine.send(SiteJob(*of_client, program(), ends, schema, sections))
         self._payload_bytes += min(size, self.engine.carried_bytes - carried)  # nothing where there is no site
         self.asked[client] = _Asked(sites.version, since, size)
 

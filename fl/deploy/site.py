@@ -151,7 +151,10 @@ def _train(job: SiteJob, rounds: SyncRounds, folder: Path, table: _Table, new: _
         stored[job.client] = table.states[before]
     needed = {before, *map(str, job.saved)}
     new.states = {counted: each for counted, each in table.states.items() if counted in needed}
+    if rounds.encoder.fractions.learns:
+        rounds.encoder.fractions.values[job.client] = job.share
     rounds.states.open(folder, stored)
+    rounds.plan.begin(job.version, [job.client])
     outcome = next(rounds.messages({job.client: job.number}, job.version))
     assert outcome is not None, "this rank hosts all clients"
     rounds.states.commit()
@@ -187,6 +190,7 @@ def _catch_up(job: SiteJob, rounds: SyncRounds, folder: Path, table: _Table) -> 
     for version in range(job.since, job.version):
         if (change := job.sections.get(f"change/{version}")) is None:
             raise PayloadError(f"the job lacks the change from version {version} of the model")
+        rounds.plan.begin(version, [])  # what that round exchanged
         rounds.apply({"change": change, **newest})
 
 

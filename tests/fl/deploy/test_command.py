@@ -61,10 +61,9 @@ def test_the_components_are_there(tmp_path: Path) -> None:
         (["--ranks-per-client", "2"], "--ranks-per-client 2 does not work across sites"),
         (["--server-shards", "2"], "--server-shards 2 does not work across sites"),
         (["--prune", "magnitude:0.5"], "--prune magnitude:0.5 does not work across sites"),
-        (["--fragments", "2"], "--fragments 2 and --merge 0 do not work across sites"),
         (
-            ["--profiles", "good", "--uplink-shares", "online:0.1"],
-            "--uplink-shares online:0.1 does not work across sites",
+            ["--profiles", "good", "--uplink-shares", "online:0.1", "--mode", "buffered:2"],
+            "--uplink-shares online:0.1 does not go with --mode buffered:2 across sites",
         ),
         (
             ["--client-eval", "0.2", "--partition", "sites", "--dataset", "csv:x.csv,target=y"],

@@ -96,7 +96,7 @@ def _of(client: int, *outcomes: Any) -> Node:
 
 
 def _job(client: int) -> SiteJob:
-    return SiteJob("0123456789abcdef", client, 0, 0, -1, 0, [], "leanfed", True)
+    return SiteJob("0123456789abcdef", client, 0, 0, -1, 0, [], 1.0, "leanfed", True)
 
 
 def test_a_run(tmp_path: Path) -> None:

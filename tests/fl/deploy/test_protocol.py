@@ -10,7 +10,18 @@ from fl.comm.message import ClientReport, Message, Rejection
 from fl.deploy.protocol import SiteJob, outcome_record, read_job, read_outcome
 
 _JOB = SiteJob(
-    "0123456789abcdef", 1, 2, 2, 1, 3, [1, 2], "leanfed", False, "{}", {"change/1": torch.arange(5, dtype=torch.uint8)}
+    "0123456789abcdef",
+    1,
+    2,
+    2,
+    1,
+    3,
+    [1, 2],
+    0.5,
+    "leanfed",
+    False,
+    "{}",
+    {"change/1": torch.arange(5, dtype=torch.uint8)},
 )
 _REPORT = ClientReport(3, 20, 0.5, 1.25, 7, {"update": 3}, moved=False)
 
@@ -30,6 +41,7 @@ def test_a_job_there_and_back() -> None:
         {"client": True},
         {"since": None},
         {"saved": 2},
+        {"share": "1"},
         {"ends": 0},
         {"schema": None},
     ],

@@ -126,7 +126,22 @@ def _same(folder: Path, *names: str) -> None:
         },
         {"aggregate": "median", "profiles": "mix:good=0.5+2g=0.5", "sampling": "power:3", "clients_per_round": 2},
         {"uplink_shares": "equal_time:0.1", "profiles": "mix:good=0.5+2g=0.5", "uplink": "topk:0.2"},
+        {
+            "uplink_shares": "online:0.1",
+            "profiles": "mix:good=0.5+2g=0.5",
+            "uplink": "topk:0.3",
+            "clients_per_round": 3,
+        },
         {"client_eval": 0.25, "uplink": "topk:0.2"},
+        {
+            "fragments": 3,
+            "merge": 0.4,
+            "clients_per_round": 2,
+            "rounds": 6,
+            "uplink": "topk:0.3",
+            "downlink": "topk:0.3",
+        },
+        {"merge": 0.5, "overlap": True, "fragments": 2, "model": "tests.user_code:norm_model", "uplink": "int8"},
     ],
     ids=lambda options: next(iter(options)) + ":" + str(next(iter(options.values()))),
 )
