@@ -24,8 +24,8 @@ class Inbox:
     """The messages of clients in flight.
 
     `reports`: by client, the same on every rank, and `rejections` of those whose update does not count: their time is up
-    when it would have arrived. On rank 0 also `pending`, the messages by client and number of its start,
-    and `versions` of the global model, [n], that clients in flight started from, if models are mixed.
+    when it would have arrived. On the ranks that serve also `pending`, the messages by client and number of its start,
+    and on rank 0 `versions` of the global model, [n], that clients in flight started from, if models are mixed.
     """
 
     def __init__(self, state: ModelState) -> None:
@@ -79,11 +79,11 @@ class Inbox:
             "versions": {str(version): model for version, model in self.versions.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], *, buffers: Tensor | None, is_server: bool) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, buffers: Tensor | None, serves: bool) -> None:
         """Continue from `state_dict()`; `buffers`: those that every message is about (`Submodel.buffers`)."""
         self.reports = {client: ClientReport.of_row(client, row) for client, *row in state["reports"]}
         self.rejections = {client: Rejection(client, *rest) for client, *rest in state["rejections"]}
-        if is_server:
+        if serves:
             device, layout = self.state.parameters.device, self.state.layout
             for start, sections in state["pending"].items():
                 client, number = map(int, start.split("-"))

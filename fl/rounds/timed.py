@@ -151,7 +151,8 @@ class TimedRounds(FederatedRounds):
 
     @phase("server")
     def _aggregate(self, number: int, arrived: Sequence[Arrived], ages: Sequence[int]) -> dict[str, Tensor]:
-        """On rank 0: step on the sum of weight * samples * update over the sum of samples, by the weight of each age.
+        """On the ranks that serve: step on the sum of weight * samples * update over the sum of samples, by the weight of
+        each age.
 
         Buffers move as the model does: b becomes the sum of samples * (w b_client + (1 - w) b) over the sum of samples.
         """
@@ -167,7 +168,8 @@ class TimedRounds(FederatedRounds):
                 moved = torch.sub(self.state.parameters, self.inbox.versions[each.start.version])
                 aggregator.add_distance(moved, by_age * own)
             buffer_scale = self.schedule.alpha * by_age
-            aggregator.add(update, buffers, own, submodel, scale=by_age, buffer_scale=buffer_scale)
+            part = self.server.shards.part_of(update)
+            aggregator.add(part, buffers, own, submodel, scale=by_age, buffer_scale=buffer_scale)
         return self.step(number, [each.report for each in arrived])
 
     def _start(self, client: int) -> None:
@@ -254,4 +256,4 @@ class TimedRounds(FederatedRounds):
         super().load_state_dict(state)
         self.in_flight.load_state_dict(state["in_flight"])
         buffers = self.plan.published.buffers
-        self.inbox.load_state_dict(state["inbox"], buffers=buffers, is_server=self.ranks.is_server)
+        self.inbox.load_state_dict(state["inbox"], buffers=buffers, serves=self.ranks.serves)

@@ -20,13 +20,15 @@ class Rule(Entry):
     """What options ask of a subclass of `Aggregator`.
 
     `argument`: what the help text calls the number after the rule's name, if there is one; `read`: that number of a
-    specification with one argument, or SpecError. `in_parts`: whether clients may hold different submodels. `fewest`: how
+    specification with one argument, or SpecError. `in_parts`: whether clients may hold different submodels.
+    `by_coordinate`: whether a coordinate of the aggregate depends on that coordinate of the updates alone. `fewest`: how
     many updates a round must have, by the number.
     """
 
     argument: str = ""
     read: Callable[[Stage], float] = lambda stage: 0.0
     in_parts: bool = False
+    by_coordinate: bool = False
     fewest: Callable[[float], int] = lambda number: 1
 
 
@@ -49,14 +51,14 @@ def fewest_of_krum(attackers: float) -> int:
 aggregators = Registry(
     "rule to aggregate by",
     {
-        "mean": Rule("fl.server.aggregate:Mean", in_parts=True),
+        "mean": Rule("fl.server.aggregate:Mean", in_parts=True, by_coordinate=True),
         "clip": Rule(
             "fl.server.rules.clip:Clip", "NORM", lambda stage: stage.number(0, 1e-12, 1e12, "NORM"), in_parts=True
         ),
         "krum": Rule("fl.server.rules.krum:Krum", "F", _attackers, fewest=fewest_of_krum),
         "multikrum": Rule("fl.server.rules.krum:MultiKrum", "F", _attackers, fewest=fewest_of_krum),
-        "median": Rule("fl.server.rules.median:Median"),
-        "trimmed": Rule("fl.server.rules.median:Trimmed", "F", _trimmed),
+        "median": Rule("fl.server.rules.median:Median", by_coordinate=True),
+        "trimmed": Rule("fl.server.rules.median:Trimmed", "F", _trimmed, by_coordinate=True),
     },
 )
 

@@ -58,10 +58,10 @@ def _written(inbox: Inbox) -> dict[str, Any]:
 def test_it_survives_tensors_and_json(buffers: Any) -> None:
     """Reports to the last bit, sections, masks and versions; an empty one too. The buffers are the plan's to know."""
     inbox, other = _make(), _make()
-    other.load_state_dict(_written(inbox), buffers=buffers, is_server=True)
+    other.load_state_dict(_written(inbox), buffers=buffers, serves=True)
     assert _plain(other) == _plain(inbox)
     _fill(inbox, buffers=buffers)
-    other.load_state_dict(_written(inbox), buffers=buffers, is_server=True)
+    other.load_state_dict(_written(inbox), buffers=buffers, serves=True)
     assert _plain(other) == _plain(inbox)
     assert all(each.submodel.buffers is buffers for each in other.pending.values())
     other.rollback()
@@ -72,7 +72,7 @@ def test_other_ranks_load_the_reports_alone() -> None:
     """They know who is on the way, and with how many bytes."""
     inbox, other = _make(), _make()
     _fill(inbox)
-    other.load_state_dict(_written(inbox), buffers=None, is_server=False)
+    other.load_state_dict(_written(inbox), buffers=None, serves=False)
     assert (other.reports, other.pending, other.versions) == (inbox.reports, {}, {})
 
 
