@@ -1,6 +1,7 @@
 """Clients' messages to rank 0, and its answer to every rank, each at its exact size."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import compress
 
@@ -45,6 +46,12 @@ class Transport:
         self._batch = many if ranks.world_size > 1 else 1
         self.reports: list[ClientReport] = []
         """Those of the last cohort whose messages were sent, in its order; the same on every rank."""
+        self.made_s = 0.0
+        """When the last message of the last cohort had been made on every rank, by `time.perf_counter`."""
+
+    def is_one_batch(self, clients: Sequence[int]) -> bool:
+        """Whether all of these clients are trained before the first message travels."""
+        return len(clients) <= self._batch
 
     def gather(
         self,
@@ -52,14 +59,15 @@ class Transport:
         outcomes: Iterator[Message | Rejection | None],
         bounds: Callable[[int], Bounds],
         reject: Callable[[Rejection], None],
+        made: Callable[[], None] = lambda: None,
     ) -> Iterator[Message]:
         """Yield the message of each of `clients` that has one, in their order, on the ranks that serve. Collective.
 
         `outcomes`: those of the clients that this rank trains, in the same order, made (that is, trained) as they are asked
-        for; None where another rank hosts the client. If that raises on any rank, every rank raises: the error itself, or
-        RoundError. `reject` is told on every rank of each client without a message, and of each whose report exceeds its
-        `bounds`, whose payload is not sent; it may raise, on every rank alike. The caller must not raise between messages:
-        the other ranks would wait for ever.
+        for; None where another rank hosts the client. `made` is called when this rank has made its last one. If either
+        raises on any rank, every rank raises: the error itself, or RoundError. `reject` is told on every rank of each client
+        without a message, and of each whose report exceeds its `bounds`, whose payload is not sent; it may raise, on every
+        rank alike. The caller must not raise between messages: the other ranks would wait for ever.
         """
         self.reports = []
         sending: list[tuple[list[dist.Work], list[Tensor]]] = []
@@ -72,9 +80,12 @@ class Transport:
                     outcome = next(outcomes)
                     if outcome is not None:
                         own[client] = outcome
+                if start + self._batch >= len(clients):
+                    made()
             except Exception as error:
                 failure = error
             told = self._exchange(batch, own, failure, bounds)
+            self.made_s = time.perf_counter()
             for rejection in told:
                 if isinstance(rejection, Rejection):
                     reject(rejection)

@@ -171,7 +171,7 @@ class ExchangeOptions:
         low=0,
         high=0.9999,
     )
-    overlap: bool = option(False, "a fragment comes back a round later; in virtual time it travels while clients train")
+    overlap: bool = option(False, "a fragment comes back a round later, and travels while clients train")
     error_feedback: str = option(
         "residual",
         "what becomes of what a codec dropped: none, residual[:DECAY] (it is added next time) or dgc:MOMENTUM",

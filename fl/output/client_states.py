@@ -75,12 +75,15 @@ class ClientStates:
             if self._ranks.hosts(client)
         }
 
-    def get(self, client: int) -> State:
+    def get(self, client: int, *, put: bool = False) -> State:
         """What `client`, hosted here, keeps: nested, its tensors on the host and only to be read; empty if it has nothing.
 
+        `put`: with what was put since `keep`, which may still be forgotten.
         DataError if its file cannot be read, or is not what was written.
         """
         kept = self._counting.get(client) or self._states.get(client)
+        if put:
+            kept = self._put.get(client, kept)
         if kept is None:
             return {}
         if kept.tensors is None:

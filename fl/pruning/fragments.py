@@ -63,11 +63,20 @@ class Fragments(SubmodelPlan):
     def merged(self, local: Tensor, since: int, round_: int) -> Tensor:
         """The weights, fp32 [n], with which a client begins a round that ended round `since` with `local`."""
         weights = local.to(self.state.parameters.device, copy=True)
-        came, cycle = round_ - self._delay, len(self.bounds) - 1
-        for each in range(max(0, since - self._delay, came - cycle), came):
+        for each in self._come(since, round_):
             part = self.exchanged(each)
             weights[part] = self.state.parameters[part].lerp(weights[part], self._merge)
         return weights
+
+    def begins_early(self, own: Mapping[str, Tensor], round_: int) -> bool:
+        last = self.exchanged(round_ - 1)
+        came = [self.exchanged(each) for each in self._come(int(own["round"]), round_)] if own else [last]
+        return last not in (*came, self.exchanged(round_))
+
+    def _come(self, since: int, round_: int) -> range:
+        """The rounds whose fragments a client that ended round `since` takes over at the beginning of `round_`."""
+        came, cycle = round_ - self._delay, len(self.bounds) - 1
+        return range(max(0, since - self._delay, came - cycle), came)
 
 
 class FragmentedModel(WholeModel):
@@ -89,7 +98,10 @@ class FragmentedModel(WholeModel):
         local = self.state.layout.gather(self._parameters(), torch.empty_like(self.state.parameters))
         self._kept = {"weights": local, "round": torch.tensor(self._round, device="cpu")}
         update, buffers = super().read()
-        return self._plan.published.mask_(update), buffers
+        part = self._plan.exchanged(self._round)
+        for outside in (update[: part.start], update[part.stop :]):
+            outside.mul_(0).abs_()  # NaN stays, and is found; 0 has one sign
+        return update, buffers
 
     def keep(self) -> dict[str, Tensor]:
         return self._kept

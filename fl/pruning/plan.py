@@ -84,6 +84,11 @@ class SubmodelPlan:
         """The model that `client`, hosted here, trains in this round."""
         return self.whole
 
+    def begins_early(self, own: Mapping[str, Tensor], round_: int) -> bool:
+        """Whether a client with these weights of its `own` trains in this round what it would train if the round before it
+        had changed nothing."""
+        return False
+
     @property
     def published(self) -> Submodel:
         """The submodel that the server's change is about."""

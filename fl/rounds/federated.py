@@ -112,7 +112,11 @@ class FederatedRounds(Rounds):
         already, clients = len(self.rejections.of_round), list(numbers)
         bounds = {client: self._bounds(client, version) for client in clients}
         for message in self.transport.gather(
-            clients, self.messages(numbers, version), bounds.__getitem__, self.rejections.reject
+            clients,
+            self.messages(numbers, version),
+            bounds.__getitem__,
+            self.rejections.reject,
+            lambda: self.made(version),
         ):
             try:
                 if failure is None:
@@ -127,6 +131,9 @@ class FederatedRounds(Rounds):
                 each.forget(rejection.client)
         self.rejections.accepted(accepted)
         return accepted
+
+    def made(self, number: int) -> None:
+        """This rank has made its messages of a round. If it raises on any rank, every rank raises."""
 
     def _tell_refused(self, refused: Mapping[int, str], failure: Exception | None) -> list[ClientReport]:
         """Rank 0 tells which messages it has `refused`, and why; the reports of the others. Every rank raises on a
@@ -168,7 +175,7 @@ class FederatedRounds(Rounds):
                 yield client
 
         def prepare(client: int) -> tuple[Job, LocalModel]:
-            return self._prepare(client, numbers[client], version, own.pop(client))
+            return self.prepare(client, numbers[client], version, own.pop(client))
 
         for client, trained in self.trainer.train_many(trained_here(), prepare, self.corrections):
             if not self.ranks.hosts(client):
@@ -204,7 +211,8 @@ class FederatedRounds(Rounds):
         sizes = {"update": codec.most_bytes(self.state.layout), "buffers": most_bytes(m)}
         return Bounds(self.worker.sizes[client], n, sizes)
 
-    def _prepare(self, client: int, number: int, version: int, state: State) -> tuple[Job, LocalModel]:
+    def prepare(self, client: int, number: int, version: int, state: State) -> tuple[Job, LocalModel]:
+        """The job of a client with this `state`, and the model that it trains."""
         model, samples = self.plan.local(client, version), self.worker.sizes[client]
         state = self._for_peers(state)
         self.local_plan.begin(client, samples, self.state.parameters, version, state.get("algorithm", {}))

@@ -73,7 +73,9 @@ class RoundResult:
     `published`: bytes of each section that the server sent. `columns`: further columns of clients.csv, for each report;
     `charges` likewise, where clients come and go in their own time. `now`: when the server stepped, in virtual
     seconds, where the rounds know. `rejected`: clients whose updates do not count and that
-    are still to be charged; those of rounds in virtual time are among the `dropped`.
+    are still to be charged; those of rounds in virtual time are among the `dropped`. `exchange_s`: seconds from when all
+    messages were made until the last rank had the new model, where clients trained meanwhile; None: all that is not
+    training.
     """
 
     reports: list[ClientReport]
@@ -86,6 +88,7 @@ class RoundResult:
     rejected: list[Rejection] = field(default_factory=list)
     now: float | None = None
     peers: Peers | None = None
+    exchange_s: float | None = None
 
 
 def gather_reports(

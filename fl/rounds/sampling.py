@@ -158,6 +158,10 @@ class Sampler:
             drawn.sort(key=lambda client: -self.losses.get(client, math.inf))  # among equals, as drawn
         return sorted(drawn[:count])
 
+    def foresee(self, free: Sequence[int], count: int, round_: int) -> list[int]:
+        """What `draw` will say of `round_` while the round before it is not over yet; empty where that decides."""
+        return [] if self._power or self.by_time else self.draw(free, count, round_)
+
     def observe(self, reports: "Sequence[ClientReport]") -> None:
         """Take the losses of a round's clients; they count from `commit` on."""
         if self._power:

@@ -94,7 +94,7 @@ class Books:
             "time_s": None,  # known when all else of the round is done
             "checkpoint_s": None,
             "train_s": train_s,
-            "exchange_s": max(0.0, seconds["exchange_s"] - train_s),
+            "exchange_s": max(0.0, seconds["exchange_s"] - train_s) if result.exchange_s is None else result.exchange_s,
             "eval_s": seconds["eval_s"],
             **judged.columns(self._worker.task),
             **self._rounds.privacy,

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ _MOST = 20_000
 class Profile:
     """The profile of the rounds that this process runs. Without `--profile` (`on`) it does nothing.
 
-    Marks of all threads count: one that is at work for a phase has the others wait for it.
+    Marks of all threads count: where several are in a phase, time is that of the phase that began last.
     """
 
     def __init__(self, ranks: Ranks, folder: Path, rounds: range, *, on: bool) -> None:
@@ -36,7 +37,8 @@ class Profile:
         self._begins = min(rounds.start + 1, rounds.stop - 1)
         self._ends = self._begins + _TRACED
         self._trace: _Trace | None = None
-        self._within = [OTHER]
+        self._within: list[tuple[int, str]] = []  # thread and phase, the one that began last at the end
+        self._turning = threading.Lock()
         self._seconds, self._since = self._lap(), 0.0
         self._handed_in = torch.zeros(0)
 
@@ -72,16 +74,19 @@ class Profile:
         self._seconds, self._since = self._lap(), now
 
     def enter(self, name: PhaseName) -> None:
-        self._turn(time.perf_counter())
-        self._within.append(name)
+        with self._turning:
+            self._turn(time.perf_counter())
+            self._within.append((threading.get_ident(), name))
         if self._trace is not None:
             self._trace.enter(name)
 
     def leave(self) -> None:
         if self._trace is not None:
             self._trace.leave()
-        self._turn(time.perf_counter())
-        self._within.pop()
+        with self._turning:
+            self._turn(time.perf_counter())
+            own = (at for at in reversed(range(len(self._within))) if self._within[at][0] == threading.get_ident())
+            del self._within[next(own)]
 
     def hand_in(self) -> None:
         """Tell rank 0 what this rank's round took. What follows, the checkpoint, all ranks wait for alike. Collective."""
@@ -105,7 +110,7 @@ class Profile:
         return torch.tensor(list(taken.values()), dtype=torch.float64, device="cpu")
 
     def _turn(self, now: float) -> None:
-        self._seconds[self._within[-1]] += now - self._since
+        self._seconds[self._within[-1][1] if self._within else OTHER] += now - self._since
         self._since = now
 
     @staticmethod
@@ -131,7 +136,8 @@ class _Trace:
             experimental_config=torch._C._profiler._ExperimentalConfig(profile_all_threads=True),  # a hook has its own
         )
         self._counts: Counter[PhaseName] = Counter()
-        self._open: list[tuple[torch.profiler.record_function, bool]] = []  # and whether operators are left out
+        # Of each thread, and whether operators are left out.
+        self._open: defaultdict[int, list[tuple[torch.profiler.record_function, bool]]] = defaultdict(list)
         self._is_over = False
         self._profile.start()
 
@@ -142,20 +148,21 @@ class _Trace:
         mark, left_out = torch.profiler.record_function(name), self._counts[name] > _WHOLE
         torch.autograd._enable_record_function(not left_out)
         mark.__enter__()
-        self._open.append((mark, left_out))
+        self._open[threading.get_ident()].append((mark, left_out))
         if self._counts.total() > _MOST:
             self.stop()
 
     def leave(self) -> None:
         if self._is_over:
             return
-        mark, _ = self._open.pop()
+        own = self._open[threading.get_ident()]
+        mark, _ = own.pop()
         mark.__exit__(None, None, None)
-        torch.autograd._enable_record_function(not (self._open and self._open[-1][1]))
+        torch.autograd._enable_record_function(not (own and own[-1][1]))
 
     def stop(self) -> None:
         """The end; once is enough."""
-        while self._open:
+        while self._open[threading.get_ident()]:
             self.leave()
         if not self._is_over:
             self._is_over = True

@@ -18,6 +18,9 @@ def draw_time_per_round(axes: Axes, run: RunData, title: str = "") -> None:
         "exchange": np.nan_to_num(run["exchange_s"]),
         "evaluation": np.nan_to_num(run["eval_s"]),
     }
+    # With --overlap clients train during an exchange: what lasts longer than that is left of it.
+    left = np.nan_to_num(run["time_s"]) - parts["training"] - parts["evaluation"]
+    parts["exchange"] = np.clip(parts["exchange"], 0, np.maximum(left, 0))
     rest = np.maximum(np.nan_to_num(run["time_s"]) - sum(parts.values()), 0)
     total = float(sum(part.sum() for part in parts.values()) + rest.sum())
     if not total > 0:
