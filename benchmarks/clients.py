@@ -45,7 +45,7 @@ def run(options: dict[str, Any], folder: str, result: Any) -> None:
     from fl.output.record import read_metrics
     from fl.run.loop import run as train
 
-    fl.output.report.try_report = lambda *_: None
+    fl.output.report.try_report = lambda *_, **__: None
     config = Config(**options, output_dir=folder, run_name="run", quiet=True, eval_every=10_000, limit_test=100)
     train(dataclasses.replace(config, download=False))
     rows = read_metrics(Path(folder) / "run")[:-1]  # the last one is evaluated
