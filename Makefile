@@ -123,6 +123,7 @@ unequal unequal-long: $(STAMP)
 lowcomm: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/lowcomm.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/lowcomm"
+	$(BIN)/python "Bandwidth Analysis/lowcomm/seconds.py"
 
 # Seconds of an exchange over real links between network namespaces; needs root. About seven minutes.
 links: $(STAMP)
