@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long lowcomm links same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long lowcomm links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -132,6 +132,13 @@ lowcomm: $(STAMP)
 # Seconds of an exchange over real links between network namespaces; needs root. About seven minutes.
 links: $(STAMP)
 	$(BIN)/python "Bandwidth Analysis/measure_links.py" $(if $(DATA),--data-dir $(DATA))
+
+# Sites on Flower's engine behind links of 10 Mbit/s, and what the engine itself takes; FLOWER is the interpreter of an
+# environment with flwr[simulation] 1.42. Needs root. A quarter of an hour.
+sites: export PYTHONPATH := Bandwidth Analysis:.
+sites:
+	$(FLOWER) "Bandwidth Analysis/sites/measure.py" --data-dir $(or $(DATA),data)
+	$(FLOWER) "Bandwidth Analysis/sites/overhead.py"
 
 # Pruning and sparsification alone and together; server optimizers, codecs, partitions, and what --dp costs: a quarter of an
 # hour each, or less.

@@ -1,7 +1,7 @@
 """Rounds of three sites on slow links, on Flower's engine with TLS and known nodes: dense, compressed, and Flower's FedAvg.
 
-`python "Bandwidth Analysis/sites/measure.py" --data-dir DATA` in an environment with flwr writes measured.csv. Server and sites
-are network namespaces on one bridge, and both ends of each link go through `tc tbf` (links_network.py), so the server's link
+`make sites FLOWER=PYTHON DATA=DIR` writes measured.csv; PYTHON is of an environment with flwr 1.42. Server and sites are
+network namespaces on one bridge, and both ends of each link go through `tc tbf` (links_network.py), so the server's link
 carries all of the sites' traffic. Kernel bytes are what went through the server's interface, both ways: TCP, TLS, HTTP and
 Flower's signs of life included. Seconds are medians of all rounds but the first, in which sites get the model. Needs root.
 """
@@ -22,10 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE.parent), str(ROOT)]
-
 from links_network import INTERFACE, Network, network, why_not
 
 from fl.common.paths import expanded
@@ -33,6 +29,8 @@ from fl.deploy.__main__ import main as deploy
 from fl.deploy.certificates import write_certificates
 from fl.output.record import read_metrics
 
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 PORT, NODE_PORT = 9443, 9100
 BIN = Path(sys.executable).parent
 ARMS = {
@@ -142,8 +140,8 @@ def ours(folder: Path, up: str, down: str, args: argparse.Namespace) -> dict[str
         machines.wait_until(lambda: len(list(folder.glob(finals))) == args.sites, "the final model at every site")
         moved = machines.moved() - before
     rows = read_metrics(folder / "run")
-    payload = sum(row["uplink_bytes"] + row["downlink_bytes"] for row in rows)
-    engine = sum(row["engine_bytes"] for row in rows)
+    payload = int(sum(row["uplink_bytes"] + row["downlink_bytes"] for row in rows))
+    engine = int(sum(row["engine_bytes"] for row in rows))
     return figures([row["time_s"] for row in rows], payload, engine, moved)
 
 
