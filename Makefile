@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes table1 quantise recovery unequal unequal-long lowcomm links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-long lowcomm links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -93,6 +93,10 @@ attacks: $(STAMP)
 
 uplink-bytes: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/cifar10_pfl_cnn.yaml --data-dir $(or $(DATA),data) --results "Bandwidth Analysis/cifar10_pfl_cnn"
+
+both-ways: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/cifar10_both_ways.yaml --data-dir $(or $(DATA),data) \
+		--results "Bandwidth Analysis/cifar10_both_ways"
 
 bandwidth: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/cifar10_uplink.yaml --data-dir $(or $(DATA),data) \

@@ -1,8 +1,8 @@
 """Seconds of a round in which next to nothing is trained: LeanFed on gloo, and on Flower's engine.
 
 `make sites FLOWER=PYTHON` writes overhead.csv. Each client makes one step on one sample of the digits, lenet5,
-`topk:0.01+log3+zstd` both ways: what is left is the engine's. gloo: two ranks. Flower: its simulation (a pool of processes, a
-call a client), which has room for many clients; and for the fewest, SuperNodes, which start a process for every message.
+`topk:0.01+log3+zstd` both ways: what is left is the engine's. gloo: two ranks. Flower: its simulation (a pool of processes,
+a call a client), which has room for many clients; and for the fewest, SuperNodes, which start a process for every message.
 Medians of all rounds but the first.
 """
 
