@@ -66,7 +66,7 @@ class StepEngine(PlainEngine):
         super().__init__(config, worker.engine.model, device, worker.engine.loss)
         self._device, self._hook, self._ranks = device, hook, worker.ranks
         self.optimizer = self._optimizer = make_optimizer(config, self._params, first_learning_rate(config))
-        self._network = self._wrap()
+        self.network = self._wrap()
 
     def _wrap(self) -> nn.Module:
         """The model in DDP, with the hook. Collective."""
@@ -82,17 +82,17 @@ class StepEngine(PlainEngine):
 
     def start(self, lr: float, done: int = 0) -> None:
         """Begin a round: the optimizer goes on at this learning rate. Collective after `reset`."""
-        if self._network is self.model:
-            self._network = self._wrap()
-        self._network.train()
+        if self.network is self.model:
+            self.network = self._wrap()
+        self.network.train()
         self.set_rate(lr)
 
     def reset(self) -> None:
         """A round has failed, perhaps in the middle of a backward pass, whose end DDP's reducer would wait for."""
         self.optimizer.zero_grad()
-        if self._network is not self.model:
-            del self._network.logger, self._network.reducer  # the parameters call the reducer as long as it lives
-            self._network = self.model
+        if self.network is not self.model:
+            del self.network.logger, self.network.reducer  # the parameters call the reducer as long as it lives
+            self.network = self.model
 
     def finish(self) -> None:
         """End the round; the weights are in `model` already."""
