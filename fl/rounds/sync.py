@@ -49,9 +49,10 @@ class SyncRounds(FederatedRounds):
 
     def made(self, number: int) -> None:
         """With `--overlap`: train ahead those of the next round's clients that need nothing of this round."""
-        config, following, free = self.worker.config, number + 1, self.present()
+        config, following = self.worker.config, number + 1
         if not self._overlaps or following == config.all_rounds or stopping.status:
             return
+        free = self.present()
         cohort = self.sampler.foresee(free, min(len(free), asked(config)), following)
         if not self.transport.is_one_batch(cohort):
             return
