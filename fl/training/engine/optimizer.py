@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from compression import Layout
@@ -49,7 +49,7 @@ def make_optimizer(
         common.setdefault("betas", (0.9, options.adam_beta2))
     # Dampening leaves the first gradient of each parameter alone, and a momentum that is there already cannot tell.
     common["fused"] = not extra.get("dampening") and all(
-        type(parameter) in (Tensor, nn.Parameter)  # not one in parts on several ranks
+        not hasattr(parameter, "full_tensor")  # in parts on several ranks
         and is_dense(parameter)
         and parameter.device.type in ("cpu", "cuda")
         for parameter in _tensors(params)
