@@ -4,11 +4,13 @@ torchrun, accelerate and deepspeed set RANK; srun and the mpirun of Open MPI, MV
 their own.
 """
 
+import contextlib
 import os
 import re
 import shlex
 import sys
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +55,18 @@ class Place:
             "MASTER_ADDR": self.address,
             "MASTER_PORT": str(self.port),
         }
+
+
+@contextlib.contextmanager
+def environment_kept() -> Iterator[None]:
+    """After this block the environment is as before it. Libraries write there which rank this is, and the next run in this
+    process would take that for a launcher's word."""
+    variables = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
 
 
 def detect_launcher() -> str:

@@ -68,20 +68,22 @@ def try_to_write(what: str, write: Callable[[], object], remedy: str) -> None:
 def lasting_output() -> Iterator[None]:
     """In this block, writing to standard output and error never fails, whatever becomes of the terminal or the pipe."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_Lasting(stream) for stream in before)
-    try:
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # here a broken pipe is harmless, while Python shuts down it is an error
-        sys.stdout, sys.stderr = before
+    with contextlib.ExitStack() as opened:
+        nowhere = (opened.enter_context(open(os.devnull, "w")) if stream is None else stream for stream in before)
+        sys.stdout, sys.stderr = map(_Lasting, nowhere)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()  # here a broken pipe is harmless, while Python shuts down it is an error
+            sys.stdout, sys.stderr = before
 
 
 class _Lasting:
-    """A text stream, or None for one that was closed at the start: what cannot be written is lost."""
+    """A text stream: what cannot be written is lost."""
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115 - open to the end
+        self._stream = stream
 
     def write(self, text: str) -> int:
         """As a text stream's; characters that its encoding lacks become escapes."""

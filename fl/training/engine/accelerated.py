@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from compression.phases import phase
 from fl.common.config import TrainOptions
 from fl.common.errors import ConfigError, explained
+from fl.common.launch import environment_kept
 from fl.common.ranks import Ranks
 
 from .base import LocalEngine, Loss
@@ -131,15 +132,12 @@ def _make_accelerator(mixed: str, device: torch.device) -> Any:
     if state and (state.get("_mixed_precision") != mixed or state.get("_cpu") != cpu):
         # Accelerate refuses a second Accelerator with other settings; the process group survives this.
         AcceleratorState._reset_state(reset_partial_state=True)
-    threads, variables = torch.get_num_threads(), dict(os.environ)
-    with warnings.catch_warnings(), explained("accelerate launch"):
+    threads = torch.get_num_threads()
+    with environment_kept(), warnings.catch_warnings(), explained("accelerate launch"):
         warnings.filterwarnings("ignore", message="OMP_NUM_THREADS")
         accelerator = Accelerator(cpu=cpu, mixed_precision=mixed)
     # On several CPU ranks Accelerate chooses a thread count of its own, and other threads mean other bits.
     torch.set_num_threads(threads)
-    # It also says which rank this is, and the next run in this process would take that for a launcher's word.
-    os.environ.clear()
-    os.environ.update(variables)
     if accelerator.gradient_accumulation_steps != 1:
         raise ConfigError(
             f"accelerate launch --gradient_accumulation_steps {accelerator.gradient_accumulation_steps}: "

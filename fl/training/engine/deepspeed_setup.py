@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from fl.common.errors import ConfigError
+from fl.common.launch import environment_kept
 
 
 class Alone:
@@ -54,11 +55,10 @@ class Alone:
 def quiet_deepspeed(device: torch.device, local_rank: int) -> Iterator[ModuleType]:
     """DeepSpeed, to be initialised inside, for `device`: without messages, and without compiling what is never called.
 
-    Sets DS_ACCELERATOR and LOCAL_RANK in the environment unless they are set: DeepSpeed reads them from nowhere else.
-    ConfigError if DeepSpeed has chosen another kind of device already.
+    Sets DS_ACCELERATOR in the environment, and LOCAL_RANK inside this block, unless they are set: DeepSpeed reads them from
+    nowhere else. ConfigError if DeepSpeed has chosen another kind of device already.
     """
     os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("LOCAL_RANK", str(local_rank))
     deepspeed = importlib.import_module("deepspeed")
     # A `log_level` in the JSON file is applied later and wins.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -70,6 +70,8 @@ def quiet_deepspeed(device: torch.device, local_rank: int) -> Iterator[ModuleTyp
     build = backend.build_shm_op
     backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
     try:
-        yield deepspeed
+        with environment_kept():
+            os.environ.setdefault("LOCAL_RANK", str(local_rank))
+            yield deepspeed
     finally:
         backend.build_shm_op = build  # type: ignore[attr-defined]

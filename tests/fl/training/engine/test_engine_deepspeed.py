@@ -72,6 +72,14 @@ def train(engine: LocalEngine, seed: int, *, lr: float = 0.1, scale: float = 1.0
     return {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
 
 
+def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the next run in this process would take this rank for one that a launcher has started."""
+    monkeypatch.delenv("LOCAL_RANK")
+    engine = make_engine(configure(tmp_path, FP32), small_model(), RANKS)
+    train(engine, 0)
+    assert "LOCAL_RANK" not in os.environ
+
+
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
