@@ -200,6 +200,15 @@ def figures(seconds: Sequence[float], payload: int | None, engine: int | None, m
     }
 
 
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write rows of the same columns, and print them."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(path.read_text(encoding="utf-8"))
+
+
 def main() -> None:
     """Measure all three, one after another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -220,11 +229,7 @@ def main() -> None:
             row = peer(folder, args) if name == PEER else ours(folder, *ARMS[name], args)
             rows.append({"arm": name, **row})
             sys.stderr.write(f"{rows[-1]}\n")
-    with open(args.out / "measured.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print((args.out / "measured.csv").read_text(encoding="utf-8"))
+    write_table(args.out / "measured.csv", rows)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Medians of all rounds but the first.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measure import BIN, HERE, ROOT, federation
+from measure import BIN, HERE, ROOT, federation, write_table
 
 from fl.common.paths import expanded
 from fl.deploy.__main__ import main as deploy
@@ -86,11 +85,7 @@ def main() -> None:
         row["engine_bytes"] = int(sum(each.get("engine_bytes") or 0 for each in found))
         rows.append(row)
         sys.stderr.write(f"{row}\n")
-    with open(args.out / "overhead.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print((args.out / "overhead.csv").read_text(encoding="utf-8"))
+    write_table(args.out / "overhead.csv", rows)
 
 
 if __name__ == "__main__":
