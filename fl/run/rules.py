@@ -171,8 +171,6 @@ RULES: tuple[Rule, ...] = (
     ("--ranks-per-client {ranks_per_client} needs a server that sees each client's update:",
      lambda o: o.ranks_per_client > 1 and not o.mode.sees_each_update,
      "--mode must not be step, nor --exchange hook"),
-    ("--ranks-per-client {ranks_per_client}: DeepSpeed's engine trains each client on one rank;",
-     lambda o: o.ranks_per_client > 1 and o.deepspeed, "use --engine ddp or accelerate"),
     ("--engine {engine} shares out a client among its ranks:", lambda o: o.engine == "fsdp" and o.ranks_per_client == 1,
      "--ranks-per-client must be at least 2"),
     ("--engine {engine} has each gradient in parts, and --prune {prune} masks whole ones:",

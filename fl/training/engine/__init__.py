@@ -58,11 +58,6 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss =
 
         return AcceleratedEngine(config, model, ranks.device, loss, peers)
     if name == "deepspeed":
-        if peers is not None:
-            raise ConfigError(
-                f"--ranks-per-client {config.ranks_per_client}: DeepSpeed's engine trains each client on one rank; use "
-                "--engine ddp or accelerate"
-            )
         if config.local_state == "keep":
             raise ConfigError(
                 "--local-state keep: DeepSpeed's engine makes its optimizer anew for each client; use --engine ddp or "
@@ -74,8 +69,11 @@ def make_engine(config: Config, model: nn.Module, ranks: RanksLike, loss: Loss =
                 "accelerate"
             )
         from .deepspeed_engine import DeepSpeedEngine
+        from .deepspeed_json import DeepSpeedJson
+        from .deepspeed_zero import ZeroEngine
 
-        return DeepSpeedEngine(config, model, ranks, loss)
+        file = DeepSpeedJson.read(config.deepspeed_config, config.ranks_per_client)
+        return (ZeroEngine if file.zero_stage else DeepSpeedEngine)(config, model, ranks, file, loss, peers)
     if name == "fsdp":
         from .sharded import ShardedEngine
 

@@ -42,7 +42,7 @@ def reconcile(config: Config, explicit: Set[str]) -> Config:
     """
     if config.deepspeed_config is None:
         return config
-    file = DeepSpeedJson.read(config.deepspeed_config)
+    file = DeepSpeedJson.read(config.deepspeed_config, config.ranks_per_client)
     changes: dict[str, Any] = {}
     for stated in _stated(file, config.precision):
         own = getattr(config, stated.option)
@@ -60,6 +60,11 @@ def reconcile(config: Config, explicit: Set[str]) -> Config:
     if file.has_scheduler and config.lr_schedule != "constant":
         raise ConfigError(
             f"--lr-schedule {config.lr_schedule} contradicts the scheduler in {file.name}: remove one of them"
+        )
+    if file.zero_stage and config.prune != "none":
+        raise ConfigError(
+            f"zero_optimization.stage {file.zero_stage} in {file.name} has gradients in parts, and --prune {config.prune} "
+            "masks whole ones: use stage 0"
         )
     return dataclasses.replace(config, **changes)
 
@@ -82,8 +87,12 @@ def engine_config(file: DeepSpeedJson, config: Config, precision: Precision) -> 
     elif precision != "fp32":
         dtype = {"bf16": "bfloat16", "fp16": "float16"}[precision]
         given["torch_autocast"] = sections["torch_autocast"] | {"enabled": True, "dtype": dtype}
+    if file.zero_stage:
+        # It would take the place of torch's own in the whole process.
+        given["zero_optimization"].setdefault("memory_efficient_linear", False)
     if file.optimizer_type is None or file.torch_optimizer:
         given.pop("optimizer", None)
+        given.setdefault("zero_allow_untested_optimizer", True)  # ours step each coordinate by itself
     else:
         params = given["optimizer"].setdefault("params", {})
         params["lr"] = first_learning_rate(config)
@@ -105,7 +114,8 @@ def _stated(file: DeepSpeedJson, precision: str) -> Iterator[Stated]:
     for key in ("train_micro_batch_size_per_gpu", "train_batch_size"):
         batch = file.contents.get(key, AUTO)
         if batch != AUTO:
-            yield Stated("batch_size", key, batch, file.number(key, batch, whole=True))
+            share = 1 if key.endswith("_per_gpu") else file.ranks
+            yield Stated("batch_size", key, batch, file.number(key, batch, whole=True) // share)
     clip = file.contents.get("gradient_clipping", AUTO)
     if clip != AUTO:
         yield Stated("clip_norm", "gradient_clipping", clip, file.number("gradient_clipping", clip))

@@ -1,4 +1,4 @@
-"""Local training in a DeepSpeed engine, one client at a time."""
+"""Local training in a DeepSpeed engine, one client at a time (ZeRO stage 0)."""
 
 import contextlib
 import copy
@@ -14,14 +14,16 @@ from torch.nn import functional as F
 from compression.phases import phase
 from fl.common.config import Config
 from fl.common.errors import explained
+from fl.common.ranks import Ranks
 from fl.models.own_state import OwnState
 
 from ..schedule import first_learning_rate
 from .base import LocalEngine, Loss
 from .deepspeed_config import engine_config
 from .deepspeed_json import DeepSpeedJson
-from .deepspeed_setup import Alone, quiet_deepspeed
+from .deepspeed_setup import Groups, quiet_deepspeed
 from .optimizer import fill_momentum, make_optimizer
+from .peers import mean_loss, share_of
 from .precision import autocast_dtype, lay_out, resolve_precision
 
 if TYPE_CHECKING:
@@ -29,30 +31,39 @@ if TYPE_CHECKING:
 
 
 class DeepSpeedEngine(LocalEngine):
-    """DeepSpeed's engine, as its JSON file describes it, training each client alone (ZeRO stage 0).
+    """DeepSpeed's engine, as its JSON file describes it, in ZeRO stage 0.
 
     One engine serves all clients of a rank; `start` has it make its optimizer, masters, loss scaler and schedule anew
     by DeepSpeed's own constructors. In fp32 and under autocast it trains `model` itself; in DeepSpeed's 16-bit modes it
     trains a 16-bit copy, whose fp32 masters are loaded from `model` and written back.
 
-    Every rank is a world of its own to DeepSpeed (see `Alone`), so no step waits for another rank.
+    The ranks that train a client together are the world to DeepSpeed (see `Groups`), so no step waits for another client.
     """
 
     name: ClassVar[str] = "deepspeed"
 
-    def __init__(self, config: Config, model: nn.Module, ranks: "RanksLike", loss: Loss = F.cross_entropy) -> None:
-        super().__init__(config, model, ranks.device, resolve_precision(config.precision, ranks.device), loss)
+    def __init__(
+        self,
+        config: Config,
+        model: nn.Module,
+        ranks: "RanksLike",
+        file: DeepSpeedJson,
+        loss: Loss = F.cross_entropy,
+        peers: Ranks | None = None,
+    ) -> None:
+        super().__init__(config, model, ranks.device, resolve_precision(config.precision, ranks.device), loss, peers)
         self._config = config
-        self._file = DeepSpeedJson.read(config.deepspeed_config)
-        self._native = self._file.is_native(self.precision)
+        self._file = file
+        self._native = file.is_native(self.precision)
+        self._together = contextlib.nullcontext if peers is None else peers.together
         self._lr = first_learning_rate(config)
-        if self._native:
+        if self._native or file.zero_stage:
             self.network = copy.deepcopy(self.model)
         trained = self.network
         self._engine = self._initialize(trained, ranks)
         self._own = OwnState(trained, dict(trained.named_buffers()))
-        # No hook averages gradients, not even over this rank alone, which would copy them all.
-        self._engine.enable_backward_allreduce = False
+        # A client that trains alone averages nothing, not even over its one rank, which would copy all gradients.
+        self._engine.enable_backward_allreduce = peers is not None
         self._groups: list[dict[str, Any]] = _parameter_groups(trained)
         self._input_dtype = autocast_dtype(self.precision) if self._native else torch.float32
         self._scheduler = self._engine.lr_scheduler
@@ -65,20 +76,10 @@ class DeepSpeedEngine(LocalEngine):
         """
         engine = self._engine
         self._lr = lr
-        if self._native:
-            self._own.put_back()
-            _copy_tensors(self.model, engine.module)
         engine.train()
-        groups = [dict(group) for group in self._groups]
-        engine._configure_optimizer(self._make_optimizer if self._is_ours else None, groups)
-        # With 16-bit models DeepSpeed takes a step with zero gradients to allocate the state, so weight decay is in it.
-        engine.basic_optimizer.state.clear()
+        self._renew()
         self._optimizer = engine.optimizer
         self.set_rate(lr)
-        if self._native:
-            for master, own in self._masters():
-                master.data.copy_(own.data)
-        fill_momentum(engine.basic_optimizer)
         engine._configure_lr_scheduler()
         # Not left to DeepSpeed, which takes a step of it in some of the cases where the optimizer has skipped one.
         self._scheduler, engine.lr_scheduler = engine.lr_scheduler, None
@@ -90,12 +91,29 @@ class DeepSpeedEngine(LocalEngine):
         engine._global_grad_norm = None
         engine.zero_grad()
 
+    def _renew(self) -> None:
+        """Take the weights in `model`, and an optimizer that has seen nothing."""
+        engine = self._engine
+        if self._native:
+            self._own.put_back()
+            _copy_tensors(self.model, engine.module)
+        groups = [dict(group) for group in self._groups]
+        engine._configure_optimizer(self._make_optimizer if self._is_ours else None, groups)
+        # With 16-bit models DeepSpeed takes a step with zero gradients to allocate the state, so weight decay is in it.
+        engine.basic_optimizer.state.clear()
+        if self._native:
+            for master, own in self._masters():
+                master.data.copy_(own.data)
+        fill_momentum(engine.basic_optimizer)
+
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """DeepSpeed clips, scales and steps."""
-        with phase("forward"):
+        """DeepSpeed averages over the client's ranks, clips, scales and steps."""
+        x, y, weight = (x, y, 1.0) if self._peers is None else share_of(self._peers, x, y)
+        with self._together(), phase("forward"):
             inputs = self._layout(x)
             outputs = self._engine(inputs.to(self._input_dtype) if inputs.is_floating_point() else inputs)
             loss = self.loss(outputs.float(), y)
+            loss = loss if weight == 1 else loss * weight
         if self.moved:
             self._backward_and_step(loss)
         else:
@@ -103,7 +121,7 @@ class DeepSpeedEngine(LocalEngine):
             self._first_step(loss, lambda: self._backward_and_step(loss, keep_graph=True), self._loss_scale, taken)
         if self._scheduler is not None:
             self._advance(1)
-        return loss.detach()
+        return loss.detach() if self._peers is None else mean_loss(self._peers, loss)
 
     def _backward_and_step(self, loss: Tensor, *, keep_graph: bool = False) -> None:
         # DeepSpeed 0.19's fp16 optimizers divide gradients by the loss scale, but without ZeRO its engine does not
@@ -160,9 +178,11 @@ class DeepSpeedEngine(LocalEngine):
                 model=trained,
                 optimizer=self._make_optimizer if self._is_ours else None,
                 model_parameters=[p for p in trained.parameters() if p.requires_grad],
-                mpu=Alone(ranks.rank),
+                mpu=Groups(ranks.rank, self._peers),
                 config=given,
             )
+        if self._file.zero_stage:
+            return engine  # ZeRO has laid the weights out in memory of its own
         if self._native:
             # Running statistics stay fp32 in DeepSpeed, and batch norm computes only with weights of the same type.
             for module in trained.modules():

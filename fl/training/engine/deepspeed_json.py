@@ -30,6 +30,17 @@ _REFUSED = (
 )
 KNOWN_KEYS = frozenset(_KNOWN.split())
 REFUSED_KEYS = frozenset(_REFUSED.split())
+# They move weights out of the device, make groups of all ranks, or need kernels of their own; and with
+# round_robin_gradients, which is for offloading, DeepSpeed's setters of fp32 weights write into the wrong places.
+_REFUSED_IN_ZERO = (
+    *("offload_optimizer", "offload_param", "cpu_offload", "cpu_offload_param", "zenflow", "zero_hpz_partition_size"),
+    *(
+        "round_robin_gradients",
+        "zero_quantized_weights",
+        "zero_quantized_nontrainable_weights",
+        "zero_quantized_gradients",
+    ),
+)
 PRECISION_KEYS = ("bf16", "bfloat16", "fp16", "torch_autocast")
 
 _ADAM_EXTRAS = ("betas", "eps", "amsgrad", "torch_adam", "adam_w_mode")
@@ -43,31 +54,35 @@ _KNOWN_PARAMS = {
 class DeepSpeedJson:
     """The contents of a DeepSpeed JSON file; `name` is for messages. ConfigError if it cannot work here.
 
+    `ranks`: how many train a client together.
+
     `params` are those of its optimizer, `contents` is everything, both as written ("auto" included).
     """
 
-    def __init__(self, contents: dict[str, Any], name: str = "deepspeed_config.json") -> None:
+    def __init__(self, contents: dict[str, Any], name: str = "deepspeed_config.json", ranks: int = 1) -> None:
         self.contents = contents
         self.name = name
+        self.ranks = ranks
         self.params: dict[str, Any] = self.section("optimizer").get("params", {})
         self._check_keys()
+        self._check_zero()
         self._check_batches()
         self._check_optimizer()
         self._check_scheduler()
         self._check_precision()
 
     @classmethod
-    def read(cls, path: str | None) -> "DeepSpeedJson":
+    def read(cls, path: str | None, ranks: int = 1) -> "DeepSpeedJson":
         """Read a file; without one, everything is left to the command line."""
         if path is None:
-            return cls({})
+            return cls({}, ranks=ranks)
         try:
             contents = read_json(Path(path), object_pairs_hook=_no_duplicates)
         except (OSError, ValueError) as error:
             raise ConfigError(f"--deepspeed-config {path}: not a readable JSON file ({error})") from None
         if not isinstance(contents, dict):
             raise ConfigError(f"--deepspeed-config {path}: the file must hold one JSON object")
-        return cls(contents, Path(path).name)
+        return cls(contents, Path(path).name, ranks)
 
     @property
     def optimizer_type(self) -> str | None:
@@ -91,6 +106,11 @@ class DeepSpeedJson:
         """Arguments of the optimizer that no option declares (betas, eps, nesterov, ...)."""
         declared = ("lr", "momentum", "weight_decay", "torch_adam", "adam_w_mode")
         return {key: value for key, value in self.params.items() if key not in declared and value != AUTO}
+
+    @property
+    def zero_stage(self) -> int:
+        """0 to 3: moments, gradients too, and weights too are shared out among a client's ranks."""
+        return int(self.section("zero_optimization").get("stage", 0))
 
     @property
     def has_scheduler(self) -> bool:
@@ -133,18 +153,20 @@ class DeepSpeedJson:
                 raise ConfigError(f"'{key}' in {self.name} is no key of DeepSpeed{tail}")
         if self.contents.get("steps_per_print") not in (None, AUTO):
             self.number("steps_per_print", self.contents["steps_per_print"], whole=True)
+
+    def _check_zero(self) -> None:
         zero = self.section("zero_optimization")
         stage = zero.get("stage", 0)
-        if stage != 0:
+        if stage not in range(4) or isinstance(stage, bool):
+            raise ConfigError(f"zero_optimization.stage {json.dumps(stage)} in {self.name} must be 0, 1, 2 or 3")
+        if stage and self.ranks == 1:
             raise ConfigError(
-                f"zero_optimization.stage {json.dumps(stage)} in {self.name}: ZeRO shards one model over ranks, but each "
-                "client trains alone; use stage 0"
+                f"zero_optimization.stage {stage} in {self.name} shares out a client among its ranks, and it has one: use "
+                "stage 0, or --ranks-per-client of at least 2"
             )
-        for key in ("offload_optimizer", "offload_param"):
-            if (zero.get(key) or {}).get("device", "none") != "none":
-                raise ConfigError(
-                    f"zero_optimization.{key} in {self.name} goes with ZeRO stages above 0; remove the key"
-                )
+        for key in _REFUSED_IN_ZERO:
+            if zero.get(key) not in (None, False, {"device": "none"}):
+                raise ConfigError(f"zero_optimization.{key} in {self.name} is not supported here; remove the key")
 
     def _check_batches(self) -> None:
         steps = self.contents.get("gradient_accumulation_steps", 1)
@@ -153,10 +175,21 @@ class DeepSpeedJson:
                 f"gradient_accumulation_steps {steps} in {self.name}: every local step takes one batch; use 1"
             )
         micro, whole = (self.contents.get(k, AUTO) for k in ("train_micro_batch_size_per_gpu", "train_batch_size"))
-        if AUTO not in (micro, whole) and micro != whole:
+        if whole != AUTO and self.number("train_batch_size", whole, whole=True) % self.ranks:
             raise ConfigError(
-                f"train_batch_size {whole} in {self.name} must equal train_micro_batch_size_per_gpu {micro}: "
-                "each client trains alone"
+                f"train_batch_size {whole} in {self.name} is shared by the ranks of a client, so it must be a multiple of "
+                f"--ranks-per-client {self.ranks}"
+            )
+        if AUTO not in (micro, whole) and micro * self.ranks != whole:
+            raise ConfigError(
+                f"train_batch_size {whole} in {self.name} must equal train_micro_batch_size_per_gpu {micro}, times "
+                f"--ranks-per-client {self.ranks}"
+            )
+
+        if self.ranks > 1 and (op := self.contents.get("gradient_allreduce_op", "mean")) != "mean":
+            raise ConfigError(
+                f"gradient_allreduce_op {json.dumps(op)} in {self.name}: a step goes by the mean over a client's batch; "
+                "remove the key"
             )
 
     def _check_optimizer(self) -> None:

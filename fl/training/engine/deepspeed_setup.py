@@ -1,9 +1,10 @@
-"""DeepSpeed made quiet, and made to believe that every rank is a world of its own."""
+"""DeepSpeed made quiet, and made to believe that the ranks of a client are all that there are."""
 
 import contextlib
 import importlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -13,42 +14,55 @@ import torch.distributed as dist
 
 from fl.common.errors import ConfigError
 from fl.common.launch import environment_kept
+from fl.common.ranks import Ranks
+
+from .peers import own_group
 
 
-class Alone:
-    """The model-parallel unit by which DeepSpeed learns its groups: data and model parallel over this rank alone.
+class Groups:
+    """The model-parallel unit by which DeepSpeed learns its groups: data parallel over the ranks that train a client with
+    this one (`peers`), if there are several, and model parallel over this rank alone.
 
-    Switching the gradient all-reduce off is not enough: without such a unit, the overflow check of the 16-bit
-    optimizers still reduces over all ranks in every step, and so does gradient clipping.
+    Switching the gradient all-reduce off is not enough where a client trains alone: without such a unit, the overflow check
+    of the 16-bit optimizers still reduces over all ranks in every step, and so does gradient clipping.
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, peers: Ranks | None = None) -> None:
         # With local synchronisation no other rank takes part: a thousand ranks make one group each, not a thousand.
-        self._group = dist.new_group([rank], use_local_synchronization=True)
+        self._alone = dist.new_group([rank], use_local_synchronization=True)
+        self._together = self._alone if peers is None else own_group(peers)
 
     def get_data_parallel_group(self) -> Any:
-        """The group of this rank."""
-        return self._group
+        """The group of the client's ranks."""
+        return self._together
 
     def get_model_parallel_group(self) -> Any:
         """The group of this rank."""
-        return self._group
+        return self._alone
 
     def get_data_parallel_world_size(self) -> int:
-        """One."""
-        return 1
+        """How many ranks train a client."""
+        return dist.get_world_size(self._together)
 
     def get_model_parallel_world_size(self) -> int:
         """One."""
         return 1
 
     def get_data_parallel_rank(self) -> int:
-        """Zero."""
-        return 0
+        """This rank among the client's."""
+        return dist.get_rank(self._together)
 
     def get_model_parallel_rank(self) -> int:
         """Zero."""
         return 0
+
+
+@contextlib.contextmanager
+def old_names() -> Iterator[None]:
+    """Without torch's warnings of the names by which DeepSpeed calls collectives."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
+        yield
 
 
 @contextlib.contextmanager
@@ -70,7 +84,7 @@ def quiet_deepspeed(device: torch.device, local_rank: int) -> Iterator[ModuleTyp
     build = backend.build_shm_op
     backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
     try:
-        with environment_kept():
+        with environment_kept(), old_names():
             os.environ.setdefault("LOCAL_RANK", str(local_rank))
             yield deepspeed
     finally:

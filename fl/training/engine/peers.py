@@ -3,9 +3,17 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fl.common.ranks import Ranks
+
+
+def own_group(peers: Ranks) -> dist.ProcessGroup:
+    """A new process group of these ranks, for a library's collectives: where a rank fails in a step, no other collective
+    meets one of these."""
+    assert peers.group is not None
+    return dist.new_group(dist.get_process_group_ranks(peers.group), use_local_synchronization=True)
 
 
 def share_of(peers: Ranks, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -18,6 +26,11 @@ def share_of(peers: Ranks, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]
     if not weight:
         begin, end = 0, 1  # what counts on every rank (hooks on gradients, collectives) does so here too
     return x[begin:end], y[begin:end], weight
+
+
+def mean_loss(peers: Ranks, loss: Tensor) -> Tensor:
+    """The mean of all ranks' weighted losses (see `share_of`), detached, on the device of `loss`; collective."""
+    return peers.sum(loss.detach().to(peers.wire_device)).to(loss.device) / peers.world_size
 
 
 def accumulate_together(

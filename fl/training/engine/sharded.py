@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import ClassVar
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -18,7 +17,7 @@ from fl.common.ranks import Ranks
 from fl.models.own_state import OwnState
 
 from .base import Loss
-from .peers import share_of
+from .peers import mean_loss, own_group, share_of
 from .plain import PlainEngine
 
 
@@ -43,12 +42,10 @@ class ShardedEngine(PlainEngine):
         peers: Ranks,
     ) -> None:
         super().__init__(options, model, device, loss, peers)
-        assert peers.group is not None
         self._ranks = peers
         self.network = copy.deepcopy(self.model)
         self.network._apply(lambda tensor: tensor.contiguous())  # FSDP takes no others
-        # A group of its own: where a rank fails in a step, no other collective meets FSDP's.
-        group = dist.new_group(dist.get_process_group_ranks(peers.group), use_local_synchronization=True)
+        group = own_group(peers)
         # DTensor's caches, which outlive a group, take meshes of the same name and ranks for one.
         mesh = DeviceMesh.from_group(group, device.type, mesh_dim_names=(f"peers {group.group_name}",))
         lists = [each for each in self.network.modules() if isinstance(each, nn.Sequential | nn.ModuleList)]
@@ -89,5 +86,4 @@ class ShardedEngine(PlainEngine):
         own, targets, weight = share_of(self._ranks, x, y)
         loss = loss_of(own, targets) * weight
         backward(loss)  # which averages gradients over the ranks
-        mean = self._ranks.sum(loss.detach().to(self._ranks.wire_device)) / self._ranks.world_size
-        return mean.to(self.device)
+        return mean_loss(self._ranks, loss)

@@ -40,10 +40,6 @@ EXAMPLES: list[tuple[dict[str, Any], str]] = [
     ({"fragments": 2, "downlink": "powersgd:2"}, "it codes whole matrices"),
     ({"fragments": 2, "error_feedback": "residual:0.9"}, "what waits for its turn would fade"),
     ({"ranks_per_client": 2, "mode": "step"}, "--mode must not be step"),
-    (
-        {"ranks_per_client": 2, "engine": "deepspeed"},
-        "--ranks-per-client 2: DeepSpeed's engine trains each client on one rank",
-    ),
     ({"ranks_per_client": 2, "precision": "fp16"}, "use bf16 or fp32"),
     ({"engine": "fsdp"}, "--engine fsdp shares out a client among its ranks: --ranks-per-client must be at least 2"),
     ({"engine": "fsdp", "ranks_per_client": 2, "prune": "magnitude:0.5"}, "--engine fsdp has each gradient in parts"),

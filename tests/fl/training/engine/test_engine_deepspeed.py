@@ -351,8 +351,15 @@ def test_same_values_on_both_sides_are_no_contradiction(tmp_path: Path) -> None:
     [
         ({"gradient_compression": {"enabled": True}}, r"'gradient_compression' in ds\.json is no key of DeepSpeed"),
         ({"gradient_cliping": 1.0}, r"did you mean 'gradient_clipping'\?"),
-        ({"zero_optimization": {"stage": 2}}, r"zero_optimization\.stage 2 .*use stage 0"),
-        ({"zero_optimization": {"stage": "0"}}, r"zero_optimization\.stage \"0\" .*use stage 0"),
+        ({"zero_optimization": {"stage": 2}}, r"zero_optimization\.stage 2 .*stage 0, or --ranks-per-client"),
+        ({"zero_optimization": {"stage": "0"}}, r"zero_optimization\.stage \"0\" .*must be 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 4}}, r"zero_optimization\.stage 4 .*must be 0, 1, 2 or 3"),
+        ({"zero_optimization": {"round_robin_gradients": True}}, r"round_robin_gradients in ds\.json .*remove the key"),
+        ({"zero_optimization": {"stage": True}}, r"zero_optimization\.stage true .*must be 0, 1, 2 or 3"),
+        (
+            {"zero_optimization": {"zero_hpz_partition_size": 2}},
+            r"zero_hpz_partition_size in ds\.json .*remove the key",
+        ),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}},
             r"offload_optimizer in ds\.json .*remove the key",
@@ -385,6 +392,28 @@ def test_files_that_cannot_work_are_refused(tmp_path: Path, contents: dict[str, 
     """Oracle: one sentence with key and value, before DeepSpeed is even imported."""
     with pytest.raises(ConfigError, match=message):
         configure(tmp_path, contents)
+
+
+def test_the_ranks_of_a_client_share_its_batch(tmp_path: Path) -> None:
+    """Oracle: DeepSpeed's equation, train_batch_size = train_micro_batch_size_per_gpu x ranks."""
+    for contents in ({"train_batch_size": 16}, {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4}):
+        assert configure(tmp_path, contents, ranks_per_client=4).batch_size == 4
+    with pytest.raises(ConfigError, match=r"train_batch_size 6 in ds\.json .*multiple of --ranks-per-client 4"):
+        configure(tmp_path, {"train_batch_size": 6}, ranks_per_client=4)
+    with pytest.raises(ConfigError, match=r"gradient_allreduce_op \"sum\" in ds\.json: .*remove the key"):
+        configure(tmp_path, {"gradient_allreduce_op": "sum"}, ranks_per_client=4)
+    with pytest.raises(ConfigError, match=r"train_batch_size 4 .* must equal train_micro_batch_size_per_gpu 4, times"):
+        configure(tmp_path, {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 4}, ranks_per_client=4)
+
+
+def test_what_zero_cannot_share_out(tmp_path: Path) -> None:
+    """Oracle: one sentence that names the stage and what is in its way."""
+    zero = {"zero_optimization": {"stage": 2}}
+    with pytest.raises(ConfigError, match=r"stage 2 in ds\.json .* and --prune magnitude:0\.5 masks whole ones"):
+        configure(tmp_path, zero, ranks_per_client=2, prune="magnitude:0.5")
+    ranks = SimpleNamespace(**vars(RANKS), peers=None)
+    with pytest.raises(ConfigError, match=r"stage 2 in ds\.json .*batch norm .*torch_autocast"):
+        make_engine(configure(tmp_path, zero | BF16, ranks_per_client=2), small_model(), ranks)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"bf16": {}, "bf16": {}}', None])
