@@ -38,7 +38,7 @@ class LocalModels:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self.gradients = MaskedGradients(worker.engine.model, worker.state.layout.names)
+        self.gradients = MaskedGradients(worker.engine.network, worker.state.layout.names)
 
     def __call__(self, submodel: Submodel, *, squares: Tensor | None = None) -> LocalModel:
         """The model of `submodel`; for `squares` see `MaskedModel`."""

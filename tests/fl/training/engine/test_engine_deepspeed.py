@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fl.common.config import Config
 from fl.common.errors import ConfigError
+from fl.run.loop import make_rounds
 from fl.training.engine import deepspeed_engine, make_engine
 from fl.training.engine.base import LocalEngine
 from fl.training.engine.deepspeed_config import reconcile
@@ -22,6 +23,7 @@ from fl.training.engine.deepspeed_json import KNOWN_KEYS, REFUSED_KEYS
 from fl.training.engine.plain import PlainEngine
 from fl.training.schedule import first_learning_rate
 from tests.fl.training.engine.deepspeed_files import ADAMW, AUTOCAST, AUTOCAST_FP16, BF16, FP16, FP32, SCHEDULE
+from tests.support import make_worker
 
 pytestmark = pytest.mark.slow
 
@@ -392,6 +394,19 @@ def test_files_that_cannot_work_are_refused(tmp_path: Path, contents: dict[str, 
     """Oracle: one sentence with key and value, before DeepSpeed is even imported."""
     with pytest.raises(ConfigError, match=message):
         configure(tmp_path, contents)
+
+
+@pytest.mark.parametrize("contents", [FP32, BF16])
+def test_pruned_weights_stay_zero_while_a_client_trains(tmp_path: Path, contents: dict[str, Any]) -> None:
+    """Oracle: half of the weights, also where DeepSpeed trains a 16-bit copy of the model."""
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(contents))
+    options = {"prune": "magnitude:0.5", "precision": "bf16" if contents is BF16 else "fp32", "clients": 1}
+    worker = make_worker(**options, deepspeed_config=str(path), limit_train=100, lr=0.02)
+    rounds = make_rounds(worker)
+    rounds.run(0)
+    weights = torch.cat([parameter.flatten() for parameter in worker.engine.model.parameters()])
+    assert 0.4 < weights.eq(0).float().mean() < 0.6
 
 
 def test_the_ranks_of_a_client_share_its_batch(tmp_path: Path) -> None:
