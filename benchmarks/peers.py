@@ -42,7 +42,7 @@ def contenders(pfl: str | None, flower: str | None) -> dict[tuple[str, int], lis
 
 
 def measure(name: str, command: list[str], processes: int, data_dir: str, rounds: int) -> list[float]:
-    """Seconds of each round that counts."""
+    """Seconds of each round that counts; none where a peer has failed, so that its turn does not cost all the others'."""
     threads = max(1, CORES // processes)
     environment = {
         **os.environ,
@@ -57,13 +57,12 @@ def measure(name: str, command: list[str], processes: int, data_dir: str, rounds
         else:
             arguments = [data_dir, str(rounds)]
         done = subprocess.run([*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+        lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        if done.returncode or not (lines or name == OURS):
+            sys.stderr.write(f"{name}, {processes}: exit status {done.returncode}: {done.stderr[-2000:]}\n")
+            return []
         if name == OURS:  # the last round is evaluated
             return [row["time_s"] for row in read_metrics(Path(folder) / "run")[1:-1]]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     seconds: list[float] = json.loads(lines[-1])["round_s"]
     return seconds
 
@@ -81,10 +80,8 @@ def main() -> None:
     for _ in range(args.repeats):
         for (name, processes), command in contenders(args.pfl, args.flower).items():
             rounds = 1 if name == "Flower" else args.rounds
-            found = measure(name, command, processes, str(args.data_dir), rounds)
-            seconds[name, processes] += found
-            sys.stderr.write(f"{name}, {processes}: {statistics.median(found):.2f} s\n")
-    medians = {each: statistics.median(found) for each, found in seconds.items()}
+            seconds[name, processes] += measure(name, command, processes, str(args.data_dir), rounds)
+    medians = {each: statistics.median(found) for each, found in seconds.items() if found}
     ours = min(median for (name, _), median in medians.items() if name == OURS)
     rows = [
         [name, str(processes), f"{median:.2f}", f"{min(seconds[name, processes]):.2f}", f"{median / ours:.2f}"]

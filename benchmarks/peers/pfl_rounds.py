@@ -1,4 +1,4 @@
-"""The workload in pfl-research 0.6.0: `pfl_rounds.py DATA_DIR ROUNDS`, one process or more (torchrun)."""
+"""The workload in pfl-research 0.6.0: `pfl_rounds.py [--bf16] DATA_DIR ROUNDS`, one process or more (torchrun)."""
 
 import os
 import sys
@@ -49,7 +49,7 @@ class Clock(TrainingProcessCallback):
         return False, Metrics()
 
 
-def main(data_dir: str, rounds: int) -> None:
+def main(data_dir: str, rounds: int, bf16: bool) -> None:
     """Every round."""
     parts = clients(data_dir)
     users = FederatedDataset(
@@ -60,7 +60,7 @@ def main(data_dir: str, rounds: int) -> None:
         model=module,
         local_optimizer_create=torch.optim.SGD,
         central_optimizer=torch.optim.SGD(module.parameters(), lr=1.0),
-        amp_dtype=torch.bfloat16 if "--bf16" in sys.argv else None,
+        amp_dtype=torch.bfloat16 if bf16 else None,
     )
     clock = Clock()
     FederatedAveraging().run(
@@ -83,4 +83,5 @@ def main(data_dir: str, rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    *flags, data_dir, rounds = sys.argv[1:]
+    main(data_dir, int(rounds), bf16="--bf16" in flags)

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from .dropout import ByteDropout
 from .small import at_least, he_weights
 
 
@@ -20,18 +21,18 @@ def emotion_cnn(*, classes: int, in_channels: int, image_size: int) -> nn.Module
         nn.Conv2d(32, 64, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Dropout(0.25),
+        ByteDropout(0.25),
         nn.Conv2d(64, 128, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Conv2d(128, 128, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Dropout(0.25),
+        ByteDropout(0.25),
         nn.Flatten(),
         nn.Linear(128 * side * side, 1024),
         nn.ReLU(),
-        nn.Dropout(0.5),
+        ByteDropout(0.5),
     ]
     he_weights(layers)
     return nn.Sequential(*layers, nn.Linear(1024, classes))

@@ -6,6 +6,8 @@ from torch import nn
 
 from fl.common.errors import ConfigError
 
+from .dropout import ByteDropout
+
 
 def at_least(name: str, image_size: int, smallest: int) -> None:
     """ConfigError if images of `image_size` pixels are smaller than the network `name` can take."""
@@ -70,11 +72,11 @@ def pfl_cnn(*, classes: int, in_channels: int, image_size: int) -> nn.Module:
         nn.Conv2d(32, 64, 3),
         nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Dropout(0.25),
+        ByteDropout(0.25),
         nn.Flatten(),
         nn.Linear(64 * side * side, 128),
         nn.ReLU(),
-        nn.Dropout(0.5),
+        ByteDropout(0.5),
         nn.Linear(128, classes),
     )
 
