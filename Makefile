@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-long lowcomm links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-memory bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-long lowcomm links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -71,6 +71,9 @@ bench-submodel: $(STAMP)
 # Needs 60 GB of disk, and half an hour.
 bench-clients: $(STAMP)
 	$(BIN)/python benchmarks/clients.py --data-dir $(or $(DATA),data)
+
+bench-memory: $(STAMP)
+	$(BIN)/python benchmarks/memory.py --data-dir $(or $(DATA),data)
 
 # PFL and FLOWER are interpreters of environments with pfl 0.6.0 and with flwr[simulation] 1.42; either may be left out.
 bench-peers: $(STAMP)

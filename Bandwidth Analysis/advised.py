@@ -19,26 +19,30 @@ from fl.advise.updates import recorded
 from fl.common.config import Config
 from fl.common.paths import expanded
 from fl.experiment.spec import read_experiment
+from fl.training.tasks.score import score_of
 
 HERE = Path(__file__).parent
-EXPERIMENTS = ("codecs", "codecs_more", "cifar10_pfl_cnn")
+EXPERIMENTS = ("codecs", "codecs_more", "cifar10_pfl_cnn", "lowcomm_codecs")
 """Folders here, and files of the same names."""
 
 
 def measured_rounds(folder: Path) -> dict[str, float]:
-    """By arm, the median over seeds and evaluated rounds of its rounds over those in which the dense arm had as high a
-    validation accuracy; rounds at which it was above all that dense ever had do not count."""
+    """By arm, the median over seeds and evaluated rounds of its rounds over those in which the dense arm had as good a
+    validation score; rounds at which it was better than all that dense ever had do not count."""
     curves: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     with open(folder / "curves.csv", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            curves[row["arm"], row["seed"]].append((float(row["round"]) + 1, float(row["val_accuracy"])))
+        reader = csv.DictReader(file)
+        score = score_of(reader.fieldnames or ())
+        for row in reader:
+            gain = score.gain(float(row[score.columns[0]]))
+            curves[row["arm"], row["seed"]].append((float(row["round"]) + 1, gain))
     found: dict[str, list[float]] = defaultdict(list)
     for (arm, seed), points in curves.items():
         rounds, dense = np.array(points), np.array(curves["dense", seed])
         found[arm] += [
-            at / rounds_until(dense[:, 0], dense[:, 1], score)
-            for at, score in rounds
-            if dense[0, 1] <= score <= dense[:, 1].max()
+            at / rounds_until(dense[:, 0], dense[:, 1], gain)
+            for at, gain in rounds
+            if dense[0, 1] <= gain <= dense[:, 1].max()
         ]
     return {arm: float(np.median(ratios)) for arm, ratios in found.items() if ratios}
 
@@ -75,7 +79,7 @@ def rows(folder: str, data_dir: str) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", type=expanded, default="data", help="folder with CIFAR-10 and MNIST")
+    parser.add_argument("--data-dir", type=expanded, default="data", help="folder with CIFAR-10, MNIST and Shakespeare")
     options = parser.parse_args()
     table = [row for folder in EXPERIMENTS for row in rows(folder, str(options.data_dir))]
     with open(HERE / "advised.csv", "w", newline="", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
 """`python benchmarks/clients.py`: seconds of a round and memory, for few clients and many that keep a residual each.
 
-Two pairs: ResNet-18 with so many residuals that they do not fit into memory, and lenet5 with one client a sample. In each
-pair rounds have as many clients, so that they should take as long. No report is drawn. The first half of the rounds, in
-which many clients have no residual yet, does not count.
+Two pairs: ResNet-18 and lenet5, each with so many residuals that they do not fit into memory; a client of lenet5 has one
+sample. In each pair rounds have as many clients, so that they should take as long. No report is drawn. The first half of the
+rounds, in which many clients have no residual yet, does not count.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from common import machine, show
 from fl.common.config import Config
 from fl.common.paths import expanded
 from fl.common.sizes import parse_size, say_size
+from fl.data import Dataset, Split
 
 RESNET: dict[str, Any] = {
     "model": "resnet18",
@@ -30,12 +31,21 @@ RESNET: dict[str, Any] = {
 }
 LENET: dict[str, Any] = {
     "model": "lenet5",
-    "dataset": "mnist",
+    "dataset": "clients:mnist_twice",
     "clients_per_round": 100,
     "local_steps": 1,
     "batch_size": 1,
     "val_fraction": 0.0,
 }
+
+
+def mnist_twice(folder: Path) -> Dataset:
+    """MNIST with every training sample twice, for more clients than it has samples."""
+    from fl.data.mnist import load
+
+    once = load(folder, download=False)
+    train = Split(once.train.x.repeat(2, 1, 1, 1), once.train.y.repeat(2))
+    return dataclasses.replace(once, train=train)
 
 
 def run(options: dict[str, Any], folder: str, result: Any) -> None:
@@ -74,8 +84,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000, help="with a ResNet-18 each")
     parser.add_argument("--rounds", type=int, default=200, help="of these; ten clients run a tenth")
     parser.add_argument("--budget", default="1GB", help="--state-budget of all")
-    parser.add_argument("--small-clients", type=int, default=60_000, help="with a lenet5 each")
-    parser.add_argument("--small-rounds", type=int, default=20)
+    parser.add_argument("--small-clients", type=int, default=100_000, help="with a lenet5 each")
+    parser.add_argument("--small-rounds", type=int, default=200)
     args = parser.parse_args()
     folder = Path(expanded(args.output_dir))
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor
 
-from .files import need_file, sha256, write_bytes, written_whole
+from .files import need_file, sha256_of, write_bytes, written_whole
 from .names import readable
 from .tensors import to_host
 
@@ -30,20 +30,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
-    """Write a safetensors file atomically; returns its SHA-256."""
-    data = tensors_to_bytes(tensors)
-    write_bytes(path, data)
-    return sha256(data)
+    """As `save_tensors`; returns the SHA-256 of the file."""
+    save_tensors(path, tensors)
+    return sha256_of(path)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """As `write_tensors`, for tensors on the CPU that are too large for a copy in memory."""
+    """Write a safetensors file atomically, without a copy of the tensors that are on the CPU."""
     if readable(str(path)) != str(path):  # which `save_file` cannot write to
         write_bytes(path, tensors_to_bytes(tensors))
         return
     with written_whole(path) as temporary:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+            save_file({name: tensor.contiguous() for name, tensor in to_host(tensors).items()}, temporary)
         except SafetensorError as error:  # what the system said is in its text alone
             code = re.search(r"os error (\d+)", str(error))
             number = int(code[1]) if code else errno.EIO

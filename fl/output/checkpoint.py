@@ -18,10 +18,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fl.common.errors import DataError, RoundError
 from fl.common.files import Beginning, sha256, write_bytes
 from fl.common.ranks import Ranks
-from fl.common.tensor_files import State, join_state, split_state, tensors_to_bytes
+from fl.common.tensor_files import State, join_state, split_state, write_tensors
 
 from .client_states import Changed, ClientStates
 from .record import Table
@@ -97,13 +99,15 @@ class Checkpoints:
         started = time.perf_counter()
         self.finish()
         changed = self.states.take_changed()
-        prepared: list[tuple[Manifest, bytes]] = []
+        prepared: list[tuple[Manifest, dict[str, Tensor]]] = []
 
         def prepare() -> None:
             tensors, rest = split_state(state)
-            data, rest = tensors_to_bytes(tensors), json.loads(json.dumps(rest))  # what follows may change in place
+            # What follows may change both in place.
+            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            rest = json.loads(json.dumps(rest))
             files, last_round = record(time.perf_counter() - started)
-            prepared.append((Manifest(next_round, "", None, files, rest, last_round), data))
+            prepared.append((Manifest(next_round, "", None, files, rest, last_round), copies))
 
         self.ranks.share_json(prepare)
         written = self._thread.submit(self._write_states, next_round, changed)
@@ -203,12 +207,11 @@ class Checkpoints:
             self._store.set(self._key(f"{next_round}_{self.ranks.rank}"), json.dumps(rows))
         return rows
 
-    def _complete(self, manifest: Manifest, data: bytes, written: Future[Any]) -> None:
+    def _complete(self, manifest: Manifest, tensors: dict[str, Tensor], written: Future[Any]) -> None:
         """On the thread of rank 0: write what is not the clients' when all of their files are on disk."""
         rows: list[list[Any]] = written.result()
         make_folder(self.folder, self.ranks)
-        write_bytes(self.folder / _server_name(manifest.next_round), data)
-        manifest.server_sha256 = sha256(data)
+        manifest.server_sha256 = write_tensors(self.folder / _server_name(manifest.next_round), tensors)
         for rank in range(1, self.ranks.world_size):
             rows += self._rows_of(rank, manifest.next_round)
         if rows and self._table is None:

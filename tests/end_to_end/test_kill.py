@@ -79,7 +79,7 @@ def test_killed_and_resumed(tmp_path: Path, whole: Path, kill: int) -> None:
 
 _WRITERS = {
     "a client's file": "fl.output.client_states.write_tensors",
-    "the server's file": "fl.output.checkpoint.write_bytes",
+    "the server's file": "fl.output.checkpoint.write_tensors",
     "the table": "fl.output.record.Table.so_far",
     "the manifest": "fl.output.checkpoint.write_bytes",
 }

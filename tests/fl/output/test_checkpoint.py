@@ -126,7 +126,10 @@ def test_a_checkpoint_holds_what_was_when_it_began(tmp_path, monkeypatch):
     assert [again.states.get(client)["residual"].tolist() for client in (0, 1)] == [[1.0, 0.0], [1.0, 1.0]]
 
 
-@pytest.mark.parametrize("where", ["fl.output.checkpoint.write_bytes", "fl.output.client_states.write_tensors"])
+@pytest.mark.parametrize(
+    "where",
+    ["fl.output.checkpoint.write_bytes", "fl.output.checkpoint.write_tensors", "fl.output.client_states.write_tensors"],
+)
 def test_an_error_of_the_disk_is_raised_at_the_next_checkpoint(tmp_path, monkeypatch, where):
     """In the thread it would be lost; the checkpoint before stays."""
     checkpoints = opened(tmp_path)

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import fl.output.checkpoint
 import fl.output.report
 import fl.run.loop
 from fl.common.errors import ConfigError, DataError, DiskError
-from fl.common.files import write_bytes
+from fl.common.tensor_files import write_tensors
 from fl.output.checkpoint import Checkpoints, _to_json
 from fl.output.report import write_report
 from fl.run.cli import main
@@ -191,13 +192,12 @@ def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
     """On a clock by which each of the server's files takes a thousand seconds, once somebody waits for it: the second round
     waits for the checkpoint of the first."""
     waited, asked = [0.0], threading.Event()
-    write, finish = write_bytes, Checkpoints.finish
+    write, finish = write_tensors, Checkpoints.finish
 
-    def slowly(path: Path, data: bytes) -> None:
-        if path.name.startswith("server"):
-            asked.wait()
-            waited[0] += 1000.0
-        write(path, data)
+    def slowly(path: Path, tensors: dict[str, torch.Tensor]) -> str:
+        asked.wait()
+        waited[0] += 1000.0
+        return write(path, tensors)
 
     def ask(checkpoints: Checkpoints) -> None:
         if checkpoints._begun:
@@ -205,7 +205,7 @@ def test_a_rounds_time_holds_its_checkpoint(tmp_path: Path, monkeypatch: pytest.
         finish(checkpoints)
 
     clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + waited[0])
-    monkeypatch.setattr("fl.output.checkpoint.write_bytes", slowly)
+    monkeypatch.setattr("fl.output.checkpoint.write_tensors", slowly)
     monkeypatch.setattr(Checkpoints, "finish", ask)
     for module in (fl.run.loop, fl.output.checkpoint):
         monkeypatch.setattr(module, "time", clock)
