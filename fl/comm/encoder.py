@@ -85,6 +85,11 @@ class Encoder:
         return Message(report, sections), decoded, sender.state_dict()
 
     @property
+    def keeps(self) -> bool:
+        """Whether clients keep anything between rounds: residuals and velocities, or what a codec starts from."""
+        return self.kept_vectors > 0 or self.uplink.codec.warm
+
+    @property
     def kept_vectors(self) -> int:
         """How many vectors as large as the model a client keeps between rounds."""
         return {"none": 0, "residual": 1, "dgc": 2}[Sender(self.uplink.codec, self.feedback).feedback]

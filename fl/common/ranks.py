@@ -11,8 +11,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ class Ranks:
     group: dist.ProcessGroup | None = None
     peers: "Ranks | None" = None
     shards: "Ranks | None" = None
+    _placed: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def per_client(self) -> int:
@@ -82,8 +83,20 @@ class Ranks:
         return self.is_server or self.shards is not None
 
     def owner(self, client: int) -> int:
-        """The rank that hosts `client`, always the same one: it sends, and its residual and other state live there."""
-        return client % (self.world_size // self.per_client) * self.per_client
+        """The rank that hosts `client`: it sends, and its residual and other state live there. Always the same one, unless
+        the client was placed elsewhere."""
+        hosts = self.world_size // self.per_client
+        return self._placed.get(client, client % hosts) * self.per_client
+
+    def place(self, steps: Mapping[int, int]) -> None:
+        """Until the next call have these clients, which keep nothing between rounds and take so many `steps`, where they
+        are done soonest: the longest first, each on the rank with the fewest steps. The same on every rank."""
+        loads = [0] * (self.world_size // self.per_client)
+        self._placed.clear()
+        for client in sorted(steps, key=lambda client: (-steps[client], client)):
+            host = loads.index(min(loads))
+            self._placed[client] = host
+            loads[host] += steps[client]
 
     def hosts(self, client: int) -> bool:
         """Whether this rank hosts `client`."""

@@ -372,8 +372,16 @@ class FederatedRounds(Rounds):
 
     @property
     def kept_vectors(self) -> int:
-        of_training = self.algorithm.kept_vectors + self.plan.kept_vectors + count_moments(self.worker.config)
-        return self.encoder.kept_vectors + of_training
+        return self.encoder.kept_vectors + self._kept_of_training
+
+    @property
+    def _kept_of_training(self) -> int:
+        return self.algorithm.kept_vectors + self.plan.kept_vectors + count_moments(self.worker.config)
+
+    @property
+    def clients_keep(self) -> bool:
+        """Whether clients keep anything from round to round, on the rank that hosts them."""
+        return self.encoder.keeps or self._kept_of_training > 0 or self.worker.config.prune != "none"
 
     def put_states(self) -> None:
         if self.ranks.serves:

@@ -1,10 +1,12 @@
 """Clients and ranks that do not divide. Oracle: the same run on one rank, bit for bit."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fl.data.batches import batch_sizes
 from tests.support import TIMES, rows, run_on_ranks
 
 _COMMON: dict[str, Any] = {
@@ -23,6 +25,17 @@ _RUNS: dict[str, dict[str, Any]] = {
     "alone": {**_COMMON, "rounds": 6, "clients": 3, "clients_per_round": 1, "precision": "bf16"},
     "nothing": {**_COMMON, "clients": 3, "uplink": "threshold:1e9", "downlink": "threshold:1e9", "local_steps": 1},
     "many": {**_COMMON, "rounds": 1, "clients": 60, "limit_train": 70, "server": "fedavg"},
+    "placed": {
+        **{**_COMMON, "error_feedback": "none"},
+        **{
+            "rounds": 6,
+            "clients": 9,
+            "clients_per_round": 4,
+            "partition": "quantity:1",
+            "local_epochs": 2,
+            "batch_size": 4,
+        },
+    },
     "norm": {**_COMMON, "clients": 3, "model": "tests.user_code:norm_model", "partition": "quantity:1"},
 }
 
@@ -53,8 +66,25 @@ def test_any_number_of_ranks_ends_in_the_same_bits(folders: dict[int, Path], nam
     assert (one / "partition.json").read_text() == (many / "partition.json").read_text()
 
 
+def test_clients_that_keep_nothing_are_shared_out_by_their_steps(folders: dict[int, Path]) -> None:
+    """Oracle, Graham (1969): the busiest rank has at most 4/3 - 1/(3 ranks) times the steps that it has in the best of all
+    ways to place the cohort."""
+    for world_size in (2, 4):
+        table, moved = rows(folders[world_size] / "placed", "clients"), 0
+        for number in range(6):
+            own = [row for row in table if row["round"] == str(number)]
+            steps = [2 * len(batch_sizes(int(row["samples"]), 4)) for row in own]
+            busiest = [
+                max(sum(taken for taken, at in zip(steps, places, strict=True) if at == rank) for rank in places)
+                for places in ([int(row["rank"]) for row in own], *product(range(world_size), repeat=len(own)))
+            ]
+            assert busiest[0] <= (4 / 3 - 1 / (3 * world_size)) * min(busiest)
+            moved += sum(int(row["rank"]) != int(row["client"]) % world_size for row in own)
+        assert moved, "by number alone they would be where they always are"
+
+
 def test_a_client_belongs_to_one_rank(folders: dict[int, Path]) -> None:
-    """clients.csv tells each client's rank: client mod ranks, in every round."""
+    """clients.csv tells each client's rank: client mod ranks, in every round, where clients keep a residual."""
     for world_size, folder in folders.items():
         for row in rows(folder / "sampled", "clients"):
             assert int(row["rank"]) == int(row["client"]) % world_size
