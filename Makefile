@@ -10,15 +10,15 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
 
-# In random order, on as many processes as there are cores. Neighbouring tests stay together, because those of a file share what
-# is slow to make, until a process is idle and takes half of what another has left. `pytest -p no:randomly` keeps the order of
-# the files, `--randomly-seed=N` repeats one.
+# In random order, on half as many processes again as there are cores (tests/conftest.py). Neighbouring tests stay together,
+# because those of a file share what is slow to make, until a process is idle and takes half of what another has left.
+# `pytest -p no:randomly` keeps the order of the files, `--randomly-seed=N` repeats one.
 test: $(STAMP) lint browser
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # While you work: a minute and a half on two cores. Whole runs and several ranks are left to `make test`.
 check: $(STAMP) lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m "not slow" tests/compression tests/fl
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow" tests/compression tests/fl
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

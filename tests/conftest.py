@@ -14,6 +14,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: more than there are cores, because a third of the time tests wait for processes, signals and sockets. No
+    more than 12: each takes a gigabyte with its ranks."""
+    return min(12, (os.cpu_count() or 1) * 3 // 2)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real data sets that LEANFED_DATA names; without it the test is skipped, or fails where the
