@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-memory bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-long lowcomm links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-memory bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-long lowcomm lowcomm-codecs links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -135,6 +135,11 @@ lowcomm: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/lowcomm.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/lowcomm"
 	$(BIN)/python "Bandwidth Analysis/lowcomm/seconds.py"
+
+# What codecs cost a language model, by rounds, to check `leanfed advise`: twenty minutes on a core.
+lowcomm-codecs: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/lowcomm_codecs.yaml --data-dir $(or $(DATA),data) \
+		--results "Bandwidth Analysis/lowcomm_codecs"
 
 # Seconds of an exchange over real links between network namespaces; needs root. About seven minutes.
 links: $(STAMP)
