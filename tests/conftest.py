@@ -9,11 +9,14 @@ import pytest
 import fl  # noqa: F401 - makes `compression` ours too where the standard library has one, before a test asks for it
 import tests.no_fsync  # noqa: F401
 
-# A shell's background job ignores Ctrl-C, and so would all that is started here.
+# A shell's background job ignores Ctrl-C, and one under nohup that its terminal goes; so would all that is started here.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Of `-n auto`: more than there are cores, because a third of the time tests wait for processes, signals and sockets. No
     more than 12: each takes a gigabyte with its ranks."""

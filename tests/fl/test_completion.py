@@ -54,7 +54,7 @@ def _flags() -> set[str]:
         (["--config", "configs/quick"], {"configs/quickstart.yaml"}),
         (["--output-dir", "docu"], set()),
         (["--init", "READ"], {"README.md"}),
-        (["experiment", "experiments/lowc"], {"experiments/lowcomm.yaml"}),
+        (["experiment", "experiments/gpu_low"], {"experiments/gpu_lowcomm.yaml"}),
         (["experiment", "x.yaml", "--on"], {"--only"}),
         (["compare", "a", "b", "--compute", ""], {"flops", "train_s"}),
         (["export", "--bits", "4", "READ"], {"README.md"}),
