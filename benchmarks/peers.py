@@ -42,7 +42,8 @@ def contenders(pfl: str | None, flower: str | None) -> dict[tuple[str, int], lis
 
 
 def measure(name: str, command: list[str], processes: int, data_dir: str, rounds: int) -> list[float]:
-    """Seconds of each round that counts; none where a peer has failed, so that its turn does not cost all the others'."""
+    """Seconds of each round that counts; none where a peer has failed, so that its turn does not cost all the others'.
+    SystemExit where LeanFed or the bare loop has."""
     threads = max(1, CORES // processes)
     environment = {
         **os.environ,
@@ -59,7 +60,10 @@ def measure(name: str, command: list[str], processes: int, data_dir: str, rounds
         done = subprocess.run([*command, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
         lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
         if done.returncode or not (lines or name == OURS):
-            sys.stderr.write(f"{name}, {processes}: exit status {done.returncode}: {done.stderr[-2000:]}\n")
+            problem = f"{name}, {processes}: exit status {done.returncode}: {done.stderr[-2000:]}\n"
+            if name in (BARE, OURS):
+                raise SystemExit(problem)
+            sys.stderr.write(problem)
             return []
         if name == OURS:  # the last round is evaluated
             return [row["time_s"] for row in read_metrics(Path(folder) / "run")[1:-1]]
@@ -80,7 +84,10 @@ def main() -> None:
     for _ in range(args.repeats):
         for (name, processes), command in contenders(args.pfl, args.flower).items():
             rounds = 1 if name == "Flower" else args.rounds
-            seconds[name, processes] += measure(name, command, processes, str(args.data_dir), rounds)
+            found = measure(name, command, processes, str(args.data_dir), rounds)
+            seconds[name, processes] += found
+            if found:
+                sys.stderr.write(f"{name}, {processes}: {statistics.median(found):.2f} s\n")
     medians = {each: statistics.median(found) for each, found in seconds.items() if found}
     ours = min(median for (name, _), median in medians.items() if name == OURS)
     rows = [

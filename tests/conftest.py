@@ -18,8 +18,8 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Of `-n auto`: more than there are cores, because a third of the time tests wait for processes, signals and sockets. No
-    more than 12: each takes a gigabyte with its ranks."""
+    """Of `-n auto`: more than there are cores, because for more than a quarter of the time tests wait for processes, signals
+    and sockets. No more than 12: each takes gigabytes with its ranks."""
     return min(12, (os.cpu_count() or 1) * 3 // 2)
 
 

@@ -46,12 +46,14 @@ def test_measured_rounds_are_those_of_the_curves(experiment: str) -> None:
 
 @pytest.mark.parametrize("row", [row for name in advised.EXPERIMENTS for row in arms(name)], ids=lambda row: row["arm"])
 def test_rounds_are_as_expected(row: dict[str, Any]) -> None:
-    """The runs needed what was expected, give or take a quarter, but for low rank: so that is not advised unconfirmed."""
+    """Within a quarter of what the runs needed, but for low rank, which is why that is not advised unconfirmed, and within a
+    third where more than twice the rounds are expected, which is never advised."""
     off = float(row["measured_rounds"]) / float(row["expected_rounds"])
     if "powersgd" in row["uplink"]:
         assert off > 1.2
     else:
-        assert 0.75 < off < 1.25
+        most = 1.25 if float(row["expected_rounds"]) <= 2 else 4 / 3
+        assert 1 / most < off < most
 
 
 @pytest.mark.parametrize("mbit", ["0.01", "0.1", "1", "10", "100", "1000"])

@@ -25,7 +25,7 @@ from fl.common.paths import expand_paths
 from fl.common.program import program
 from fl.common.ranks import join_ranks
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
-from fl.common.tensor_files import join_state, split_state, write_tensors
+from fl.common.tensor_files import join_state, save_tensors, split_state, write_tensors
 from fl.data import is_by_site
 from fl.data.schema import read_schema
 from fl.output.stored import Stored, client_file, load_tensors
@@ -130,7 +130,7 @@ def _do(job: SiteJob, rounds: SyncRounds, folder: Path, table: _Table) -> Outcom
     folder.mkdir(parents=True, exist_ok=True)
     _catch_up(job, rounds, folder, table)
     if job.ends:
-        write_tensors(folder / _FINAL, rounds.state.state_dict())
+        save_tensors(folder / _FINAL, rounds.state.state_dict())
         return Delivered()
     new = _Table(job.version, schema=table.schema)
     outcome = _train(job, rounds, folder, table, new)

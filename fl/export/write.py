@@ -13,7 +13,7 @@ from fl.common.errors import ConfigError, DataError
 from fl.common.files import disk_told, read_json, write_json
 from fl.common.paths import expand, expanded
 from fl.common.ranks import Ranks
-from fl.common.tensor_files import read_tensors, write_tensors
+from fl.common.tensor_files import read_tensors, save_tensors
 from fl.data import Split, load_dataset
 from fl.data.normalise import make_normaliser
 from fl.data.split import divide
@@ -180,7 +180,7 @@ class _Export:
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:  # tensors that layers share must not share memory in such a file
-            write_tensors(path, {key: tensor.detach().clone() for key, tensor in content.items()})
+            save_tensors(path, {key: tensor.detach().clone() for key, tensor in content.items()})
         self.files[name] = {"bytes": path.stat().st_size}
 
     def _measure(self, kind: str) -> None:

@@ -24,6 +24,7 @@ from fl.common.errors import DataError, RoundError
 from fl.common.files import Beginning, sha256, write_bytes
 from fl.common.ranks import Ranks
 from fl.common.tensor_files import State, join_state, split_state, write_tensors
+from fl.common.tensors import to_host
 
 from .client_states import Changed, ClientStates
 from .record import Table
@@ -104,8 +105,8 @@ class Checkpoints:
         def prepare() -> None:
             tensors, rest = split_state(state)
             # What follows may change both in place.
-            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-            rest = json.loads(json.dumps(rest))
+            host, rest = to_host(tensors), json.loads(json.dumps(rest))
+            copies = {name: host[name].clone() if old.is_cpu else host[name] for name, old in tensors.items()}
             files, last_round = record(time.perf_counter() - started)
             prepared.append((Manifest(next_round, "", None, files, rest, last_round), copies))
 

@@ -24,14 +24,13 @@ class SyncRounds(FederatedRounds):
         self.participants.append(self._ahead)
         # DeepSpeed's engine calls collective operations of its own, and several ranks of a client average gradients.
         alone = worker.engine.name != "deepspeed" and self.ranks.peers is None
-        self._free_to_place = not (self.clients_keep or config.overlap)
         # Buffers are published every round.
         self._overlaps = config.overlap and alone and self.ranks.world_size > 1 and not self.state.buffers.numel()
 
     def run(self, number: int) -> RoundResult:
         cohort = self.cohort(number)
         numbers = dict.fromkeys(cohort, number)
-        if self._free_to_place:
+        if not self.clients_keep:
             self.ranks.place({client: self.local_plan.steps(self.worker.sizes[client]) for client in cohort})
         with transaction(self.participants):
             self.rejections.begin(number, len(cohort), drawn=self.sampler.draws_count)

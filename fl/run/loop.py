@@ -23,7 +23,7 @@ from fl.common.progress import work
 from fl.common.ranks import Ranks, in_groups, join_ranks
 from fl.common.stopping import Stopped, stopping
 from fl.common.surroundings import on_cpu_by_default, replaying, usual_surroundings
-from fl.common.tensor_files import write_tensors
+from fl.common.tensor_files import save_tensors
 from fl.common.terminal import lasting_output, try_to_write
 from fl.output.checkpoint import Checkpoints, Manifest, saved_rounds
 from fl.output.predictions import write_predictions
@@ -374,7 +374,7 @@ class _Run:
         if self.books is None:
             return {}
         state = self.worker.state
-        write_tensors(self.folder / "final_model.safetensors", state.state_dict())
+        save_tensors(self.folder / "final_model.safetensors", state.state_dict())
         extra = {
             "bytes_counted": "payloads" if mode_of(self.config).sees_each_update else "at the collective calls",
             "folder": str(self.folder),

@@ -36,6 +36,10 @@ _RUNS: dict[str, dict[str, Any]] = {
             "batch_size": 4,
         },
     },
+    "warm": {
+        **{**_COMMON, "uplink": "powersgd:2", "error_feedback": "none"},
+        **{"rounds": 6, "clients": 5, "clients_per_round": 2, "partition": "quantity:1", "local_epochs": 1},
+    },
     "norm": {**_COMMON, "clients": 3, "model": "tests.user_code:norm_model", "partition": "quantity:1"},
 }
 

@@ -85,7 +85,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No room for the model: one sentence with the way on, nothing half-written; with room again, the same model."""
     whole = run_here(tmp_path, "whole", **OPTIONS)
     with monkeypatch.context() as patched:
-        patched.setattr(fl.run.loop, "write_tensors", failing(OSError(errno.ENOSPC, "No space left on device")))
+        patched.setattr(fl.run.loop, "save_tensors", failing(OSError(errno.ENOSPC, "No space left on device")))
         with pytest.raises(DiskError) as caught:
             run_here(tmp_path, "a", **OPTIONS)
     folder = tmp_path / "a"
