@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -50,3 +51,8 @@ def said(folder: Path, rank: int) -> str:
     told = (folder / f"stderr{rank}").read_text()
     assert "Traceback" not in told, told
     return told.splitlines()[-1]
+
+
+def assert_lost(told: str, victim: int) -> None:
+    """`told` is about the connection to this rank, and the client that it trains if the rank has said so in time."""
+    assert re.match(rf"error: the connection to rank {victim}( \(client \d+\))? is broken; to go on: ", told), told
