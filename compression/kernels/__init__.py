@@ -16,6 +16,7 @@ from .availability import available, switched_off
 
 if TYPE_CHECKING:
     from .adding import accumulate
+    from .logarithmic import from_cells, to_cells
     from .packing import pack_bits, pack_fixed, unpack_bits, unpack_fixed
     from .rounding import round_stochastic, uniform
     from .selecting import compact, kth_magnitude, topk_positions
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 _MODULES = {
     "accumulate": "adding",
     "compact": "selecting",
+    "from_cells": "logarithmic",
     "kth_magnitude": "selecting",
     "pack_bits": "packing",
     "pack_fixed": "packing",
     "round_stochastic": "rounding",
+    "to_cells": "logarithmic",
     "topk_positions": "selecting",
     "uniform": "rounding",
     "unpack_bits": "packing",
@@ -37,11 +40,13 @@ __all__ = [
     "accumulate",
     "available",
     "compact",
+    "from_cells",
     "kth_magnitude",
     "pack_bits",
     "pack_fixed",
     "round_stochastic",
     "switched_off",
+    "to_cells",
     "topk_positions",
     "uniform",
     "unpack_bits",

@@ -63,6 +63,7 @@ class Blockwise(ValueFormat):
     """A format with one 4-byte word of side information for each `block` consecutive values (the last may be shorter)."""
 
     block: ClassVar[int] = 256
+    impossible: ClassVar[str] = "a block's scale is negative, infinite or NaN"
 
     @property
     @abstractmethod
@@ -75,7 +76,11 @@ class Blockwise(ValueFormat):
 
     @abstractmethod
     def _restore(self, words: Tensor, codes: Tensor) -> Tensor:
-        """Words int32 [b], codes uint8 [b, m] below code_count -> fp32 [b, m]; PayloadError for impossible words."""
+        """Words int32 [b] that are not `_wrong`, codes [b, m] below code_count -> fp32 [b, m]."""
+
+    def _wrong(self, words: Tensor) -> Tensor:
+        """Of words int32 [b] those that no sender writes, bool [b]; `impossible` says so of them."""
+        return (words < 0) | (words > _LARGEST_FP32)
 
     def side_bytes(self, k: int) -> int:
         """Four bytes a block."""
@@ -102,6 +107,8 @@ class Blockwise(ValueFormat):
         codes = codes.contiguous()
         if k and int(codes.max()) >= self.code_count:
             raise PayloadError(f"a code of {self} lies beyond the largest, {self.code_count - 1}")
+        if bool(self._wrong(words).any()):
+            raise PayloadError(self.impossible)
         for start, stop, rows, blocks in self._pieces(k, codes.device):
             part = codes[start:stop].view(rows, -1)
             values[start:stop] = self._restore(words[blocks], part).view(-1)
@@ -136,9 +143,7 @@ def row_sums(rows: Tensor) -> Tensor:
 
 
 def scales_from(words: Tensor) -> Tensor:
-    """Words int32 [b] -> scales fp32 [b, 1]; PayloadError unless each is finite, its sign bit not set."""
-    if bool(((words < 0) | (words > _LARGEST_FP32)).any()):
-        raise PayloadError("a block's scale is negative, infinite or NaN")
+    """Words int32 [b] -> scales fp32 [b, 1]."""
     return words.view(torch.float32)[:, None]
 
 

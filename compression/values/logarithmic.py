@@ -1,11 +1,12 @@
 """log4, log3 and log2: a sign and a logarithmic magnitude, for values that span few binades, as those kept by top-k do."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..errors import PayloadError
+from .. import kernels
 from .base import Blockwise
 
 _LARGEST_BF16 = 0x7F7F0000
@@ -28,6 +29,8 @@ class Logarithmic(Blockwise):
     the smallest other magnitude, then stands for zero, and its cells are 2 / m wider.
     """
 
+    impossible: ClassVar[str] = "a block's smallest and largest magnitude are no such pair"
+
     @property
     def code_count(self) -> int:
         """Every code of the width."""
@@ -39,6 +42,8 @@ class Logarithmic(Blockwise):
         return 1 << (self.width - 1)
 
     def _quantise(self, rows: Tensor, codes: Tensor, key: int, start: int) -> Tensor:
+        if kernels.available(rows.device):
+            return kernels.to_cells(rows, self.width, codes)
         magnitude = rows.abs()
         low, high = self._range(magnitude)
         edges, _ = self._grid(low.abs(), high)
@@ -50,13 +55,17 @@ class Logarithmic(Blockwise):
         return high.view(torch.int32) | ((low.view(torch.int32) >> 16) & 0xFFFF)
 
     def _restore(self, words: Tensor, codes: Tensor) -> Tensor:
+        if kernels.available(codes.device):
+            return kernels.from_cells(words, codes, self.width)
         high, low = words & _UPPER_HALF, words << 16
-        least = low & 0x7FFFFFFF
-        if bool(((high < 0) | (high > _LARGEST_BF16) | (least > high) | ((least == 0) != (high == 0))).any()):
-            raise PayloadError("a block's smallest and largest magnitude are no such pair")
-        _, table = self._grid(least.view(torch.float32), high.view(torch.float32))
+        _, table = self._grid((low & 0x7FFFFFFF).view(torch.float32), high.view(torch.float32))
         table[:, 0].masked_fill_(low < 0, 0.0)
         return torch.cat((table, -table), 1).gather(1, codes.long())
+
+    def _wrong(self, words: Tensor) -> Tensor:
+        high, least = words & _UPPER_HALF, words << 16 & 0x7FFFFFFF
+        # A negative `high` is less than any `least`.
+        return (least < high.sign()) | (least > high) | (high > _LARGEST_BF16)
 
     def _range(self, magnitude: Tensor) -> tuple[Tensor, Tensor]:
         """Magnitudes fp32 [b, m] -> lo and hi, fp32 [b], representable in bfloat16; zero both if all counts as zero."""

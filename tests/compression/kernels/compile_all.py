@@ -18,6 +18,8 @@ import compression.kernels
 from compression.kernels.launch import EXACT
 
 SIGNATURES = {
+    "_to_cells": "patterns:*i32 words:*i32 codes:*u8 m:i32 width:i32",
+    "_from_cells": "words:*i32 codes:*u8 patterns:*i32 m:i32 width:i32",
     "_accumulate": "out:*fp32 positions:*i64 values:*fp32 weight:fp32 n:i64 k:i32",
     "_count_digits": "patterns:*i32 step:*i64 next_step:*i64 n:i32 share:i32 shift:i32",
     "_last_digit": "step:*i64 next_step:*i64",
@@ -77,7 +79,7 @@ def main() -> None:
     seen, failures = set(), []
     for found in pkgutil.iter_modules(compression.kernels.__path__, "compression.kernels."):
         for name, kernel in vars(importlib.import_module(found.name)).items():
-            if not isinstance(kernel, JITFunction) or name in seen or name in ("_draw", "_narrow"):
+            if not isinstance(kernel, JITFunction) or name in seen or name in ("_draw", "_narrow", "_root", "_float"):
                 continue
             seen.add(name)
             block = {"BLOCK": 1024} if "BLOCK" in kernel.arg_names else {}
