@@ -35,7 +35,7 @@ from .entropy import compress, decompress, pack_symbols, symbol_bytes, unpack_sy
 from .errors import PayloadError
 from .index import IndexFormat, choose, decode_index
 from .index import seeded as seeds
-from .placement import move, workplace
+from .placement import move, move_together, workplace
 from .values import ValueFormat, value_of
 
 MAGIC = b"LF"
@@ -175,8 +175,10 @@ def write(
 
 def _moved(sparse: Sparse, device: torch.device) -> Sparse:
     """Positions and values on `device`."""
-    indices = None if sparse.indices is None else move(sparse.indices, device)
-    return Sparse(sparse.n, indices, move(sparse.values, device))
+    if sparse.indices is None:
+        return Sparse(sparse.n, None, move(sparse.values, device))
+    indices, values = move_together((sparse.indices, sparse.values), device)
+    return Sparse(sparse.n, indices, values)
 
 
 def _plain_bytes(value: ValueFormat, k: int) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..bits import flat_nonzero
 from ..grammar import DEFAULT_COSTS
 from ..layout import Layout, need_layout
-from ..placement import move, workplace
+from ..placement import move, move_together, workplace
 from ..values.base import fixed
 from .base import Selector, no_positions
 from .sample import falling, margin, sample_positions, sampled_magnitudes
@@ -107,7 +107,8 @@ class Cost(Selector):
         found = torch.cat(parts)
         magnitudes = x.index_select(0, found)
         home = workplace(found.numel(), x.device)
-        found, magnitudes = move(found, home), move(magnitudes, home).abs_()
+        found, magnitudes = move_together((found, magnitudes), home)
+        magnitudes.abs_()
         surely, scores, costs, spent = [], [], [], 0
         for (_, _, cost), of_run in zip(runs, magnitudes.split([part.numel() for part in parts]), strict=True):
             sure = of_run >= _beside(upper * cost, math.inf)
