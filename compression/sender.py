@@ -71,20 +71,15 @@ class Sender:
         self._pending.append((layout, total, velocity, factors))
         return payload, decoded
 
-    def keep(self) -> Tensor | None:
-        """What was encoded since the last call has arrived: its residual is now the sender's.
-
-        Returns a vector whose memory that set free, if any: the next update may be written there.
-        """
-        free = None
+    def keep(self) -> None:
+        """What was encoded since the last call has arrived: its residual is now the sender's."""
         for layout, residual, velocity, factors in self._pending:
             if residual is not None:
-                free = self._residual.store(layout, residual)
+                self._residual.store(layout, residual)
             if velocity is not None:
                 self._velocity.store(layout, velocity)
             self._factors = {**self._factors, **factors}
         self._pending, self._kept = [], None
-        return free
 
     def forget(self) -> None:
         """What was encoded since the last `keep()` has not arrived."""
@@ -106,7 +101,7 @@ class Sender:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything remembered, as `residual.NAME`, `velocity.NAME` and `factor.NAME` for each parameter name.
 
-        Nothing is copied. A vector that `keep` returns is the only memory that may be written over later.
+        Nothing is copied, and nothing is written over later.
         """
         return {
             **{f"residual.{name}": tensor for name, tensor in self._residual.state_dict().items()},
@@ -137,7 +132,6 @@ class Residuals:
 
     def __init__(self) -> None:
         self._by_name: dict[str, Tensor] = {}
-        self._vectors: dict[tuple[str, ...], Tensor] = {}  # whole ones, as they were stored
 
     def add_to(self, out: Tensor, layout: Layout, within: Tensor | None = None, *, weight: float = 1.0) -> Tensor:
         """`out`, fp32 [layout.total], += weight * the residuals of `layout`'s tensors, in place; returns `out`.
@@ -162,23 +156,17 @@ class Residuals:
         torch._foreach_add_(parts, olds, alpha=weight)
         return out
 
-    def store(self, layout: Layout, residual: Tensor) -> Tensor | None:
-        """Replace the residuals of `layout`'s tensors by the vector [layout.total]; returns the one that was stored before,
-        if that was of the same tensors."""
-        before = self._vectors.get(layout.names)
-        names = set(layout.names)
-        self._vectors = {key: vector for key, vector in self._vectors.items() if names.isdisjoint(key)}
-        self._vectors[layout.names] = residual
+    def store(self, layout: Layout, residual: Tensor) -> None:
+        """Replace the residuals of `layout`'s tensors by the vector [layout.total]."""
         self._by_name = {**self._by_name, **dict(zip(layout.names, layout.views(residual), strict=True))}
-        return before
 
     def snapshot(self) -> Any:
         """For `restore`."""
-        return self._by_name, self._vectors
+        return self._by_name
 
     def restore(self, before: Any) -> None:
         """Be again as at a `snapshot`."""
-        self._by_name, self._vectors = before
+        self._by_name = before
 
     def state_dict(self) -> dict[str, Tensor]:
         """The residuals by parameter name, themselves."""
@@ -186,4 +174,4 @@ class Residuals:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Replace all residuals by those of `state`."""
-        self._by_name, self._vectors = dict(state), {}
+        self._by_name = dict(state)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -90,6 +91,25 @@ def no_figures() -> Iterator[None]:
         fl.output.report.write_report = original
 
 
+@contextlib.contextmanager
+def _nothing_is_written_over() -> Iterator[None]:
+    """A run in this block must not write over the tensors of a checkpoint, at least not before it begins the next one."""
+    from fl.common.tensor_files import split_state
+    from fl.output.checkpoint import Checkpoints
+
+    original, given = Checkpoints.save, []
+
+    def save(checkpoints: Checkpoints, next_round: int, *, state: Any, record: Any) -> None:
+        for name, tensor, copy in given:
+            assert tensor.equal(copy), f"{name} has been written over"
+        given[:] = [(name, tensor, tensor.clone()) for name, tensor in split_state(state)[0].items()]
+        original(checkpoints, next_round, state=state, record=record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save)
+        yield
+
+
 def run_here(output_dir: Path, run_name: str, **options: Any) -> dict[str, Any]:
     """A quick run in this process, or on all ranks of its group; `options` replace or add to `QUICK`.
 
@@ -112,7 +132,7 @@ def _run(given: dict[str, Any]) -> dict[str, Any]:
     from fl.common.config import Config
     from fl.run.loop import run
 
-    with no_figures():
+    with no_figures(), _nothing_is_written_over():
         return run(Config(**given), explicit=frozenset(given))
 
 

@@ -81,7 +81,7 @@ class Algorithm:
         """Take over what rank 0 broadcast; the tensor is kept."""
 
     def server_state(self) -> dict[str, Tensor]:
-        """Copies of what the server remembers, by name; used on rank 0."""
+        """What the server remembers, by name, in tensors that are not written over; used on rank 0."""
         return {}
 
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:

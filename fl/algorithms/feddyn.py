@@ -43,7 +43,6 @@ class FedDyn(Algorithm):
         self._is_linear = False
         self._total: Tensor | None = None  # h, made when the first mean is
         self._next: Tensor | None = None  # h if the round succeeds
-        self._spare: Tensor | None = None
 
     def begin(self, client: int, weights: Tensor, steps: int, lr: float, own: Mapping[str, Tensor]) -> None:
         self._moved.use(weights)
@@ -64,12 +63,11 @@ class FedDyn(Algorithm):
         return {"gradient": gradient}
 
     def rollback(self) -> None:
-        if self._next is not None:
-            self._next, self._spare = None, self._next
+        self._next = None
 
     def commit(self) -> None:
         if self._next is not None:
-            self._total, self._next, self._spare = self._next, None, self._total
+            self._total, self._next = self._next, None
 
     def weight(self, samples: int) -> int:
         """Clients count alike, as in the paper."""
@@ -78,13 +76,12 @@ class FedDyn(Algorithm):
     def on_server(self, update: Tensor, weights: Sequence[int], steps: Sequence[int]) -> Tensor:
         """The mean update plus h / alpha."""
         total = torch.zeros_like(update) if self._total is None else self._total
-        out = torch.empty_like(update) if self._spare is None else self._spare
-        self._next = torch.add(total, update, alpha=self._alpha * len(weights) / self._clients, out=out)
+        self._next = torch.add(total, update, alpha=self._alpha * len(weights) / self._clients)
         return update.add_(self._next, alpha=1 / self._alpha)
 
     def server_state(self) -> dict[str, Tensor]:
         """h as `total`, [n]."""
-        return {} if self._total is None else {"total": self._total.clone()}
+        return {} if self._total is None else {"total": self._total}
 
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
         self._total = state["total"].to(self._device, copy=True) if "total" in state else None

@@ -86,7 +86,7 @@ class Scaffold(Algorithm):
 
     def server_state(self) -> dict[str, Tensor]:
         """c as `variate`, [n]."""
-        return {"variate": self._common.clone()}
+        return {"variate": self._common}
 
     def load_server_state(self, state: Mapping[str, Tensor]) -> None:
         self._common = state["variate"].to(self._common.device, copy=True)

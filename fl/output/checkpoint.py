@@ -93,9 +93,9 @@ class Checkpoints:
     ) -> None:
         """Begin a checkpoint, when the one before is complete. Collective; if that could not be written, every rank raises.
 
-        `state`, nested, and `record` are used on rank 0 alone, and before this returns. `record`: given the seconds that
-        the round has waited here, adds it to the csv files and returns how far they are the checkpoint's, and the last
-        round.
+        `state` and `record` are used on rank 0 alone. `state`, nested: its tensors are written from where they are, and
+        must not be written over. `record`: given the seconds that the round has waited here, adds it to the csv files and
+        returns how far they are the checkpoint's, and the last round.
         """
         started = time.perf_counter()
         self.finish()
@@ -104,11 +104,9 @@ class Checkpoints:
 
         def prepare() -> None:
             tensors, rest = split_state(state)
-            # What follows may change both in place.
             host, rest = to_host(tensors), json.loads(json.dumps(rest))
-            copies = {name: host[name].clone() if old.is_cpu else host[name] for name, old in tensors.items()}
             files, last_round = record(time.perf_counter() - started)
-            prepared.append((Manifest(next_round, "", None, files, rest, last_round), copies))
+            prepared.append((Manifest(next_round, "", None, files, rest, last_round), host))
 
         self.ranks.share_json(prepare)
         written = self._thread.submit(self._write_states, next_round, changed)

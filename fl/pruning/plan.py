@@ -152,7 +152,7 @@ class SubmodelPlan:
         """The round has failed: everything as it was before `begin`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """On rank 0: everything that later rounds depend on."""
+        """On rank 0: everything that later rounds depend on, in tensors that are not written over."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ class SquaredUpdates:
     def commit(self) -> None:
         """The round has succeeded."""
         for update in self._new:
-            self.total.addcmul_(update, update)
+            self.total = torch.addcmul(self.total, update, update)  # a checkpoint may be writing the one before
         self._new = []
 
     def rollback(self) -> None:

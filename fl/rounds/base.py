@@ -112,7 +112,7 @@ class Rounds(ABC):
     @abstractmethod
     def state_dict(self) -> State:
         """On rank 0: the global model, and all that the rounds to come depend on besides clients' states: nested, tensors
-        and what JSON can hold."""
+        that later rounds do not write over, and what JSON can hold."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -232,10 +232,11 @@ class DdpRounds(Rounds):
 
     def state_dict(self) -> dict[str, Any]:
         """The model and the optimizer's state, which is the same on every rank."""
-        model = {"parameters": self._worker.state.parameters, "buffers": self._worker.state.buffers}
+        state = self._worker.state
+        model = {"parameters": state.parameters.clone(), "buffers": state.buffers.clone()}
         moments = {
-            str(position): {key: torch.as_tensor(value) for key, value in state.items()}
-            for position, state in self._optimizer.state_dict()["state"].items()
+            str(position): {key: torch.as_tensor(value).clone() for key, value in own.items()}
+            for position, own in self._optimizer.state_dict()["state"].items()
         }
         return {"model": model, "optimizer": moments}
 

@@ -389,7 +389,7 @@ class FederatedRounds(Rounds):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": {"parameters": self.state.parameters, "buffers": self.state.buffers},
+            "model": {"parameters": self.state.parameters.clone(), "buffers": self.state.buffers.clone()},
             "server": self.server.state_dict(),
             "algorithm": self.algorithm.server_state(),
             "plan": self.plan.state_dict(),

@@ -23,21 +23,24 @@ from fl.common.errors import ConfigError
 
 from .spec import server_learning_rate, server_optimizers
 
+_BLOCK = 1 << 17
+"""Coordinates of a block, for each thread: fewer take more calls than they save, more do not stay in the cache."""
+
 
 class ServerOptimizer(torch.optim.Optimizer, ABC):
-    """Common part of all: the loop over parameters, the checks, and one scratch buffer.
+    """Common part of all: the loops over parameters and their blocks, and the checks.
 
-    The scratch is kept between steps because allocating it costs more than the arithmetic done in it; it is
-    no part of `state_dict()`. As with every torch optimizer, `state_dict()` refers to the live tensors and
-    `load_state_dict()` may adopt the ones it is given: copy them where the old values must survive a step.
+    A step moves parameters in place and replaces their moments, which are never written over: whoever holds `state` or
+    `state_dict()` can go back to it, or write it to a file while the next step is taken.
     ConfigError for a learning rate, decay or tau outside its range.
     """
 
     options: ClassVar[Mapping[str, str]] = {}
     """The constructor's arguments besides lr, and the fields of `ServerOptions` that they come from."""
+    moments: ClassVar[tuple[str, ...]] = ()
+    """What `state` has of each parameter, in its shape."""
 
     def __init__(self, params: Iterable[Tensor], **defaults: float) -> None:
-        self._buffer: Tensor | None = None
         _require(defaults["lr"] >= 0, "server_lr", defaults["lr"], "0 or more")
         for name, text in (("momentum", "server_momentum"), ("beta1", "beta1"), ("beta2", "beta2")):
             if name in defaults:
@@ -45,10 +48,6 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
         if "tau" in defaults:
             _require(defaults["tau"] > 0, "tau", defaults["tau"], "above 0")
         super().__init__(params, defaults)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._buffer = None  # a copied optimizer must not lack it, nor share it
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -60,8 +59,18 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, p.grad, self.state[p], group)
+                    self._step(p, p.grad, group)
         return loss
+
+    def _step(self, p: Tensor, d: Tensor, group: dict[str, Any]) -> None:
+        before = self.state[p] or {name: torch.full_like(p, self.initial(name)) for name in self.moments}
+        after = {name: torch.empty_like(moment) for name, moment in before.items()}
+        for part, d_part, *moments in _blocks(p, d, *before.values(), *after.values()):
+            olds, news = moments[: len(before)], moments[len(before) :]
+            for old, new in zip(olds, news, strict=True):
+                new.copy_(old)
+            self._update(part, d_part, dict(zip(after, news, strict=True)), group)
+        self.state[p] = after
 
     def initial(self, moment: str) -> float:
         """What every coordinate of a moment, named as in `state`, is at first."""
@@ -69,20 +78,13 @@ class ServerOptimizer(torch.optim.Optimizer, ABC):
 
     def reset(self, p: Tensor, outside: Tensor) -> None:
         """Forget the moments of `p` where `outside`, bool of its shape: there they are as they were at first."""
-        for name, moment in self.state[p].items():
-            moment.masked_fill_(outside, self.initial(name))
+        moments = self.state[p].items()
+        self.state[p] = {name: moment.masked_fill(outside, self.initial(name)) for name, moment in moments}
 
     @abstractmethod
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        """One step of `p`, whose pseudo-gradient `d` has its shape; only `p` and `state` change."""
-
-    def _scratch(self, p: Tensor) -> Tensor:
-        """Uninitialised memory shaped like `p`, valid until the next call."""
-        buffer = self._buffer
-        fits = buffer is not None and (buffer.dtype, buffer.device) == (p.dtype, p.device)
-        if buffer is None or not fits or buffer.numel() < p.numel():
-            buffer = self._buffer = torch.empty(p.numel(), dtype=p.dtype, device=p.device)
-        return buffer[: p.numel()].view(p.shape)
+        """One step of a block of parameters; its pseudo-gradient `d` and its moments have its shape. Only `p` and `state`
+        change, in place."""
 
 
 class FedAvg(ServerOptimizer):
@@ -99,6 +101,7 @@ class FedAvgM(ServerOptimizer):
     """Server momentum (Hsu et al. 2019): m = momentum * m + D, then p -= lr * m."""
 
     options = MappingProxyType({"momentum": "server_momentum"})
+    moments = ("m",)
 
     def __init__(
         self, params: Iterable[Tensor], *, lr: float = server_optimizers["fedavgm"].usual_lr, momentum: float = 0.9
@@ -106,8 +109,6 @@ class FedAvgM(ServerOptimizer):
         super().__init__(params, lr=lr, momentum=momentum)
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        if not state:
-            state["m"] = torch.zeros_like(p)
         p.sub_(state["m"].mul_(group["momentum"]).add_(d), alpha=group["lr"])
 
 
@@ -131,7 +132,7 @@ class Sign(ServerOptimizer):
         super().__init__(params, lr=lr)
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        p.sub_(torch.sign(d, out=self._scratch(p)), alpha=group["lr"])
+        p.sub_(torch.sign(d), alpha=group["lr"])
 
 
 class _Adaptive(ServerOptimizer):
@@ -141,25 +142,21 @@ class _Adaptive(ServerOptimizer):
     """
 
     options = MappingProxyType({"beta1": "beta1", "beta2": "beta2", "tau": "tau"})
+    moments = ("m", "v")
 
     def initial(self, moment: str) -> float:
         tau: float = self.param_groups[0]["tau"]
         return tau * tau if moment == "v" else 0.0
 
     def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        tau = group["tau"]
-        if not state:
-            state["m"] = torch.zeros_like(p)
-            state["v"] = torch.full_like(p, tau * tau)
-        m, v, scratch = state["m"], state["v"], self._scratch(p)
+        m, v = state["m"], state["v"]
         m.lerp_(d, 1 - group["beta1"])
-        self._grow(v, d, group, scratch)
-        torch.sqrt(v, out=scratch)
-        p.addcdiv_(m, scratch.add_(tau), value=-group["lr"])
+        self._grow(v, d, group)
+        p.addcdiv_(m, v.sqrt().add_(group["tau"]), value=-group["lr"])
 
     @abstractmethod
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
-        """Take D into the second moment, in place; `scratch` may be overwritten."""
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
+        """Take D into the second moment, in place."""
 
 
 class FedAdagrad(_Adaptive):
@@ -177,7 +174,7 @@ class FedAdagrad(_Adaptive):
     ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, tau=tau)
 
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
         v.addcmul_(d, d)
 
 
@@ -195,16 +192,16 @@ class FedAdam(_Adaptive):
     ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, tau=tau)
 
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
         v.mul_(group["beta2"]).addcmul_(d, d, value=1 - group["beta2"])
 
 
 class FedYogi(FedAdam):
     """v -= (1 - beta2) * D^2 * sign(v - D^2): v moves by a bounded amount, so it forgets slowly."""
 
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any], scratch: Tensor) -> None:
-        torch.addcmul(v, d, d, value=-1, out=scratch)
-        v.addcmul_(scratch.sign_().mul_(d), d, value=group["beta2"] - 1)
+    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
+        sign = torch.addcmul(v, d, d, value=-1).sign_()
+        v.addcmul_(sign.mul_(d), d, value=group["beta2"] - 1)
 
 
 def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> ServerOptimizer:
@@ -215,6 +212,15 @@ def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> S
     kind: type[ServerOptimizer] = server_optimizers[options.server].load()
     own = {argument: getattr(options, name) for argument, name in kind.options.items()}
     return kind(params, lr=server_learning_rate(options), **own)
+
+
+def _blocks(*alike: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Tensors of one shape in blocks that stay in the cache of a CPU from one operation to the next; whole on a GPU, which
+    a launch for each block would keep waiting."""
+    if alike[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in alike):
+        return [alike]
+    block = _BLOCK * torch.get_num_threads()
+    return zip(*(tensor.view(-1).split(block) for tensor in alike), strict=True)
 
 
 def _require(holds: bool, name: str, value: float, right: str) -> None:

@@ -46,11 +46,7 @@ class Server:
         self.update_norm = 0.0  # of the last round's mean
         self._make_optimizer = make_optimizer
         self._make_aggregator = make_aggregator
-        self._spare: Tensor | None = None
         self._before: tuple[dict[str, Tensor], Any] | None = None  # moments and sender, while a round is not committed
-        self._memory: dict[
-            str, Tensor
-        ] = {}  # for the moments in `_before`: to allocate takes ten times as long as to copy
 
     @functools.cached_property
     def aggregator(self) -> Aggregator:
@@ -58,13 +54,14 @@ class Server:
         return self._make_aggregator()
 
     @functools.cached_property
-    def _copy(self) -> torch.nn.Parameter:
-        return torch.nn.Parameter(self.part.parameters.clone())
+    def _stepped(self) -> torch.nn.Parameter:
+        """What the optimizer steps: a copy of the global parameters, in a step; it has no memory of its own."""
+        return torch.nn.Parameter(self.part.parameters)
 
     @functools.cached_property
     def optimizer(self) -> ServerOptimizer:
         """The optimizer of the copy."""
-        return self._make_optimizer([self._copy])
+        return self._make_optimizer([self._stepped])
 
     def step(
         self, mean: Aggregate, *, key: int = 0, submodel: Submodel = WHOLE, rewound: bool = False
@@ -78,8 +75,7 @@ class Server:
         Returns the payload of the change, uint8; None on another rank than 0. NonFiniteError if the mean or the change is
         not finite, or PeerError where there are several shards. Collective among these.
         """
-        change = self.shards.memory(self.state.parameters) if self._spare is None else self._spare
-        self._spare = change
+        change = self.shards.memory(self.state.parameters)
         self.update_norm = float(torch.linalg.vector_norm(self.shards.join(mean.update, change)))
         with self.shards.together():
             self._step(mean, self.shards.within(change), submodel, rewound=rewound)
@@ -87,65 +83,57 @@ class Server:
         if not self.shards.leads:
             return None
         self.sender.codec = submodel.codec(self.downlink)
-        self._spare = None
-        payload, _ = self.sender.encode(
-            change, self.state.layout, key, within=None if submodel.in_turn else submodel.mask
-        )
-        if self.sender.feedback == "none":
-            self._spare = change
-        return payload
+        within = None if submodel.in_turn else submodel.mask
+        return self.sender.encode(change, self.state.layout, key, within=within)[0]
 
     def _step(self, mean: Aggregate, change: Tensor, submodel: Submodel, *, rewound: bool) -> None:
         """Step on this rank's range of the mean, and write there what has changed."""
         if not all_finite(mean.update) or not all_finite(mean.buffers):
             raise NonFiniteError("the mean update holds NaN or infinity: lower the learning rate, or clip the gradient")
-        moments = self.optimizer.state[self._copy]
-        for name in moments.keys() - self._memory.keys():
-            self._memory[name] = torch.empty_like(moments[name])
-        before = {name: self._memory[name].copy_(moment) for name, moment in moments.items()}
+        optimizer, stepped = self.optimizer, self._stepped
+        before = optimizer.state[stepped]
         self._before = before, self.sender.snapshot()
         mask = submodel.mask
         if rewound:
-            self.optimizer.reset(self._copy, torch.ones_like(mean.update, dtype=torch.bool))
+            optimizer.reset(stepped, torch.ones_like(mean.update, dtype=torch.bool))
             self.sender.load_state_dict({})
         elif mask is not None and not submodel.in_turn:
-            self.optimizer.reset(self._copy, ~mask)
-        with torch.no_grad():
-            self._copy.copy_(self.part.parameters)
-        self._copy.grad = mean.update
-        self.optimizer.step()
-        self._copy.grad = None
-        torch.sub(self._copy.detach(), self.part.parameters, out=change)
+            optimizer.reset(stepped, ~mask)
+        stepped.data, stepped.grad = change.copy_(self.part.parameters), mean.update
+        optimizer.step()
+        stepped.data, stepped.grad = self.part.parameters, None
+        change.sub_(self.part.parameters)
         if mean.voted is not None:
-            for name, moment in moments.items():
-                moment.copy_(torch.where(mean.voted, moment, before.get(name, self.optimizer.initial(name))))
+            optimizer.state[stepped] = {
+                name: torch.where(mean.voted, moment, before.get(name, optimizer.initial(name)))
+                for name, moment in optimizer.state[stepped].items()
+            }
             change.mul_(mean.voted)
 
     def commit(self) -> None:
         """The round has succeeded."""
-        free = self.sender.keep()
-        self._spare = self._spare if free is None else free
+        self.sender.keep()
         self._before = None
 
     def rollback(self) -> None:
         """The round has failed: moments and residual as they were before."""
         if self._before is not None:
             moments, sender = self._before
-            self.optimizer.state[self._copy] = moments
+            self.optimizer.state[self._stepped] = moments
             self.sender.restore(sender)
-            self._memory, self._before = {}, None
+            self._before = None
 
     def collect_moments(self) -> None:
         """Before `state_dict`: have the moments of all shards on rank 0. Collective among the shards."""
         if self.shards.are_several:
-            moments = sorted(self.optimizer.state[self._copy].items())
+            moments = sorted(self.optimizer.state[self._stepped].items())
             self._collected = {name: self.shards.join(own, self.shards.memory(own)) for name, own in moments}
 
     def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """On rank 0: the optimizer's moments, as they were collected, and the downlink residual."""
+        """On rank 0: the optimizer's moments, as they were collected, and the downlink residual; never written over."""
         collected, self._collected = self._collected, {}
         return {
-            "moments": collected or dict(self.optimizer.state[self._copy]),
+            "moments": collected or dict(self.optimizer.state[self._stepped]),
             "downlink": self.sender.state_dict(),
         }
 
@@ -154,6 +142,6 @@ class Server:
         device = self.state.parameters.device
         here = {kind: {name: value.to(device) for name, value in own.items()} for kind, own in state.items()}
         moments = here.get("moments", {})
-        self.optimizer.state[self._copy] = {name: self.shards.own(whole) for name, whole in moments.items()}
+        self.optimizer.state[self._stepped] = {name: self.shards.own(whole) for name, whole in moments.items()}
         if self.shards.leads:
             self.sender.load_state_dict(here.get("downlink", {}))

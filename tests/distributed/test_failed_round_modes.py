@@ -163,7 +163,7 @@ def _overflow(rounds: Any, patch: pytest.MonkeyPatch) -> None:
     def overflowing() -> None:
         step()
         with torch.no_grad():
-            rounds.server._copy.fill_(float("inf"))
+            rounds.server._stepped.fill_(float("inf"))
 
     patch.setattr(rounds.server.optimizer, "step", overflowing)
 

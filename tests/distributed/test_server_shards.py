@@ -71,7 +71,7 @@ def _measure(rank: int, world_size: int) -> None:
     rounds = make_rounds(make_worker(**_OPTIONS, server="fedadam", server_shards=2))
     rounds.run(0)
     server, n = rounds.server, rounds.state.parameters.numel()
-    kept: list[Tensor] = [server.aggregator.result().update, *server.optimizer.state[server._copy].values()]
+    kept: list[Tensor] = [server.aggregator.result().update, *server.optimizer.state[server._stepped].values()]
     assert len(kept) == 3
     assert all(tensor.numel() <= n // 2 + 1024 for tensor in kept)
 

@@ -15,7 +15,16 @@ import torch
 from compression.spec import SpecError
 from fl.common.config import ServerOptions
 from fl.common.errors import ConfigError
-from fl.server.optimizers import FedAdagrad, FedAdam, FedAvg, FedAvgM, FedYogi, ServerOptimizer, make_server_optimizer
+from fl.server.optimizers import (
+    _BLOCK,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedYogi,
+    ServerOptimizer,
+    make_server_optimizer,
+)
 
 NAMES = ["fedavg", "fedavgm", "nesterov", "sign", "fedadagrad", "fedadam", "fedyogi"]
 
@@ -162,6 +171,28 @@ def test_a_list_of_tensors_equals_one_flat_vector(name: str) -> None:
         one.step()
     torch.testing.assert_close(torch.cat([t.reshape(-1) for t in tensors]), flat, rtol=1e-6, atol=1e-6)
     assert still.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_vector_is_stepped_in_blocks(name: str) -> None:
+    """Two blocks and a rest. Oracle: halves that are parameters of their own, bit for bit; and moments are replaced, so that
+    those of before are still what they were."""
+    n = 2 * _BLOCK * torch.get_num_threads() + 5
+    torch.manual_seed(0)
+    whole = torch.randn(n)
+    halves = [half.clone() for half in whole.split(n // 2 + 1)]
+    one, two = (make_server_optimizer(ServerOptions(server=name), params) for params in ([whole], halves))
+    kept: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for _ in range(3):
+        whole.grad = torch.randn(n) * 0.01
+        for half, grad in zip(halves, whole.grad.split(n // 2 + 1), strict=True):
+            half.grad = grad.clone()
+        one.step()
+        two.step()
+        assert torch.equal(whole, torch.cat(halves))
+        kept += [(moment, moment.clone()) for moment in one.state[whole].values()]
+    for moment, copied in kept:
+        assert torch.equal(moment, copied)
 
 
 @pytest.mark.parametrize("name", NAMES)
