@@ -4,6 +4,7 @@ Oracle: as for the other engines, a client of G ranks with batches of B is the c
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def test_a_client_of_several_ranks_is_one_of_a_larger_batch(tmp_path: Path) -> N
 
 def test_a_part_of_the_memory_trains_the_same(tmp_path: Path) -> None:
     """Oracle: the engine `ddp` on the same two ranks. Weights whose sizes do not divide, one of them frozen, running
-    statistics and dropout; a client leaves nothing to the next. Of moments a rank has half, in stage 3 of weights too."""
+    statistics and dropout; a client leaves nothing to the next. Of moments a rank has half, in stage 3 of weights too.
+    Nothing of it loads torch's compiler."""
     on_ranks(2, _train_in_parts, _files(tmp_path))
 
 
@@ -79,6 +81,7 @@ def _train_in_parts(rank: int, world_size: int, files: list[str]) -> None:
             assert sum(weight.numel() for weight in weights) == (
                 0 if stage == 3 else sum(weight.numel() for weight in worker.engine.model.parameters())
             )
+    assert "torch._inductor.compile_fx" not in sys.modules
 
 
 def test_an_optimizer_with_a_state_from_the_start(tmp_path: Path) -> None:

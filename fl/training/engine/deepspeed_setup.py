@@ -1,11 +1,12 @@
 """DeepSpeed made quiet, and made to believe that the ranks of a client are all that there are."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -83,9 +84,19 @@ def quiet_deepspeed(device: torch.device, local_rank: int) -> Iterator[ModuleTyp
     backend = importlib.import_module("deepspeed.comm.torch")
     build = backend.build_shm_op
     backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
+    # ZeRO imports Muon to see whether the optimizer is one, and what Muon has compiled at import loads torch's compiler.
+    compiler = importlib.import_module("deepspeed.runtime.compiler")
+    at_once = compiler.compile
+    compiler.compile = lambda: _compiled_when_called  # type: ignore[attr-defined]
     try:
         with environment_kept(), old_names():
             os.environ.setdefault("LOCAL_RANK", str(local_rank))
             yield deepspeed
     finally:
         backend.build_shm_op = build  # type: ignore[attr-defined]
+        compiler.compile = at_once  # type: ignore[attr-defined]
+
+
+def _compiled_when_called(function: Callable[..., Any]) -> Callable[..., Any]:
+    compiled = functools.cache(lambda: torch.compile(function))
+    return functools.wraps(function)(lambda *args, **kwargs: compiled()(*args, **kwargs))

@@ -75,7 +75,7 @@ class ZeroEngine(DeepSpeedEngine):
     def _renew(self) -> None:
         self._own.put_back()
         if self._file.zero_stage == 3:
-            self._engine.empty_partition_cache()
+            self._engine.optimizer.empty_partition_cache()  # the engine's own also collects garbage: 0.3 s a client
         for own, whole in zip(self.network.parameters(), self.model.parameters(), strict=True):
             if self._file.zero_stage == 3:
                 self._load_part(own, whole)
