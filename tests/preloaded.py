@@ -1,11 +1,10 @@
 """What the fork server imports and makes once for all ranks that it starts: the program's own modules, what torch imports
-when an optimizer is first made, and the digits. No thread may start here, so nothing trains.
+when a model is first wrapped in DDP, and the digits. No thread may start here, so nothing trains.
 """
 
 import gc
 
 import pytest  # noqa: F401
-import sklearn.datasets  # noqa: F401
 import torch._dynamo  # noqa: F401
 
 import fl.output.report

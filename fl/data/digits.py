@@ -1,6 +1,7 @@
 """The digits of scikit-learn (Alpaydin and Kaynak 1998): 1,797 real images, embedded, so nothing is downloaded."""
 
 import functools
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def load(data_dir: Path, download: bool) -> Dataset:
     """
     grey, labels = decoded()
     x = torch.from_numpy(np.repeat(grey[:, None], 3, axis=1))
-    y = torch.from_numpy(labels.astype(np.int64))
+    y = torch.from_numpy(labels)
     held_out = torch.from_numpy(_test_mask(labels))
     train, test = Split(x[~held_out], y[~held_out]), Split(x[held_out], y[held_out])
     return Dataset("digits", train, test, classes=10, augment="crop:2")
@@ -27,10 +28,11 @@ def load(data_dir: Path, download: bool) -> Dataset:
 @functools.cache
 def decoded() -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 32, 32] and labels [N]; an experiment's runs, one after another, decode them once."""
-    from sklearn.datasets import load_digits
-
-    small, labels = load_digits(return_X_y=True)
-    return enlarge(small.reshape(-1, 8, 8).astype(np.int64)), labels
+    package = importlib.util.find_spec("sklearn")  # its file alone: to import it takes as long as to import torch
+    assert package is not None
+    assert package.origin is not None
+    table = np.loadtxt(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", np.int64, delimiter=",")
+    return enlarge(table[:, :-1].reshape(-1, 8, 8)), table[:, -1]
 
 
 def enlarge(small: np.ndarray) -> np.ndarray:

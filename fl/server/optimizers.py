@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fl.common.config import ServerOptions
+from fl.common.eager import EagerOptimizer
 from fl.common.errors import ConfigError
 
 from .spec import server_learning_rate, server_optimizers
@@ -27,7 +28,7 @@ _BLOCK = 1 << 17
 """Coordinates of a block, for each thread: fewer take more calls than they save, more do not stay in the cache."""
 
 
-class ServerOptimizer(torch.optim.Optimizer, ABC):
+class ServerOptimizer(EagerOptimizer, ABC):
     """Common part of all: the loops over parameters and their blocks, and the checks.
 
     A step moves parameters in place and replaces their moments, which are never written over: whoever holds `state` or

@@ -7,6 +7,7 @@ import json
 import math
 import runpy
 import struct
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ _OPTIONS: dict[str, Any] = {
     "server": "fedyogi",
 }
 _LAUNCHES: dict[str, tuple[list[str], list[str], str, int]] = {  # command, its own options, engine, ranks
-    "python": (PYTHON, ["--figures"], "ddp", 1),
+    "python": ([*PYTHON, "-X", "importtime"], ["--figures"], "ddp", 1),
     "torchrun": (torchrun(2), [], "ddp", 2),
     "accelerate": (accelerate(2), [], "accelerate", 2),
     "deepspeed": (deepspeed(2), ["--deepspeed_config", "deepspeed_config.json"], "deepspeed", 2),
@@ -48,7 +49,7 @@ class Launched:
 
     def __init__(self, output_dir: Path) -> None:
         self.output_dir = output_dir
-        self.printed: dict[str, str] = {}
+        self.printed: dict[str, subprocess.CompletedProcess[str]] = {}
 
     def folder(self, launcher: str) -> Path:
         """The run folder of the run under `launcher`."""
@@ -57,8 +58,7 @@ class Launched:
             options = flags(**_OPTIONS, output_dir=self.output_dir, run_name=launcher)
             if launcher == "python":  # this one shows its progress bar and table
                 options.remove("--quiet")
-            result = program(command, *options, *extra)
-            self.printed[launcher] = result.stdout
+            self.printed[launcher] = program(command, *options, *extra)
         return self.output_dir / launcher
 
     def summary(self, launcher: str) -> dict[str, Any]:
@@ -156,10 +156,19 @@ def test_deepspeed_trains_in_its_own_engine(launched: Launched, tmp_path: Path) 
 def test_python_shows_the_result(launched: Launched) -> None:
     """Without --quiet there is a table with the accuracy and the bytes; with it nothing is printed."""
     launched.folder("python")
-    shown = launched.printed["python"]
+    shown = launched.printed["python"].stdout
     assert f"{100 * launched.summary('python')['final_test_accuracy']:.1f}" in shown
     launched.folder("torchrun")
-    assert launched.printed["torchrun"].strip() == ""
+    assert launched.printed["torchrun"].stdout.strip() == ""
+
+
+def test_what_takes_long_to_import_is_left_out(launched: Launched) -> None:
+    """Oracle: the interpreter's own list. The compiler takes longer than all of torch; scikit-learn has the digits."""
+    launched.folder("python")
+    lines = launched.printed["python"].stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"torch", "matplotlib", "torch._refs"} <= imported
+    assert not {"torch._dynamo", "sklearn", "pandas"} & imported
 
 
 @pytest.mark.parametrize("launcher", list(_LAUNCHES))
