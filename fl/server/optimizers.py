@@ -24,12 +24,9 @@ from fl.common.errors import ConfigError
 
 from .spec import server_learning_rate, server_optimizers
 
-_BLOCK = 1 << 17
-"""Coordinates of a block, for each thread: fewer take more calls than they save, more do not stay in the cache."""
-
 
 class ServerOptimizer(EagerOptimizer, ABC):
-    """Common part of all: the loops over parameters and their blocks, and the checks.
+    """Common part of all: the loop over parameters, the checks, and one scratch buffer.
 
     A step moves parameters in place and replaces their moments, which are never written over: whoever holds `state` or
     `state_dict()` can go back to it, or write it to a file while the next step is taken.
@@ -42,6 +39,7 @@ class ServerOptimizer(EagerOptimizer, ABC):
     """What `state` has of each parameter, in its shape."""
 
     def __init__(self, params: Iterable[Tensor], **defaults: float) -> None:
+        self._buffer: Tensor | None = None  # kept, since to allocate it takes longer than what is done in it
         _require(defaults["lr"] >= 0, "server_lr", defaults["lr"], "0 or more")
         for name, text in (("momentum", "server_momentum"), ("beta1", "beta1"), ("beta2", "beta2")):
             if name in defaults:
@@ -49,6 +47,10 @@ class ServerOptimizer(EagerOptimizer, ABC):
         if "tau" in defaults:
             _require(defaults["tau"] > 0, "tau", defaults["tau"], "above 0")
         super().__init__(params, defaults)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._buffer = None  # a copied optimizer must not lack it, nor share it
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -60,18 +62,9 @@ class ServerOptimizer(EagerOptimizer, ABC):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._step(p, p.grad, group)
+                    before = self.state[p] or {name: torch.full_like(p, self.initial(name)) for name in self.moments}
+                    self.state[p] = self._update(p, p.grad, before, group)
         return loss
-
-    def _step(self, p: Tensor, d: Tensor, group: dict[str, Any]) -> None:
-        before = self.state[p] or {name: torch.full_like(p, self.initial(name)) for name in self.moments}
-        after = {name: torch.empty_like(moment) for name, moment in before.items()}
-        for part, d_part, *moments in _blocks(p, d, *before.values(), *after.values()):
-            olds, news = moments[: len(before)], moments[len(before) :]
-            for old, new in zip(olds, news, strict=True):
-                new.copy_(old)
-            self._update(part, d_part, dict(zip(after, news, strict=True)), group)
-        self.state[p] = after
 
     def initial(self, moment: str) -> float:
         """What every coordinate of a moment, named as in `state`, is at first."""
@@ -83,9 +76,17 @@ class ServerOptimizer(EagerOptimizer, ABC):
         self.state[p] = {name: moment.masked_fill(outside, self.initial(name)) for name, moment in moments}
 
     @abstractmethod
-    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        """One step of a block of parameters; its pseudo-gradient `d` and its moments have its shape. Only `p` and `state`
-        change, in place."""
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> dict[str, Tensor]:
+        """One step of `p`, in place; its pseudo-gradient `d` and its moments, in `state`, have its shape. Returns the new
+        moments."""
+
+    def _scratch(self, p: Tensor) -> Tensor:
+        """Uninitialised memory shaped like `p`, valid until the next call."""
+        buffer = self._buffer
+        fits = buffer is not None and (buffer.dtype, buffer.device) == (p.dtype, p.device)
+        if buffer is None or not fits or buffer.numel() < p.numel():
+            buffer = self._buffer = torch.empty(p.numel(), dtype=p.dtype, device=p.device)
+        return buffer[: p.numel()].view(p.shape)
 
 
 class FedAvg(ServerOptimizer):
@@ -94,8 +95,9 @@ class FedAvg(ServerOptimizer):
     def __init__(self, params: Iterable[Tensor], *, lr: float = server_optimizers["fedavg"].usual_lr) -> None:
         super().__init__(params, lr=lr)
 
-    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> dict[str, Tensor]:
         p.sub_(d, alpha=group["lr"])
+        return state
 
 
 class FedAvgM(ServerOptimizer):
@@ -109,8 +111,10 @@ class FedAvgM(ServerOptimizer):
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
 
-    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        p.sub_(state["m"].mul_(group["momentum"]).add_(d), alpha=group["lr"])
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> dict[str, Tensor]:
+        m = torch.mul(state["m"], group["momentum"]).add_(d)
+        p.sub_(m, alpha=group["lr"])
+        return {"m": m}
 
 
 class Nesterov(FedAvgM):
@@ -121,9 +125,10 @@ class Nesterov(FedAvgM):
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum)
 
-    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        super()._update(p, d, state, {**group, "lr": group["lr"] * group["momentum"]})
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> dict[str, Tensor]:
+        state = super()._update(p, d, state, {**group, "lr": group["lr"] * group["momentum"]})
         p.sub_(d, alpha=group["lr"])
+        return state
 
 
 class Sign(ServerOptimizer):
@@ -132,8 +137,9 @@ class Sign(ServerOptimizer):
     def __init__(self, params: Iterable[Tensor], *, lr: float = server_optimizers["sign"].usual_lr) -> None:
         super().__init__(params, lr=lr)
 
-    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        p.sub_(torch.sign(d), alpha=group["lr"])
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> dict[str, Tensor]:
+        p.sub_(torch.sign(d, out=self._scratch(p)), alpha=group["lr"])
+        return state
 
 
 class _Adaptive(ServerOptimizer):
@@ -149,15 +155,16 @@ class _Adaptive(ServerOptimizer):
         tau: float = self.param_groups[0]["tau"]
         return tau * tau if moment == "v" else 0.0
 
-    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-        m, v = state["m"], state["v"]
-        m.lerp_(d, 1 - group["beta1"])
-        self._grow(v, d, group)
-        p.addcdiv_(m, v.sqrt().add_(group["tau"]), value=-group["lr"])
+    def _update(self, p: Tensor, d: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> dict[str, Tensor]:
+        m = torch.lerp(state["m"], d, 1 - group["beta1"])
+        v = self._grown(state["v"], d, group)
+        root = torch.sqrt(v, out=self._scratch(p))
+        p.addcdiv_(m, root.add_(group["tau"]), value=-group["lr"])
+        return {"m": m, "v": v}
 
     @abstractmethod
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
-        """Take D into the second moment, in place."""
+    def _grown(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> Tensor:
+        """The second moment with D in it."""
 
 
 class FedAdagrad(_Adaptive):
@@ -175,8 +182,8 @@ class FedAdagrad(_Adaptive):
     ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, tau=tau)
 
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
-        v.addcmul_(d, d)
+    def _grown(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> Tensor:
+        return torch.addcmul(v, d, d)
 
 
 class FedAdam(_Adaptive):
@@ -193,16 +200,16 @@ class FedAdam(_Adaptive):
     ) -> None:
         super().__init__(params, lr=lr, beta1=beta1, beta2=beta2, tau=tau)
 
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
-        v.mul_(group["beta2"]).addcmul_(d, d, value=1 - group["beta2"])
+    def _grown(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> Tensor:
+        return torch.mul(v, group["beta2"]).addcmul_(d, d, value=1 - group["beta2"])
 
 
 class FedYogi(FedAdam):
     """v -= (1 - beta2) * D^2 * sign(v - D^2): v moves by a bounded amount, so it forgets slowly."""
 
-    def _grow(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> None:
-        sign = torch.addcmul(v, d, d, value=-1).sign_()
-        v.addcmul_(sign.mul_(d), d, value=group["beta2"] - 1)
+    def _grown(self, v: Tensor, d: Tensor, group: dict[str, Any]) -> Tensor:
+        sign = torch.addcmul(v, d, d, value=-1, out=self._scratch(v)).sign_()
+        return torch.addcmul(v, sign.mul_(d), d, value=group["beta2"] - 1)
 
 
 def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> ServerOptimizer:
@@ -213,15 +220,6 @@ def make_server_optimizer(options: ServerOptions, params: Iterable[Tensor]) -> S
     kind: type[ServerOptimizer] = server_optimizers[options.server].load()
     own = {argument: getattr(options, name) for argument, name in kind.options.items()}
     return kind(params, lr=server_learning_rate(options), **own)
-
-
-def _blocks(*alike: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    """Tensors of one shape in blocks that stay in the cache of a CPU from one operation to the next; whole on a GPU, which
-    a launch for each block would keep waiting."""
-    if alike[0].device.type != "cpu" or not all(tensor.is_contiguous() for tensor in alike):
-        return [alike]
-    block = _BLOCK * torch.get_num_threads()
-    return zip(*(tensor.view(-1).split(block) for tensor in alike), strict=True)
 
 
 def _require(holds: bool, name: str, value: float, right: str) -> None:

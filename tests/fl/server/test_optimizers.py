@@ -16,7 +16,6 @@ from compression.spec import SpecError
 from fl.common.config import ServerOptions
 from fl.common.errors import ConfigError
 from fl.server.optimizers import (
-    _BLOCK,
     FedAdagrad,
     FedAdam,
     FedAvg,
@@ -174,23 +173,15 @@ def test_a_list_of_tensors_equals_one_flat_vector(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_long_vector_is_stepped_in_blocks(name: str) -> None:
-    """Two blocks and a rest. Oracle: halves that are parameters of their own, bit for bit; and moments are replaced, so that
-    those of before are still what they were."""
-    n = 2 * _BLOCK * torch.get_num_threads() + 5
-    torch.manual_seed(0)
-    whole = torch.randn(n)
-    halves = [half.clone() for half in whole.split(n // 2 + 1)]
-    one, two = (make_server_optimizer(ServerOptions(server=name), params) for params in ([whole], halves))
+def test_moments_are_replaced(name: str) -> None:
+    """Those of before a step are what they were."""
+    p = torch.ones(5)
+    optimizer = make_server_optimizer(ServerOptions(server=name), [p])
     kept: list[tuple[torch.Tensor, torch.Tensor]] = []
     for _ in range(3):
-        whole.grad = torch.randn(n) * 0.01
-        for half, grad in zip(halves, whole.grad.split(n // 2 + 1), strict=True):
-            half.grad = grad.clone()
-        one.step()
-        two.step()
-        assert torch.equal(whole, torch.cat(halves))
-        kept += [(moment, moment.clone()) for moment in one.state[whole].values()]
+        p.grad = torch.randn(5)
+        optimizer.step()
+        kept += [(moment, moment.clone()) for moment in optimizer.state[p].values()]
     for moment, copied in kept:
         assert torch.equal(moment, copied)
 
