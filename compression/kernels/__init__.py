@@ -4,7 +4,7 @@ Every kernel gives exactly the result of the torch code it replaces, bit for bit
 alone. A caller asks first:
 
     if kernels.available(x.device):
-        return kernels.compact(x, threshold)
+        return kernels.compact(x, thresholds, sizes)
 
 Triton is imported by the first call that runs a kernel, never by `import compression`.
 """
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from .logarithmic import from_cells, to_cells
     from .packing import pack_bits, pack_fixed, unpack_bits, unpack_fixed
     from .rounding import round_stochastic, uniform
-    from .selecting import compact, kth_magnitude, topk_positions
+    from .selecting import compact, topk_positions
 
 _MODULES = {
     "accumulate": "adding",
     "compact": "selecting",
     "from_cells": "logarithmic",
-    "kth_magnitude": "selecting",
     "pack_bits": "packing",
     "pack_fixed": "packing",
     "round_stochastic": "rounding",
@@ -41,7 +40,6 @@ __all__ = [
     "available",
     "compact",
     "from_cells",
-    "kth_magnitude",
     "pack_bits",
     "pack_fixed",
     "round_stochastic",

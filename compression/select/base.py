@@ -1,7 +1,8 @@
 """What every selector is, and the pass over a vector that most of them share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import ClassVar
 
 import numpy as np
@@ -48,14 +49,16 @@ class Selector(ABC):
         """The most coordinates of a vector of `layout` that can be selected: all, where that depends on its values."""
         return layout.total
 
-    def at_least(self, x: Tensor, threshold: float) -> Tensor:
-        """Ascending positions of the coordinates with a magnitude of at least `threshold` that are not zero."""
+    def at_least(self, x: Tensor, thresholds: Sequence[float], sizes: Sequence[int]) -> Tensor:
+        """Ascending positions of the coordinates that are not zero and have a magnitude of at least the threshold of their
+        part; `sizes`: of the parts, which make up `x` in their order."""
         if kernels.available(x.device):
-            return kernels.compact(x, threshold)[0]
-        found = list(self._passing(x, threshold))
+            return kernels.compact(x, thresholds, sizes)[0]
+        parts = zip(x.split(list(sizes)), accumulate(sizes, initial=0), thresholds, strict=False)
+        found = [positions for part in parts for positions in self._passing(*part)]
         return torch.cat(found) if found else no_positions(x)
 
-    def _passing(self, x: Tensor, threshold: float) -> Iterator[Tensor]:
+    def _passing(self, x: Tensor, first: int, threshold: float) -> Iterator[Tensor]:
         threshold = max(threshold, _TINIEST)
         chunk = _CHUNK if x.device.type == "cpu" else max(1, x.numel())
         if self._scratch is None or self._scratch[0].device != x.device or self._scratch[0].numel() < chunk:
@@ -69,7 +72,7 @@ class Selector(ABC):
             magnitude, mask = (buffer[: part.numel()] for buffer in self._scratch)
             torch.abs(part, out=magnitude)
             torch.ge(magnitude, threshold, out=mask)
-            yield flat_nonzero(mask).add_(start)
+            yield flat_nonzero(mask).add_(first + start)
 
 
 class ScopedSelector(Selector):

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..bits import flat_nonzero
 from ..grammar import DEFAULT_COSTS
 from ..layout import Layout, need_layout
-from ..placement import move, move_together, workplace
+from ..placement import HOST, move, move_together, workplace
 from ..values.base import fixed
 from .base import Selector, no_positions
 from .sample import falling, margin, sample_positions, sampled_magnitudes
@@ -103,14 +103,16 @@ class Cost(Selector):
 
         None if all of those are within the budget, so that lower ones might be too.
         """
-        parts = [self.at_least(x[start:stop], _beside(lower * cost, 0)).add_(start) for start, stop, cost in runs]
-        found = torch.cat(parts)
+        bounds, sizes = [_beside(lower * cost, 0) for _, _, cost in runs], [stop - start for start, stop, _ in runs]
+        found = self.at_least(x, bounds, sizes)
         magnitudes = x.index_select(0, found)
         home = workplace(found.numel(), x.device)
         found, magnitudes = move_together((found, magnitudes), home)
         magnitudes.abs_()
+        later = torch.tensor([start for start, _, _ in runs[1:]], dtype=torch.int64, device=HOST)
+        of_runs = magnitudes.tensor_split(move(torch.searchsorted(found, move(later, home)), HOST))
         surely, scores, costs, spent = [], [], [], 0
-        for (_, _, cost), of_run in zip(runs, magnitudes.split([part.numel() for part in parts]), strict=True):
+        for (_, _, cost), of_run in zip(runs, of_runs, strict=True):
             sure = of_run >= _beside(upper * cost, math.inf)
             middle = of_run[flat_nonzero(~sure)].double()
             middle.div_(fixed(cost, middle))

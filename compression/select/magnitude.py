@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import kernels
 from ..bits import flat_nonzero
-from ..layout import Layout
+from ..layout import Layout, need_layout
 from ..spec import SpecError
 from .base import ScopedSelector, kept_count, no_positions
 from .sample import kth_largest, margin, sampled_magnitudes
@@ -29,6 +29,12 @@ class TopK(ScopedSelector):
 
     def most_kept(self, layout: Layout) -> int:
         return sum(map(self._count, layout.sizes if self.per_layer else [layout.total]))
+
+    def select(self, x: Tensor, layout: Layout | None, key: int) -> Tensor:
+        if not self.per_layer or self.chunk is not None or not kernels.available(x.device):
+            return super().select(x, layout, key)
+        sizes = need_layout(layout, "scope=layer").sizes
+        return kernels.topk_positions(x, [self._count(n) for n in sizes], sizes)
 
     def _count(self, n: int) -> int:
         if self.chunk is None:
@@ -62,12 +68,12 @@ class TopK(ScopedSelector):
         if k == n:
             return torch.arange(n, device=x.device)
         if kernels.available(x.device):
-            return kernels.topk_positions(x, k)
+            return kernels.topk_positions(x, [k], [n])
         sample = sampled_magnitudes(x)
         expected = k / n * sample.numel()
         rank = math.ceil(expected + margin(expected))
         while rank < sample.numel():
-            candidates = self.at_least(x, kth_largest(sample, rank))
+            candidates = self.at_least(x, [kth_largest(sample, rank)], [n])
             if candidates.numel() >= k:
                 return _largest(x, candidates, k)
             rank *= 2
@@ -89,7 +95,7 @@ class Prune(ScopedSelector):
             return no_positions(x)
         sample = sampled_magnitudes(x)
         rank = max(1, round(self.ratio * sample.numel()))
-        return self.at_least(x, kth_largest(sample, rank))
+        return self.at_least(x, [kth_largest(sample, rank)], [x.numel()])
 
 
 class Threshold(ScopedSelector):
@@ -106,7 +112,7 @@ class Threshold(ScopedSelector):
         )
 
     def pick(self, x: Tensor, key: int) -> Tensor:
-        return self.at_least(x, self.threshold)
+        return self.at_least(x, [self.threshold], [x.numel()])
 
 
 def _largest(x: Tensor, candidates: Tensor, k: int) -> Tensor:

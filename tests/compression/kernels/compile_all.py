@@ -21,10 +21,12 @@ SIGNATURES = {
     "_to_cells": "patterns:*i32 words:*i32 codes:*u8 m:i32 width:i32",
     "_from_cells": "words:*i32 codes:*u8 patterns:*i32 m:i32 width:i32",
     "_accumulate": "out:*fp32 positions:*i64 values:*fp32 weight:fp32 n:i64 k:i32",
-    "_count_digits": "patterns:*i32 step:*i64 next_step:*i64 n:i32 share:i32 shift:i32",
-    "_last_digit": "step:*i64 next_step:*i64",
-    "_count_kept": "patterns:*i32 state:*i64 greater:*i32 equal:*i32 n:i32",
-    "_write_kept": "patterns:*i32 state:*i64 greater_ends:*i64 equal_ends:*i64 positions:*i64 values:*i32 n:i32",
+    "_count_digits": "patterns:*i32 begins:*i64 firsts:*i64 histograms:*i64 next_histograms:*i64 states:*i64 "
+    "next_states:*i64 parts:i32 share:i32 shift:i32",
+    "_last_digit": "histograms:*i64 states:*i64 next_states:*i64",
+    "_count_kept": "patterns:*i32 begins:*i64 firsts:*i64 state:*i64 greater:*i32 equal:*i32 parts:i32",
+    "_write_kept": "patterns:*i32 begins:*i64 firsts:*i64 state:*i64 greater_ends:*i64 equal_ends:*i64 positions:*i64 "
+    "values:*i32 parts:i32",
     "_pack_bits": "bits:*u8 packed:*u8 n:i64",
     "_unpack_bits": "packed:*u8 bits:*u8 n:i64",
     "_pack_fixed": "values:*i64 packed:*u8 k:i32 width:i32",
@@ -32,6 +34,7 @@ SIGNATURES = {
     "_uniform": "out:*fp32 key:i64 start:i32 n:i32",
     "_round": "values:*fp32 scales:*fp32 codes:*u8 key:i64 start:i32 n:i32 per_scale:i32 levels:i32",
 }
+INLINED = ("_draw", "_float", "_narrow", "_part", "_root", "_spare_before")  # into kernels: never launched
 ARGUMENTS: dict[str, Any] = {
     "*fp32": torch.float32,
     "*i64": torch.int64,
@@ -79,7 +82,7 @@ def main() -> None:
     seen, failures = set(), []
     for found in pkgutil.iter_modules(compression.kernels.__path__, "compression.kernels."):
         for name, kernel in vars(importlib.import_module(found.name)).items():
-            if not isinstance(kernel, JITFunction) or name in seen or name in ("_draw", "_narrow", "_root", "_float"):
+            if not isinstance(kernel, JITFunction) or name in seen or name in INLINED:
                 continue
             seen.add(name)
             block = {"BLOCK": 1024} if "BLOCK" in kernel.arg_names else {}
