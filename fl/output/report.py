@@ -105,9 +105,9 @@ def try_report(folder: Path, remedy: str, *, figures: bool) -> None:
 def _png(figure: "Figure", dpi: int) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    FigureCanvasAgg(figure)
+    figure.set_dpi(dpi)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=dpi, format="png")
+    FigureCanvasAgg(figure).print_png(drawn)  # `savefig` would draw twice: first for the layout, which needs no drawing
     return drawn.getvalue()
 
 

@@ -73,8 +73,7 @@ def test_a_report_without_files_of_figures(tmp_path: Path) -> None:
         {"val_loss": "", "val_accuracy": ""},
         {"val_loss": "", "val_accuracy": "", "test_accuracy": "", "train_loss": "nan"},
         {"uplink_bytes": 0, "downlink_bytes": 0, "uplink_dense_bytes": 0, "downlink_dense_bytes": 0},
-        {"train_s": 0, "exchange_s": 0, "eval_s": 0, "time_s": 0},
-        {"test_accuracy": 1.0, "val_accuracy": 1.0},
+        {"train_s": 0, "exchange_s": 0, "eval_s": 0, "time_s": 0, "test_accuracy": 1.0, "val_accuracy": 1.0},
     ],
 )
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -158,17 +157,30 @@ def test_bytes_time_and_partition_show_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("clients", [1, 3, 200])
 def test_a_timeline_is_drawn_where_there_is_virtual_time(tmp_path: Path, clients: int) -> None:
-    """One more picture, with a row for each of at most 40 clients; who was dropped never arrived and has no bars."""
+    """A row for each of at most 40 clients; who was dropped never arrived and has no bars."""
     folder = make_run(tmp_path / "run")
-    columns = "round,client,rank,samples,train_s,uplink_bytes,downlink_bytes,start_s,ready_s,sent_s,arrive_s,staleness"
-    lines = [f"0,{c},0,5,0.1,9,9,0.0,{c + 1},{c + 2},{c + 4},0" for c in range(clients)]
-    (folder / "clients.csv").write_text("\n".join([columns, *lines, "0,999,0,0,,9,9,,,,,"]) + "\n")
-    assert [path.name for path in write_report(folder, dpi=30)] == [*NAMES, "timeline.png"]
+    write_times(folder, clients)
     times = read_run(folder).times
     assert times is not None
     assert times.arrive.tolist() == [c + 4.0 for c in range(clients)]
-    axes = timeline.draw_timeline(read_run(folder)).axes[0]
-    assert len(axes.collections) == 3 * min(clients, 40)
+    figure = timeline.draw_timeline(read_run(folder))
+    assert len(figure.axes[0].collections) == 3 * min(clients, 40)
+    assert report._png(figure, 30)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_timeline_is_one_more_picture(tmp_path: Path) -> None:
+    """Beside the six that every run has."""
+    folder = make_run(tmp_path / "run")
+    write_times(folder, 3)
+    assert [path.name for path in write_report(folder, dpi=30)] == [*NAMES, "timeline.png"]
+
+
+def write_times(folder: Path, clients: int) -> None:
+    """A clients.csv of one round with virtual time, and of a client that was dropped."""
+    columns = "round,client,rank,samples,train_s,uplink_bytes,downlink_bytes,start_s,ready_s,sent_s,arrive_s,staleness"
+    lines = [f"0,{c},0,5,0.1,9,9,0.0,{c + 1},{c + 2},{c + 4},0" for c in range(clients)]
+    (folder / "clients.csv").write_text("\n".join([columns, *lines, "0,999,0,0,,9,9,,,,,"]) + "\n")
 
 
 def test_key_figures(tmp_path: Path) -> None:
@@ -246,7 +258,7 @@ def test_importing_loads_no_matplotlib_and_drawing_no_pyplot(tmp_path: Path) -> 
     code = (
         "import sys, pathlib, fl.output.report\n"
         "assert 'matplotlib' not in sys.modules\n"
-        f"fl.output.report.write_report(pathlib.Path({str(folder)!r}), dpi=30)\n"
+        f"fl.output.report.write_report(pathlib.Path({str(folder)!r}))\n"
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     root = Path(__file__).parents[3]
