@@ -222,8 +222,9 @@ def test_a_client_fails_on_all_of_its_ranks(victims: tuple[int, ...]) -> None:
 
 
 def _fail(rank: int, world_size: int, victims: tuple[int, ...]) -> None:
-    for way in ("before", "step", "after"):
-        reference, rounds = (make_rounds(make_worker(**_FAULTY, min_clients=1)) for _ in range(2))
+    for engine, way in itertools.product(("ddp", "fsdp"), ("before", "step", "after")):
+        options = {**_FAULTY, "engine": engine, "min_clients": 1}
+        reference, rounds = (make_rounds(make_worker(**options)) for _ in range(2))
         train = rounds.trainer.train
         if rank in victims:
             _break(rounds, way)

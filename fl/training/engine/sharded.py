@@ -26,8 +26,8 @@ class ShardedEngine(PlainEngine):
     holds a part.
 
     A layer is gathered when a batch goes through it: each element of an `nn.Sequential` or `nn.ModuleList` by itself, what
-    is left of the model at once. Every rank must use the same layers in a step, and must not fail in one: the others would
-    wait for it in FSDP's collectives. Hooks on the gradients of `model` see nothing.
+    is left of the model at once. Every rank must use the same layers in a step, and must not fail inside one: the others
+    would wait for it in FSDP's collectives. Hooks on the gradients of `model` see nothing.
     """
 
     name: ClassVar[str] = "fsdp"
@@ -73,6 +73,7 @@ class ShardedEngine(PlainEngine):
     @torch.no_grad()
     def finish(self) -> None:
         """End the client: gather the weights in `model`."""
+        self._meet()
         super().finish()
         for part, whole in zip(self.network.parameters(), self.model.parameters(), strict=True):
             assert isinstance(part, DTensor)
@@ -83,7 +84,14 @@ class ShardedEngine(PlainEngine):
     def _accumulate(
         self, x: Tensor, y: Tensor, loss_of: Callable[[Tensor, Tensor], Tensor], backward: Callable[[Tensor], object]
     ) -> Tensor:
+        self._meet()
         own, targets, weight = share_of(self._ranks, x, y)
-        loss = loss_of(own, targets) * weight
+        with self._ranks.together():
+            loss = loss_of(own, targets) * weight
         backward(loss)  # which averages gradients over the ranks
         return mean_loss(self._ranks, loss)
+
+    def _meet(self) -> None:
+        """A rank that has failed since it was here tells the others, who would wait for it in what comes next."""
+        with self._ranks.together():
+            pass
