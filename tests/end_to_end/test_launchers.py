@@ -177,10 +177,12 @@ def test_main_resnet50(tmp_path: Path, launcher: str) -> None:
     command, extra, engine, ranks = _LAUNCHES[launcher]
     options = flags(
         dataset="tests.user_code:few_digits",
-        limit_train=32,
+        clients=2,
+        limit_train=4,
+        limit_test=4,
         val_fraction=0,
         local_steps=1,
-        batch_size=4,
+        batch_size=2,
         rounds=1,
         checkpoint_every=0,
         output_dir=tmp_path,
