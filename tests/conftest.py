@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+# Before torch is imported, here and in what is started here. While all cores are at work, threads that wait for each other
+# take up to ten times as long as one does, and tests are small. Those that are about several threads say how many.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import fl  # noqa: F401 - makes `compression` ours too where the standard library has one, before a test asks for it
 import tests.no_fsync  # noqa: F401
 
