@@ -1,5 +1,6 @@
 """The figure of layers. Oracle: the numbers of a synthetic layers.csv, compared with what lies on the axes."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,20 @@ def test_layers_show_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("count", "rounds"), [(1, 1), (62, 3), (400, 2)])
 def test_layers_are_drawn_for_any_number(tmp_path: Path, count: int, rounds: int) -> None:
-    """A seventh picture, whose height grows to a limit; from 91 layers on only some have names."""
+    """The height grows to a limit; from 91 layers on only some have names, which may look like formulas."""
     folder = make_run(tmp_path / "run", rounds=rounds)
-    paths = write_report(add_layers(folder, [f"layer{i}.$w_{{" for i in range(count)], rounds), dpi=30)
-    assert [path.name for path in paths] == [*NAMES, "layers.png"]
-    figure = layers.draw_layers(read_run(folder))
+    figure = layers.draw_layers(read_run(add_layers(folder, _names(count), rounds)))
+    figure.savefig(io.BytesIO(), dpi=30)
     assert len(figure.axes[0].get_yticklabels()) == {1: 1, 62: 62, 400: 80}[count]
     assert figure.get_figheight() < 20
+
+
+@pytest.mark.filterwarnings("error")
+def test_layers_are_a_picture_of_the_report(tmp_path: Path) -> None:
+    """The seventh."""
+    paths = write_report(add_layers(make_run(tmp_path / "run"), _names(400)), dpi=30)
+    assert [path.name for path in paths] == [*NAMES, "layers.png"]
+
+
+def _names(count: int) -> list[str]:
+    return [f"layer{i}.$w_{{" for i in range(count)]
