@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fl.output.figures import style
@@ -18,7 +17,6 @@ def draw(runs: Sequence[Compared], target: float, link: str, path: Path) -> None
     """Three panels, the target dashed across them; png of 300 dpi."""
     score, dataset = runs[0].score, runs[0].config.get("dataset", "")
     figure = style.new_figure(17.0, 5.6, f"{len(runs)} runs on {dataset}", f"link: {link}  ·  dashed: the target")
-    FigureCanvasAgg(figure)
     by_bytes, by_round, by_time = panels = figure.subplots(1, 3, sharey=True)
     style.dress(by_bytes, "uplink and downlink so far, all clients (MB, log scale)", f"validation {score.title}")
     style.dress(by_round, "rounds", "")
@@ -41,4 +39,4 @@ def draw(runs: Sequence[Compared], target: float, link: str, path: Path) -> None
         by_bytes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
     by_round.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
     style.legend(by_bytes, columns=2)
-    figure.savefig(path, dpi=300, format="png")
+    path.write_bytes(style.png(figure, 300))

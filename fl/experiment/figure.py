@@ -18,15 +18,12 @@ _DASHES = ("-", "--", ":")
 
 def draw_accuracy(results: Results, path: Path) -> None:
     """Mean line and band from the lowest to the highest seed, per arm, with the target; written as png to `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     experiment, score = results.experiment, results.score
     seeds = f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) != 1)}: mean, lowest and highest"
     timed = has_virtual_time(results)
     figure = style.new_figure(
         17.0 if timed else 12.0, 5.4, f"{experiment.name}: validation {score.title}", experiment.description or seeds
     )
-    FigureCanvasAgg(figure)
     by_round, by_bytes, *others = figure.subplots(1, 3 if timed else 2, sharey=True)
     style.dress(by_round, "rounds", f"validation {score.title} ({seeds})")
     style.dress(by_bytes, "uplink so far, all clients (MB, log scale)", "")
@@ -58,7 +55,7 @@ def draw_accuracy(results: Results, path: Path) -> None:
         by_round.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         style.log_axis(by_bytes, "x", min(sent), max(sent))
         style.legend(by_round, columns=3)
-    figure.savefig(path, dpi=150, format="png")
+    path.write_bytes(style.png(figure, 150))
 
 
 def _shared(curves: list[list[Point]]) -> list[list[Point]]:

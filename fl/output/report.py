@@ -52,12 +52,12 @@ def write_report(folder: Path, *, dpi: int | None = None) -> list[Path]:
     def save(name: str, figure: "Figure") -> None:
         if dpi is not None:
             paths.append(folder / f"{name}.png")
-            write_bytes(paths[-1], _png(figure, dpi))
+            write_bytes(paths[-1], style.png(figure, dpi))
 
     def show(drawn: "Mapping[str, Figure]") -> None:
         for name, figure in drawn.items():
             save(name, figure)
-            pictures.append(Picture.of(io.BytesIO(_png(figure, _PAGE_DPI)), name, wide=name in _WIDE))
+            pictures.append(Picture.of(io.BytesIO(style.png(figure, _PAGE_DPI)), name, wide=name in _WIDE))
 
     def draw_plain(name: str, title: str, draw: Callable[..., None], size: tuple[float, float]) -> None:
         figure = style.new_figure(size[0], size[1], f"{run.name}: {title}", run.subtitle)
@@ -100,15 +100,6 @@ def try_report(folder: Path, remedy: str, *, figures: bool) -> None:
     that ends in `remedy`."""
     words = f"figures or report.html of {folder}"
     try_to_write(words, lambda: write_report(folder, dpi=FILE_DPI if figures else None), remedy)
-
-
-def _png(figure: "Figure", dpi: int) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure.set_dpi(dpi)
-    drawn = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(drawn)  # `savefig` would draw twice: first for the layout, which needs no drawing
-    return drawn.getvalue()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ FILE: dict[str, Any] = {
         "precision": "fp32",
         "clients": 2,
         "limit_train": 120,
+        "limit_test": 60,
         "batch_size": 16,
         "lr": 0.1,
         "rounds": 3,

@@ -1,11 +1,13 @@
 """One look for all figures: palette, axes, legends, notes. Nothing here touches matplotlib's global state."""
 
+import io
 import math
 import re
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -49,6 +51,14 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
             parse_math=False,  # a run name may hold dollar signs
         )
     return figure
+
+
+def png(figure: Figure, dpi: int) -> bytes:
+    """The figure as a PNG file of this resolution."""
+    figure.set_dpi(dpi)
+    drawn = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(drawn)  # `savefig` would draw twice: first for the layout, which needs no drawing
+    return drawn.getvalue()
 
 
 def shorten(text: str, length: int) -> str:

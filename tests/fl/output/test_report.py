@@ -165,7 +165,7 @@ def test_a_timeline_is_drawn_where_there_is_virtual_time(tmp_path: Path, clients
     assert times.arrive.tolist() == [c + 4.0 for c in range(clients)]
     figure = timeline.draw_timeline(read_run(folder))
     assert len(figure.axes[0].collections) == 3 * min(clients, 40)
-    assert report._png(figure, 30)
+    assert style.png(figure, 30)
 
 
 @pytest.mark.filterwarnings("error")
