@@ -1,4 +1,4 @@
-"""The kernels, each file of `checks` in a process of its own: Triton reads TRITON_INTERPRET when it is imported, and this
+"""The kernels, the files of `checks` in a process of their own: Triton reads TRITON_INTERPRET when it is imported, and this
 process must neither see kernels on the CPU nor have Triton imported for it."""
 
 import importlib.util
@@ -15,10 +15,9 @@ import compression.kernels as kernels
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-CHECKS = sorted(Path(__file__).parent.glob("checks/check_*.py"))
+CHECKS = sorted(map(str, Path(__file__).parent.glob("checks/check_*.py")))
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-each_check = pytest.mark.parametrize("check", CHECKS, ids=lambda path: path.stem)
 
 
 def child(arguments: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
@@ -34,24 +33,23 @@ def child(arguments: list[str], **variables: str) -> subprocess.CompletedProcess
     )
 
 
-def pytest_child(check: Path, **variables: str) -> None:
-    result = child(["-m", "pytest", "-p", "no:cacheprovider", str(check)], **variables)
+def pytest_child(**variables: str) -> None:
+    """All checks in one process: to import torch and Triton takes as long as most of them."""
+    result = child(["-m", "pytest", "-p", "no:cacheprovider", *CHECKS], **variables)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @needs_triton
-@each_check
-def test_interpreted(check: Path) -> None:
+def test_interpreted() -> None:
     """On the CPU, by Triton's interpreter."""
-    pytest_child(check, TRITON_INTERPRET="1", KERNELS_DEVICE="cpu")
+    pytest_child(TRITON_INTERPRET="1", KERNELS_DEVICE="cpu")
 
 
 @needs_triton
 @needs_cuda
-@each_check
-def test_on_cuda(check: Path) -> None:
+def test_on_cuda() -> None:
     """Compiled, on the GPU."""
-    pytest_child(check, KERNELS_DEVICE="cuda")
+    pytest_child(KERNELS_DEVICE="cuda")
 
 
 @needs_triton
