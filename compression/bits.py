@@ -1,5 +1,7 @@
 """Packing of bits into bytes, lowest bit first; NumPy on the CPU, torch on a GPU, the same bytes from both."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -39,7 +41,8 @@ def pack_fixed(values: Tensor, width: int) -> Tensor:
     if kernels.available(values.device):
         return kernels.pack_fixed(values, width)
     if values.device.type == "cpu":
-        return torch.from_numpy(_pack_groups(values.numpy(), width))
+        pack = _pack_bytes if values.dtype == torch.uint8 and width < 8 else _pack_groups
+        return torch.from_numpy(pack(values.numpy(), width))
     shifts = torch.arange(width, device=values.device, dtype=values.dtype)
     return pack_bits(((values[:, None] >> shifts) & 1).view(-1).bool())
 
@@ -53,9 +56,8 @@ def unpack_fixed(packed: Tensor, width: int, count: int, dtype: torch.dtype = to
     if kernels.available(packed.device):
         return kernels.unpack_fixed(packed, width, count, dtype)
     if packed.device.type == "cpu":
-        values = torch.empty(count, dtype=dtype, device="cpu")
-        _unpack_groups(packed.numpy(), width, values.numpy())
-        return values
+        unpack = _unpack_bytes if dtype == torch.uint8 else _unpack_groups
+        return torch.from_numpy(unpack(packed.numpy(), width, count))
     bits = unpack_bits(packed, count * width).view(count, width)
     weights = 1 << torch.arange(width, device=packed.device, dtype=dtype)
     return (bits * weights).sum(1, dtype=dtype)
@@ -81,8 +83,9 @@ def _pack_groups(values: np.ndarray, width: int) -> np.ndarray:
     return packed[: -(-k * width // 8)]
 
 
-def _unpack_groups(packed: np.ndarray, width: int, values: np.ndarray) -> None:
-    groups, size = -(-values.size // 8), -(-values.size * width // 8)
+def _unpack_groups(packed: np.ndarray, width: int, count: int) -> np.ndarray:
+    groups, size = -(-count // 8), -(-count * width // 8)
+    values = np.empty(count, dtype=np.int64)
     padded = np.zeros((groups, width), dtype=np.uint8)
     padded.reshape(-1)[:size] = packed[:size]
     words = np.zeros((groups, -(-width // 8)), dtype="<u8")
@@ -94,6 +97,53 @@ def _unpack_groups(packed: np.ndarray, width: int, values: np.ndarray) -> None:
             value |= words[: target.size, word + 1] << np.uint64(width - beyond)
         value &= np.uint64((1 << width) - 1)
         target[:] = value
+    return values
+
+
+def _halves(width: int, size: int) -> tuple[np.uint64, np.uint64, np.uint64]:
+    """In each `size` bits of a word, a half has bits of values in its lowest places, `width` of 8: the lower half's bits, by
+    how much the upper half moves to follow them, and where it is then."""
+    bits = size * width // 16
+    lower = sum(((1 << bits) - 1) << at for at in range(0, 64, size))
+    return np.uint64(lower), np.uint64(size // 2 - bits), np.uint64(lower << bits)
+
+
+def _pack_bytes(values: np.ndarray, width: int) -> np.ndarray:
+    # As `_pack_groups`, eight bytes in a word: neighbours move together, then pairs, then fours.
+    k, groups = values.size, -(-values.size // 8)
+    padded = np.zeros((groups, 8), dtype=np.uint8)
+    padded.reshape(-1)[:k] = values
+    words = padded.view("<u8")
+    for size in (16, 32, 64):
+        lower, distance, upper = _halves(width, size)
+        moved = (words >> distance) & upper
+        words &= lower
+        words |= moved
+    return padded[:, :width].reshape(-1)[: -(-k * width // 8)]
+
+
+def _unpack_bytes(packed: np.ndarray, width: int, count: int) -> np.ndarray:
+    whole, rest = divmod(-(-count * width // 8), width)
+    padded = np.zeros((-(-count // 8), 8), dtype=np.uint8)
+    padded[:whole, :width] = packed[: whole * width].reshape(-1, width)
+    padded[whole:, :rest] = packed[whole * width : whole * width + rest]
+    words = padded.view("<u8")
+    for size in (64, 32, 16):
+        lower, distance, upper = _halves(width, size)
+        moved = (words & upper) << distance
+        words &= lower
+        words |= moved
+    return padded.reshape(-1)[:count]
+
+
+def compare(relation: Literal["less", "greater_equal"], x: Tensor, y: Tensor | float, out: Tensor) -> Tensor:
+    """1 where fp32 `x` is in this relation to `y`, fp32 that broadcasts, else 0: in `out`, uint8 of the shape of `x`."""
+    if x.device.type == "cpu":  # ten times as fast: PyTorch does not write bools by vector instructions
+        right = y.numpy() if isinstance(y, Tensor) else np.float32(y)
+        getattr(np, relation)(x.numpy(), right, out=out.numpy().view(np.bool_))
+    else:
+        getattr(torch, relation)(x, y, out=out.view(torch.bool))
+    return out
 
 
 def flat_nonzero(mask: Tensor) -> Tensor:

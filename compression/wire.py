@@ -254,5 +254,5 @@ def _read_values(header: Header, data: Tensor) -> Tensor:
         spare = 8 * codes.numel() - k * value.width
         if spare and bool(codes[-1] >> (8 - spare)):
             raise PayloadError("the values' codes go beyond their end")
-        codes = unpack_fixed(codes, value.width, k)
+        codes = unpack_fixed(codes, value.width, k, torch.uint8)
     return value.restore(side, codes, k)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..bits import flat_nonzero
+from ..bits import compare, flat_nonzero
 from ..layout import Layout, need_layout
 
 _CHUNK = 1 << 18  # coordinates; magnitudes and comparisons of one chunk stay in a CPU core's cache
@@ -71,7 +71,7 @@ class Selector(ABC):
             part = x[start : start + chunk]
             magnitude, mask = (buffer[: part.numel()] for buffer in self._scratch)
             torch.abs(part, out=magnitude)
-            torch.ge(magnitude, threshold, out=mask)
+            compare("greater_equal", magnitude, threshold, mask.view(torch.uint8))
             yield flat_nonzero(mask).add_(first + start)
 
 

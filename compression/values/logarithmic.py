@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..bits import compare
 from .base import Blockwise
 
 _LARGEST_BF16 = 0x7F7F0000
@@ -47,11 +48,10 @@ class Logarithmic(Blockwise):
         magnitude = rows.abs()
         low, high = self._range(magnitude)
         edges, _ = self._grid(low.abs(), high)
-        codes.copy_(rows < 0)
-        codes.mul_(self.magnitudes)
-        above = torch.empty(rows.shape, dtype=torch.bool, device=rows.device)
+        compare("less", rows, 0.0, codes).mul_(self.magnitudes)
+        above = torch.empty_like(codes)
         for edge in edges.split(1, dim=1):
-            codes.add_(torch.ge(magnitude, edge, out=above))
+            codes.add_(compare("greater_equal", magnitude, edge, above))
         return high.view(torch.int32) | ((low.view(torch.int32) >> 16) & 0xFFFF)
 
     def _restore(self, words: Tensor, codes: Tensor) -> Tensor:

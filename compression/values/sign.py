@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..bits import compare
 from .base import Blockwise, fixed, row_sums, scales_from
 
 
@@ -22,7 +23,7 @@ class Sign(Blockwise):
         return 2
 
     def _quantise(self, rows: Tensor, codes: Tensor, key: int, start: int) -> Tensor:
-        codes.copy_(rows < 0)
+        compare("less", rows, 0.0, codes)
         sums = row_sums(rows.abs().double())
         return (sums / fixed(rows.shape[1], sums)).float().view(-1).view(torch.int32)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..bits import compare
 from ..draws import uniform
 from .base import Blockwise, fixed, row_sums, scales_from
 
@@ -52,7 +53,8 @@ class Uniform(Blockwise):
         low = rest.floor()
         rest.sub_(low)
         codes.copy_(low.add_(self.levels))
-        codes.add_(uniform(key, rows.numel(), rows.device, start, out=low.view(-1)).view_as(rest) < rest)
+        draws = uniform(key, rows.numel(), rows.device, start, out=low.view(-1)).view_as(rest)
+        codes.add_(compare("less", draws, rest, torch.empty_like(codes)))
         return scales.view(-1).view(torch.int32)
 
     def _restore(self, words: Tensor, codes: Tensor) -> Tensor:

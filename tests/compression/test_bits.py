@@ -18,7 +18,7 @@ from tests.compression.cases import EXAMPLES
 
 def elsewhere() -> types.ModuleType:
     source = Path(compression.bits.__file__).read_text(encoding="utf-8")
-    assert source.count('device.type == "cpu"') == 5
+    assert source.count('device.type == "cpu"') == 6
     module = types.ModuleType("bits_elsewhere")
     module.__package__ = "compression"
     exec(source.replace('device.type == "cpu"', 'device.type == "nowhere"'), module.__dict__)
@@ -78,3 +78,14 @@ def test_takes_strided_views() -> None:
     assert torch.equal(compression.bits.pack_bits(bits[::3]), compression.bits.pack_bits(bits[::3].clone()))
     values = torch.arange(64)
     assert torch.equal(compression.bits.pack_fixed(values[::2], 7), compression.bits.pack_fixed(values[::2].clone(), 7))
+
+
+@both
+@EXAMPLES
+@given(values=st.lists(st.floats(width=32, allow_nan=False), max_size=20), bound=st.floats(width=32, allow_nan=False))
+def test_compare(module: types.ModuleType, values: list[float], bound: float) -> None:
+    """Oracle: Python's comparisons, with a number and with a tensor that broadcasts."""
+    x, out = torch.tensor(values).view(1, -1), torch.empty(1, len(values), dtype=torch.uint8)
+    for y in (bound, torch.tensor([[bound]])):
+        assert module.compare("less", x, y, out).view(-1).tolist() == [value < bound for value in values]
+        assert module.compare("greater_equal", x, y, out).view(-1).tolist() == [value >= bound for value in values]

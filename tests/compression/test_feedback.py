@@ -47,15 +47,6 @@ def test_a_weight_and_a_mask() -> None:
     assert torch.equal(found, 1 + 0.5 * expected * within)
 
 
-def test_the_vector_that_is_replaced_is_free() -> None:
-    """It was stored as one for the same tensors: the very memory, which no residual is in any more."""
-    residuals, vectors = Residuals(), [torch.full((7,), float(number)) for number in range(3)]
-    assert residuals.store(layout("ab"), vectors[0]) is None
-    assert residuals.store(layout("ab"), vectors[1]) is vectors[0]
-    residuals.store(layout("a"), torch.zeros(6))
-    assert residuals.store(layout("ab"), vectors[2]) is None  # 'b' alone is left of it
-
-
 def test_asking_does_not_change_the_values() -> None:
     """A failed exchange asks in a new grouping and stores nothing."""
     residuals = Residuals()
