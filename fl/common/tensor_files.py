@@ -20,7 +20,18 @@ from .tensors import to_host
 
 def tensors_to_bytes(tensors: dict[str, Tensor]) -> bytes:
     """A safetensors file with these tensors."""
-    return save({name: tensor.contiguous() for name, tensor in to_host(tensors).items()})
+    return save(_apart({name: tensor.contiguous() for name, tensor in to_host(tensors).items()}))
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, but copies of those that share memory with another one, which no file takes."""
+    apart, end = dict(tensors), 0
+    for name, tensor in sorted(tensors.items(), key=lambda each: each[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            apart[name] = tensor.clone()
+        else:
+            end = tensor.data_ptr() + tensor.nbytes
+    return apart
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -36,13 +47,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file atomically, without a copy of the tensors that are on the CPU."""
+    """Write a safetensors file atomically, without a copy of the tensors that are on the CPU, unless one is there twice."""
     if readable(str(path)) != str(path):  # which `save_file` cannot write to
         write_bytes(path, tensors_to_bytes(tensors))
         return
     with written_whole(path) as temporary:
         try:
-            save_file({name: tensor.contiguous() for name, tensor in to_host(tensors).items()}, temporary)
+            save_file(_apart({name: tensor.contiguous() for name, tensor in to_host(tensors).items()}), temporary)
         except SafetensorError as error:  # what the system said is in its text alone
             code = re.search(r"os error (\d+)", str(error))
             number = int(code[1]) if code else errno.EIO

@@ -103,8 +103,7 @@ class Sites:
             "run": self.run,
             "version": self.version,
             "counted": sorted(self._counted.items()),
-            # Copies: a variate is also what the algorithm stores, and no file takes two tensors that share memory.
-            "newest": {name: each.clone() for name, each in self._newest.items()},
+            "newest": dict(self._newest),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

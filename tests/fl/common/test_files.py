@@ -70,6 +70,18 @@ def test_odd_names_on_disk(tmp_path: Path) -> None:
     assert _plain(join_state(read_tensors(tmp_path / "state"))) == _plain(state)
 
 
+@pytest.mark.parametrize("name", ["tensors.safetensors", "\udcff.safetensors"])
+def test_tensors_that_share_memory(tmp_path: Path, name: str) -> None:
+    """A vector, itself again, its beginning and its end: all of them come back."""
+    x = torch.arange(5.0)
+    given = {"whole": x, "again": x, "beginning": x[:2], "end": x[2:]}
+    write_tensors(tmp_path / name, given)
+    found = read_tensors(tmp_path / name)
+    assert found.keys() == given.keys()
+    for each, tensor in given.items():
+        assert found[each].equal(tensor)
+
+
 def test_only_files_are_read(tmp_path: Path) -> None:
     """A pipe that nobody writes to, a device without an end, a folder, and nothing at all: all OSError, at once."""
     os.mkfifo(tmp_path / "pipe")

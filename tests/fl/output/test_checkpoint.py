@@ -103,8 +103,9 @@ def test_a_run_that_goes_on_keeps_the_files_of_clients_that_did_not_change(tmp_p
 
 
 def test_a_checkpoint_holds_what_was_when_it_began(tmp_path, monkeypatch):
-    """The thread comes to write only when the next round has changed everything: what it writes is the round before."""
-    go_on, changed = threading.Event(), torch.zeros(3)
+    """The thread comes to write only when the next round has changed everything: what it writes is the round before. (Tensors
+    are replaced; `tests.support` sees to it that no run writes over them.)"""
+    go_on, changing = threading.Event(), {"model": torch.zeros(3), "seen": [1]}
 
     def late(path: Path, data: bytes) -> None:
         go_on.wait()
@@ -113,8 +114,9 @@ def test_a_checkpoint_holds_what_was_when_it_began(tmp_path, monkeypatch):
     monkeypatch.setattr("fl.output.checkpoint.write_bytes", late)
     checkpoints = opened(tmp_path)
     train(checkpoints.states, (0, 1), 1)
-    checkpoints.save(1, state={"model": changed, "seen": [1]}, record=lambda waited_s: ({}, {}))
-    changed += 1
+    checkpoints.save(1, state=changing, record=lambda waited_s: ({}, {}))
+    changing["model"] = torch.ones(3)
+    changing["seen"] += [2]
     train(checkpoints.states, (0, 1), 5)
     assert saved_rounds(tmp_path) == []
     go_on.set()
@@ -123,6 +125,7 @@ def test_a_checkpoint_holds_what_was_when_it_began(tmp_path, monkeypatch):
     again = opened(tmp_path)
     state = again.load(again.latest()[0])
     assert state["model"].tolist() == [0.0] * 3
+    assert state["seen"] == [1]
     assert [again.states.get(client)["residual"].tolist() for client in (0, 1)] == [[1.0, 0.0], [1.0, 1.0]]
 
 
