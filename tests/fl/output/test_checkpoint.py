@@ -103,8 +103,8 @@ def test_a_run_that_goes_on_keeps_the_files_of_clients_that_did_not_change(tmp_p
 
 
 def test_a_checkpoint_holds_what_was_when_it_began(tmp_path, monkeypatch):
-    """The thread comes to write only when the next round has changed everything: what it writes is the round before. (Tensors
-    are replaced; `tests.support` sees to it that no run writes over them.)"""
+    """The thread comes to write only when the next round has changed everything: what it writes is the round before. Tensors
+    are replaced; `tests.support` sees to it that no run writes over them."""
     go_on, changing = threading.Event(), {"model": torch.zeros(3), "seen": [1]}
 
     def late(path: Path, data: bytes) -> None:
