@@ -32,7 +32,7 @@ class Float(ValueFormat):
         dtype = _DTYPES[self.name]
         if not self.exact:
             limit = torch.finfo(dtype).max
-            values = values.clamp(-limit, limit).to(dtype)
+            values = values.to(dtype).clamp_(-limit, limit)  # infinity, where rounding has led beyond it
         # One value, or none, counts as contiguous whatever its stride; a view of other width asks for stride 1.
         codes = values.contiguous().as_strided((values.numel(),), (1,)).view(torch.uint8)
         return torch.empty(0, dtype=torch.uint8, device=values.device), codes
