@@ -1,5 +1,5 @@
 """What the fork server imports and makes once for all ranks that it starts: the program's own modules, what torch imports
-when a model is first wrapped in DDP, and the digits. No thread may start here, so nothing trains.
+when an optimizer is first made, and the digits. No thread may start here, so nothing trains.
 """
 
 import gc

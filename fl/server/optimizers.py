@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from fl.common.config import ServerOptions
-from fl.common.eager import EagerOptimizer
 from fl.common.errors import ConfigError
 
 from .spec import server_learning_rate, server_optimizers
 
 
-class ServerOptimizer(EagerOptimizer, ABC):
+class ServerOptimizer(torch.optim.Optimizer, ABC):
     """Common part of all: the loop over parameters, the checks, and one scratch buffer.
 
     A step moves parameters in place and replaces their moments, which are never written over: whoever holds `state` or

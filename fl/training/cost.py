@@ -9,17 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fl.common.config import Config, TrainOptions
-from fl.common.eager import eager_shapes
 from fl.common.errors import ConfigError
 from fl.common.mode import mode_of
 from fl.data.batches import count_samples, count_steps
 from fl.models.surgery.flops import flops
 
-from .bare import BareMode
 from .engine.base import Loss
 from .engine.optimizer import make_optimizer
 
@@ -129,9 +128,9 @@ def _memory_bytes(
     dtype: torch.dtype,
     loss_of: Loss,
 ) -> int:
-    mode = BareMode()
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
     bare = _without_values(model, mode).train()
-    with mode, _plain_operators(), eager_shapes():
+    with mode, _plain_operators():
         trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
         weights = _Storages([*bare.parameters(), *bare.buffers()])
         saved = _Storages()
@@ -156,17 +155,18 @@ def _itself(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def _plain_operators() -> Iterator[None]:
-    """Without oneDNN, whose LSTM keeps a workspace that tensors without storage do not show."""
-    mkldnn = torch.backends.mkldnn
-    before = mkldnn.enabled
-    mkldnn.enabled = False  # type: ignore[assignment]
+    """Without oneDNN, whose LSTM keeps a workspace that tensors without storage do not show; and without torch's log,
+    which prints a traceback for a model that cannot run so."""
+    log, mkldnn = logging.getLogger(FakeTensorMode.__module__), torch.backends.mkldnn
+    before = log.disabled, mkldnn.enabled
+    log.disabled, mkldnn.enabled = True, False  # type: ignore[assignment]
     try:
         yield
     finally:
-        mkldnn.enabled = before
+        log.disabled, mkldnn.enabled = before
 
 
-def _without_values(model: nn.Module, mode: BareMode) -> nn.Module:
+def _without_values(model: nn.Module, mode: FakeTensorMode) -> nn.Module:
     """A copy of `model` whose parameters and buffers have no storage; other tensors that it keeps are real, on the CPU."""
     bare: dict[int, Any] = {}
     with mode:

@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import flop_registry
-
-from fl.common.eager import EagerMode, eager_shapes
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from .group import Example, run
 
@@ -25,9 +24,9 @@ def flops(model: nn.Module, example: Example) -> int:
     about three times as much. Nothing is computed: the pass runs on a copy without storage.
     """
     bare = _without_storage(model)
-    with _Flops() as counter, torch.no_grad(), eager_shapes():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(bare, _meta(example))
-    return counter.total
+    return int(counter.get_total_flops())
 
 
 def layer_times(model: nn.Module, example: Example) -> Tensor:
@@ -49,7 +48,7 @@ def layer_times(model: nn.Module, example: Example) -> Tensor:
     samples = len(inputs[0])
     if not samples:
         raise ValueError("the example must hold at least one sample, not none")
-    with _Readers(bare.parameters()) as readers, torch.no_grad(), eager_shapes():
+    with _Readers(bare.parameters()) as readers, torch.no_grad():
         run(bare, inputs)
     named = dict(bare.named_parameters())
     return torch.tensor(
@@ -74,27 +73,7 @@ def _of_one(readers: "_Readers", parameter: Tensor, samples: int) -> float:
     return operations / (samples * parameter.numel()) if operations else _UNREAD
 
 
-class _Flops(EagerMode):
-    """Adds up in `total` what torch's `FlopCounterMode` does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, or those that it is made of, and count."""
-        kwargs = kwargs or {}
-        count = flop_registry.get(func.overloadpacket)
-        if count is None:
-            with self:
-                out = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if out is NotImplemented else out
-        out = func(*args, **kwargs)
-        self.total += int(count(*args, **kwargs, out_val=out))
-        return out
-
-
-class _Readers(EagerMode):
+class _Readers(TorchDispatchMode):
     """Adds up the operations that read each of `parameters`, in `operations`, by their storage.
 
     Sums, not shares of them, so that views of a tensor (a transposed weight, one gate of an LSTM) count for the whole.

@@ -10,14 +10,20 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from compression import Layout
 from fl.common.config import TrainOptions
-from fl.common.eager import EagerOptimizer
 
 from .precision import is_dense
 
 
 def _eager(kind: type[Optimizer]) -> type[Optimizer]:
-    """A class that does what `kind` does, to the bit, and leaves torch's compiler out."""
-    return type(kind.__name__, (EagerOptimizer, kind), {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+    """A class that does what `kind` does, to the bit, and leaves torch's compiler out.
+
+    Methods of torch's optimizers are decorated for the case that somebody compiles them. When one is called, the decorator
+    imports the compiler, which takes as long as importing torch.
+    """
+    decorated = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in decorated}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 _KINDS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}

@@ -1,6 +1,8 @@
 """The local optimizer in models of every kind. Oracle: torch's default classes, which take any gradient and any memory."""
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from fl.common.config import Config
 from fl.models.trial import want_dense_gradients
 from fl.training.engine.optimizer import make_optimizer
 from fl.training.engine.plain import PlainEngine
+from tests.support import ROOT
 
 CPU = torch.device("cpu")
 CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -161,3 +164,19 @@ def test_leaving_the_compiler_out_changes_no_bit(kind: str) -> None:
         own, other = (optimizer.state[parameter] for optimizer, parameter in zip(ran, (p, q), strict=True))
         assert own.keys() == other.keys()
         assert all(torch.equal(own[name], other[name]) for name in own)
+
+
+@pytest.mark.slow
+def test_local_training_does_not_import_the_compiler() -> None:
+    """Oracle: the interpreter's own list of modules after a step."""
+    program = """
+import sys, torch
+from fl.common.config import Config
+from fl.training.engine.plain import PlainEngine
+engine = PlainEngine(Config(precision="fp32"), torch.nn.Linear(3, 2), torch.device("cpu"))
+engine.start(0.1)
+engine.step(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64))
+print("torch._dynamo" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
