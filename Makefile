@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-memory bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-half unequal-long lowcomm lowcomm-codecs links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
+.PHONY: run check test lint docs venv bench-exchange bench-train bench-compress bench-density bench-submodel bench-clients bench-memory bench-events bench-peers soak fuzz attacks privacy bandwidth uplink-bytes both-ways table1 quantise recovery unequal unequal-half unequal-compressed unequal-long lowcomm lowcomm-codecs links sites same browser figures ablation server-optimizers codecs partitions compression hour clean
 
 run: $(STAMP)
 	$(BIN)/python main.py --config configs/quickstart.yaml
@@ -134,6 +134,11 @@ unequal unequal-long: $(STAMP)
 unequal-half: $(STAMP)
 	$(BIN)/python -m fl.experiment experiments/cifar10_unequal_half.yaml --data-dir $(or $(DATA),data) \
 		--results "Bandwidth Analysis/cifar10_unequal_half"
+
+# The same clients with compression in both directions: three quarters of an hour on a core.
+unequal-compressed: $(STAMP)
+	$(BIN)/python -m fl.experiment experiments/cifar10_unequal_compressed.yaml --data-dir $(or $(DATA),data) \
+		--results "Bandwidth Analysis/cifar10_unequal_compressed"
 
 # Schemes of low-communication training of a language model on equal tokens, two seeds: three quarters of an hour on a core.
 lowcomm: $(STAMP)

@@ -14,6 +14,7 @@ from benchmarks.figures import (
     ROOT,
     bits_sentence,
     codec_rows,
+    compressed_sentence,
     link_rows,
     links_sentence,
     unequal_sentence,
@@ -45,7 +46,7 @@ def test_the_gallery_has_every_picture() -> None:
         assert page.count(f"]({link})") == 1, picture
 
 
-@pytest.mark.parametrize("sentence", [unequal_sentence, links_sentence, bits_sentence])
+@pytest.mark.parametrize("sentence", [unequal_sentence, compressed_sentence, links_sentence, bits_sentence])
 def test_sentences(sentence: Callable[[], str]) -> None:
     """Those that `make figures` prints are in the README, wherever its lines end."""
     assert sentence() in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
