@@ -16,6 +16,7 @@ import torch.multiprocessing as mp
 from common import machine, real_update, show, timed
 
 from compression import make_codec
+from compression.codec import SparseCodec
 from fl.clock.adaptive import Fractions
 from fl.comm.encoder import CodecSchedule, Encoder
 from fl.comm.message import SECTIONS, Bounds, Rejection, apply_change, decode_model, encode_buffers
@@ -44,6 +45,7 @@ def selection(values: torch.Tensor) -> None:
         rows.append([f"torch.topk {ratio:g}", f"{theirs * 1e3:.1f}", f"{theirs / copy_s:.1f}", ""])
         for what in ("select", "encode"):
             codec = make_codec(f"topk:{ratio}")
+            assert isinstance(codec, SparseCodec)
             assert codec.selector is not None
             work = (lambda x, c=codec: c.selector.select(x, None, 0)) if what == "select" else codec.encode
             ours = timed(lambda work=work: work(values))

@@ -49,7 +49,7 @@ def _train(job: dict[str, Any], folder: Path) -> None:
 def _draw_nothing() -> None:
     for name in _REPORTS:
         try:
-            importlib.import_module(name).write_report = lambda folder, **_: []
+            importlib.import_module(name).write_report = lambda folder, **_: []  # type: ignore[attr-defined]
         except ModuleNotFoundError:
             continue
 

@@ -16,6 +16,7 @@ from compression import Layout
 from fl.common.config import Config
 from fl.common.ranks import join_ranks
 from fl.models.update import Job
+from fl.rounds.federated import FederatedRounds
 from fl.run.build import assemble
 from fl.run.checks import resolve
 from fl.run.loop import make_rounds
@@ -59,11 +60,12 @@ def _train(config: Config, folder: Path) -> None:
     with join_ranks(config) as ranks:
         worker = assemble(resolve(config, world_size=1, threads=ranks.threads), ranks)
         rounds, layout = make_rounds(worker), worker.state.layout
+        assert isinstance(rounds, FederatedRounds)
         for round_ in tqdm(range(_ROUNDS), unit="round", desc="training ResNet-18 for real updates"):
             if round_ in (0, _ROUNDS - 1):
                 whole = WholeModel(worker.engine, worker.state)
                 total = rounds.trainer.train(Job(0, round_, round_), whole).values
-                state = rounds.client_state(0).get("sender")
+                state = rounds.states.get(0).get("sender")
                 if state:
                     total += torch.cat([state[f"residual.{name}"].flatten() for name in layout.names])
                 named = zip(layout.names, layout.views(total), strict=True)

@@ -39,7 +39,7 @@ def main(data_dir: str, rounds: int) -> None:
                 optimizer.step()
             with torch.no_grad():
                 torch._foreach_add_(total, weights)
-        start = torch._foreach_div(total, len(parts))
+        start = list(torch._foreach_div(total, len(parts)))
         spent.end()
     if rank == 0:
         spent.tell()
