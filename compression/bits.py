@@ -138,7 +138,7 @@ def _unpack_bytes(packed: np.ndarray, width: int, count: int) -> np.ndarray:
 
 def compare(relation: Literal["less", "greater_equal"], x: Tensor, y: Tensor | float, out: Tensor) -> Tensor:
     """1 where fp32 `x` is in this relation to `y`, fp32 that broadcasts, else 0: in `out`, uint8 of the shape of `x`."""
-    if x.device.type == "cpu":  # ten times as fast: PyTorch does not write bools by vector instructions
+    if x.device.type == "cpu":  # many times as fast: PyTorch does not write bools by vector instructions
         right = y.numpy() if isinstance(y, Tensor) else np.float32(y)
         getattr(np, relation)(x.numpy(), right, out=out.numpy().view(np.bool_))
     else:
